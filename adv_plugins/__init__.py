@@ -1,0 +1,54 @@
+"""Adversarial training for the trainers you have: hooks for MMAction2, one call for PyTorch."""
+
+from importlib.util import find_spec as _find_spec
+
+from .compat import heal as _heal
+
+_heal()
+
+# ruff: noqa: E402 (MMAction2 must be healed before anything imports it)
+from . import adapters, functional
+from .core.conversion import (
+    adversarial_state_dict,
+    load_adversarial_state_dict,
+    make_adversarial,
+    remove_adversarial,
+)
+from .core.objectives import CrossEntropy, Objective, TemporalCAM, TrainingLoss
+from .core.recipe import TAF, AdvProp, CEAugmentation, Recipe
+from .version import __version__
+
+__all__ = [
+    'TAF',
+    'AdvProp',
+    'CEAugmentation',
+    'CrossEntropy',
+    'Objective',
+    'Recipe',
+    'TemporalCAM',
+    'TrainingLoss',
+    '__version__',
+    'adapters',
+    'adversarial_state_dict',
+    'functional',
+    'load_adversarial_state_dict',
+    'make_adversarial',
+    'remove_adversarial',
+]
+
+_NEED_MMENGINE = ('AdvPropHook', 'AdversarialHook', 'TAFHook', 'datasets', 'hooks', 'models')
+
+if _find_spec('mmengine') is not None:
+    from . import datasets, hooks, models  # noqa: F401 (registers what configs name)
+    from .hooks import AdversarialHook, AdvPropHook, TAFHook  # noqa: F401
+
+    __all__ += _NEED_MMENGINE
+
+
+def __getattr__(name: str) -> object:
+    if name in _NEED_MMENGINE:
+        raise ImportError(
+            f'adv_plugins.{name} needs mmengine; install it with: '
+            'pip install "adv_plugins[mmaction]"'
+        )
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

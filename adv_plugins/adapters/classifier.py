@@ -1,0 +1,128 @@
+"""Plain classifiers: any module whose call on a batch gives class scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.adapter import Adapter, Record, register_adapter
+from ..core.attack import InputSpace
+from ..core.conversion import AdversarialModule
+
+
+@register_adapter
+class ClassifierAdapter(Adapter):
+    """A module ``model(x) -> logits``, or an output with the attribute ``logits``.
+
+    Args:
+        model (nn.Module): The classifier.
+        loss_fn (Callable, optional): ``loss_fn(logits, target)``, a mean over the batch.
+            Defaults to None: cross-entropy.
+        mean (float | Sequence | Tensor, optional): Normalisation of the inputs.
+        std (float | Sequence | Tensor, optional): Normalisation of the inputs.
+        value_range (tuple[float, float], optional): Range of the pixels before it.
+    """
+
+    mixin = AdversarialModule
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor] | None = None,
+        mean: Any = None,
+        std: Any = None,
+        value_range: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__(model)
+        self.loss_fn = F.cross_entropy if loss_fn is None else loss_fn
+        self.normalized = not (mean is None and std is None and value_range is None)
+        self.mean = torch.as_tensor(0.0 if mean is None else mean)
+        self.std = torch.as_tensor(1.0 if std is None else std)
+        self.value_range = (0.0, 1.0) if value_range is None else value_range
+        if not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f'value_range={value_range} must be (smallest, largest) pixel value')
+        if not (self.std > 0).all():
+            raise ValueError(f'std={std} must be positive')
+        if value_range is None and max(self.mean.max(), self.std.max()) > 1:
+            raise ValueError(
+                f'mean={mean}, std={std} do not look like pixels between 0 and 1; say which '
+                'pixels they normalise: value_range=(0, 255)'
+            )
+
+    @classmethod
+    def handles(cls, model: nn.Module) -> bool:
+        return True
+
+    def clean_losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
+        return {'loss': self.forward(inputs, target).loss}
+
+    def forward(self, inputs: Tensor, target: Any) -> Record:
+        output = self.model(inputs)
+        logits = getattr(output, 'logits', output)
+        loss = self.loss_fn(logits, target)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            raise ValueError("loss_fn must return one scalar tensor; write reduction='mean' in it")
+        labels = target if isinstance(target, Tensor) else None
+        return Record({'loss': loss}, loss, logits, labels, len(inputs))
+
+    def space(self, inputs: Tensor) -> InputSpace:
+        if not self.normalized:
+            return InputSpace()
+        mean, std = (self._on_channels(value, inputs) for value in (self.mean, self.std))
+        return InputSpace.from_normalization(mean, std, self.value_range)
+
+    def _on_channels(self, value: Tensor, inputs: Tensor) -> Tensor:
+        value = value.to(inputs.device)
+        if value.ndim != 1 or len(value) == 1:
+            return value
+        if inputs.ndim < 2 or inputs.shape[1] != len(value):
+            raise ValueError(
+                f'mean or std has {len(value)} channels, but axis 1 of the input '
+                f'{tuple(inputs.shape)} has not; give tensors that broadcast to the input, e.g. '
+                'mean=torch.tensor([...]).view(3, 1, 1) for (B, T, C, H, W)'
+            )
+        return value.view(-1, *[1] * (inputs.ndim - 2))
+
+    def select(self, inputs: Tensor, target: Any, index: Tensor) -> tuple[Tensor, Any]:
+        return inputs[index], target[index]
+
+    def find_cam_layer(self) -> str:
+        stages = [name for name in ('layer4', 'backbone.layer4') if _has(self.model, name)]
+        if not stages:
+            convs = [
+                name
+                for name, module in self.model.named_modules()
+                if isinstance(module, (nn.Conv2d, nn.Conv3d))
+            ]
+            raise ValueError(
+                f'the CAM layer of {type(self.model).__name__} is not known; name the last '
+                f'stage of its backbone, e.g. cam_layer={(convs or ["..."])[-1]!r}'
+            )
+        return stages[0]
+
+    def report(
+        self,
+        clean: Record,
+        clean_weight: float,
+        clean_total: Tensor,
+        adversarial: Record,
+        adv_weight: float,
+    ) -> dict[str, Tensor]:
+        adv_total = adv_weight * adversarial.loss
+        return {
+            'loss': clean_total + adv_total,
+            'clean_loss': clean_total.detach(),
+            'adv_loss': adv_total.detach(),
+        }
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True

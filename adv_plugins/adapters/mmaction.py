@@ -1,0 +1,126 @@
+"""MMAction2 recognizers: everything is read from the recognizer, nothing of it is changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.adapter import Adapter, Record, register_adapter
+from ..core.attack import InputSpace
+from ..core.capture import capture_output
+from ..core.conversion import AdversarialModule, get_adversary
+
+PIXELS = (0.0, 255.0)
+
+
+class AdversarialRecognizer(AdversarialModule):
+    """A recognizer that answers ``mode='loss'`` in training with the adversarial losses."""
+
+    def forward(
+        self, inputs: Any, data_samples: Any = None, mode: str = 'tensor', **kwargs: Any
+    ) -> Any:
+        """As the recognizer's own; hooks that run it without gradients get the clean path."""
+        if mode == 'loss' and self.training and torch.is_grad_enabled():
+            losses = get_adversary(self).losses(inputs, data_samples)
+            if losses is not None:
+                return losses
+        return super().forward(inputs, data_samples, mode=mode, **kwargs)
+
+
+@register_adapter
+class RecognizerAdapter(Adapter):
+    """MMAction2's Recognizer2D, Recognizer3D and kin: backbone, optional neck, ``cls_head``.
+
+    Losses come from ``loss()``, logits from the head, labels from the data samples, and the
+    pixel units (0-255) from the data preprocessor.
+
+    Args:
+        model (nn.Module): The recognizer.
+        **options: None is allowed here; the recognizer knows them.
+    """
+
+    mixin = AdversarialRecognizer
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        super().__init__(model)
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise ValueError(
+                f'{given[0]}= is not for a recognizer, which knows it itself: its loss is '
+                'cls_head.loss_cls, its normalisation data_preprocessor'
+            )
+        if getattr(model, 'cls_head', None) is None:
+            raise ValueError(
+                f'{type(model).__name__} has no cls_head: its forward yields no logits to attack; '
+                'write model=dict(..., cls_head=dict(...))'
+            )
+
+    @classmethod
+    def handles(cls, model: nn.Module) -> bool:
+        # By name, so that plain PyTorch users need no MMAction2.
+        return any(
+            kind.__name__ == 'BaseRecognizer' and kind.__module__.startswith('mmaction.')
+            for kind in type(model).__mro__
+        )
+
+    def clean_losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = self.model.loss(inputs, target)
+        return losses
+
+    def forward(self, inputs: Tensor, target: Any) -> Record:
+        with capture_output(self.model.cls_head) as outputs:
+            losses = self.model.loss(inputs, target)
+        loss, log_vars = self.model.parse_losses(losses)
+        log_vars = {name: value for name, value in log_vars.items() if name in losses}
+        logits = outputs[-1] if outputs else None
+        return Record(log_vars, loss, logits, self._labels(target, loss.device), len(inputs))
+
+    def _labels(self, data_samples: Any, device: torch.device) -> Tensor | None:
+        labels = [sample.gt_label for sample in data_samples]
+        if any(label.shape != labels[0].shape for label in labels):
+            return None
+        stacked = torch.stack(labels).to(device)
+        return stacked.squeeze(1) if stacked.ndim == 2 and stacked.shape[1] == 1 else stacked
+
+    def space(self, inputs: Tensor) -> InputSpace:
+        preprocessor = self.model.data_preprocessor
+        if getattr(preprocessor, 'mean', None) is None:
+            return InputSpace.from_normalization(0.0, 1.0, PIXELS)
+        mean, std = preprocessor.mean, preprocessor.std
+        if preprocessor.format_shape == 'MIX2d3d' and inputs.ndim == 4:
+            # The preprocessor's own rule for batches of images among batches of clips.
+            mean, std = mean.view(-1, 1, 1), std.view(-1, 1, 1)
+        return InputSpace.from_normalization(mean, std, PIXELS)
+
+    def select(self, inputs: Tensor, target: Any, index: Tensor) -> tuple[Tensor, Any]:
+        return inputs[index], [target[i] for i in index.tolist()]
+
+    def find_cam_layer(self) -> str:
+        stages = getattr(self.model.backbone, 'res_layers', None)
+        if not stages:
+            raise ValueError(
+                f'the CAM layer of {type(self.model.backbone).__name__} is not known; name its '
+                "last stage, e.g. cam_layer='backbone.layer4'"
+            )
+        return f'backbone.{stages[-1]}'
+
+    def report(
+        self,
+        clean: Record,
+        clean_weight: float,
+        clean_total: Tensor,
+        adversarial: Record,
+        adv_weight: float,
+    ) -> dict[str, Tensor]:
+        losses = _weighted({k: v.detach() for k, v in clean.losses.items()}, clean_weight)
+        # The trainer sums all losses: the clean gradient rides on the first of them.
+        first = next(name for name in losses if 'loss' in name)
+        losses[first] = losses[first] + (clean_total - clean_total.detach())
+        adversarial_losses = _weighted(adversarial.losses, adv_weight)
+        return losses | {f'adv_{name}': value for name, value in adversarial_losses.items()}
+
+
+def _weighted(losses: Any, weight: float) -> dict[str, Tensor]:
+    return {name: value * weight if 'loss' in name else value for name, value in losses.items()}

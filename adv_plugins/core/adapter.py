@@ -1,0 +1,146 @@
+"""What the core asks of a family of models: :class:`Adapter`, and the answer, :class:`Record`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from .attack import InputSpace
+
+
+@dataclass
+class Record:
+    """What one forward pass in training mode left behind.
+
+    Args:
+        losses (Mapping[str, Tensor]): The model's own losses and metrics, one scalar a name.
+        loss (Tensor): Their total, the scalar the plain model would be trained with.
+        logits (Any): The class scores, shape (B, num_classes).
+        labels (Tensor, optional): The training labels: integers (B,) or scores
+            (B, num_classes). None where there are none.
+        batch_size (int): B.
+        features (Any): The output of ``layer`` with its graph. Defaults to None: not captured.
+        layer (str): Dotted name of the captured layer. Defaults to ''.
+    """
+
+    losses: Mapping[str, Tensor]
+    loss: Tensor
+    logits: Any
+    labels: Tensor | None
+    batch_size: int
+    features: Any = None
+    layer: str = ''
+
+    def drop_graph(self) -> None:
+        """Keep the values of the losses, let go of everything that holds the graph."""
+        self.losses = {name: value.detach() for name, value in self.losses.items()}
+        self.loss = self.loss.detach()
+        self.logits = self.features = None
+
+    def hard_labels(self, purpose: str) -> Tensor:
+        """The labels as integers (B,), with logits to go with them.
+
+        Raises:
+            ValueError: The labels are soft, or the model gives no logits.
+        """
+        shape = (self.batch_size,)
+        if not isinstance(self.logits, Tensor) or self.logits.ndim != 2:
+            got = str(getattr(self.logits, 'shape', type(self.logits).__name__))
+            raise ValueError(
+                f'{purpose} needs logits of the shape (batch, classes), the model gave {got}; '
+                "use objective='TrainingLoss' for a model without class scores"
+            )
+        labels = self.labels
+        if labels is None or labels.is_floating_point() or labels.shape != shape:
+            got = 'none' if labels is None else f'{labels.dtype} of shape {tuple(labels.shape)}'
+            raise ValueError(
+                f'{purpose} needs one hard label a sample, got {got}; drop the blending (mixup, '
+                'CutMix) from the data preprocessor, or use a recipe that ascends the training '
+                "loss: dict(type='CEAugmentation')"
+            )
+        return labels
+
+
+class Adapter(ABC):
+    """How one family of models is called.
+
+    Args:
+        model (nn.Module): The model.
+        **options: What the user says about a model that cannot tell it: ``loss_fn``, ``mean``,
+            ``std`` and ``value_range`` of :func:`~adv_plugins.make_adversarial`.
+    """
+
+    mixin: ClassVar[type[nn.Module]]
+    """The class mixed into the model's own: how the step enters the model's calls."""
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        self.model = model
+
+    @classmethod
+    @abstractmethod
+    def handles(cls, model: nn.Module) -> bool:
+        """Whether this adapter is made for the model."""
+
+    @abstractmethod
+    def clean_losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
+        """The losses of the plain model, as its trainer reads them."""
+
+    @abstractmethod
+    def forward(self, inputs: Tensor, target: Any) -> Record:
+        """The model's own training forward."""
+
+    @abstractmethod
+    def space(self, inputs: Tensor) -> InputSpace:
+        """The map from pixel units to these inputs."""
+
+    @abstractmethod
+    def select(self, inputs: Tensor, target: Any, index: Tensor) -> tuple[Tensor, Any]:
+        """The samples of a batch at ``index``."""
+
+    @abstractmethod
+    def find_cam_layer(self) -> str:
+        """The dotted name of the backbone's last stage.
+
+        Raises:
+            ValueError: It is not known; the message says to write ``cam_layer``.
+        """
+
+    @abstractmethod
+    def report(
+        self,
+        clean: Record,
+        clean_weight: float,
+        clean_total: Tensor,
+        adversarial: Record,
+        adv_weight: float,
+    ) -> dict[str, Tensor]:
+        """The losses of a step as the model's trainer reads them.
+
+        Args:
+            clean (Record): The clean forward; only the values of its losses are to be used.
+            clean_weight (float): Their weight.
+            clean_total (Tensor): The weighted clean total, which carries the clean gradient.
+            adversarial (Record): The adversarial forward, with its graph.
+            adv_weight (float): Its weight.
+        """
+
+
+ADAPTERS: list[type[Adapter]] = []
+
+
+def register_adapter(adapter: type[Adapter]) -> type[Adapter]:
+    """Make an adapter known; the one registered last is asked first."""
+    ADAPTERS.insert(0, adapter)
+    return adapter
+
+
+def adapter_class(model: nn.Module) -> type[Adapter]:
+    """The adapter made for a model."""
+    for adapter in ADAPTERS:
+        if adapter.handles(model):
+            return adapter
+    raise TypeError(f'no adapter handles {type(model).__name__}; write one: core.adapter.Adapter')

@@ -1,0 +1,78 @@
+"""Gradients taken ahead of the trainer's backward, and how they are handed to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def gradients(
+    value: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False, create_graph: bool = False
+) -> tuple[Tensor | None, ...]:
+    """The gradients of a scalar; nothing but these is computed, no ``.grad`` is touched.
+
+    Args:
+        value (Tensor): The scalar.
+        inputs (Sequence[Tensor]): What to differentiate by.
+        retain_graph (bool): Whether the graph is used once more. Defaults to False.
+        create_graph (bool): Whether the gradients are differentiated again. Defaults to False.
+
+    Returns:
+        tuple[Tensor | None, ...]: One an input; None where ``value`` does not depend on it.
+
+    Raises:
+        RuntimeError: The graph holds a reentrant activation checkpoint.
+    """
+    try:
+        # A backward under autocast would run fp32 regions of the forward in half precision.
+        with torch.autocast(value.device.type, enabled=False):
+            return torch.autograd.grad(
+                value,
+                inputs,
+                retain_graph=retain_graph or create_graph,
+                create_graph=create_graph,
+                allow_unused=True,
+            )
+    except RuntimeError as error:
+        if 'checkpoint' not in str(error):
+            raise
+        raise RuntimeError(
+            'the model uses reentrant activation checkpointing, which cannot give the gradient of '
+            'the inputs that an attack needs; write with_cp=False (MMAction2), leave '
+            'activation_checkpointing out of the config (mmengine), or call '
+            'torch.utils.checkpoint.checkpoint(..., use_reentrant=False)'
+        ) from error
+
+
+class Carry(torch.autograd.Function):
+    """A scalar whose backward hands out gradients that are known already.
+
+    Its inputs are the parameters, so the trainer's one backward scales, accumulates and reduces
+    them like any others, and reaches every parameter whatever else the step has left out.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, known: Sequence[Tensor | None], *parameters: Tensor
+    ) -> Tensor:
+        ctx.known = known
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, *(None if grad is None else grad * scale for grad in ctx.known))
+
+
+def fp16_autocast(device_type: str) -> bool:
+    """Whether fp16 autocast is on, where unscaled gradients would underflow."""
+    if hasattr(torch, 'get_autocast_dtype'):
+        enabled = torch.is_autocast_enabled(device_type)
+        return enabled and torch.get_autocast_dtype(device_type) is torch.float16
+    # torch < 2.4 asks for CUDA without saying so, and its CPU autocast knows bfloat16 only.
+    fp16 = torch.get_autocast_gpu_dtype() is torch.float16
+    return device_type == 'cuda' and torch.is_autocast_enabled() and fp16

@@ -1,0 +1,100 @@
+"""Reading feature maps out of a forward pass, without touching the model.
+
+Hooks live only as long as the ``with`` block. Captured tensors keep their graph.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from einops import EinopsError, rearrange
+from torch import Tensor, nn
+
+FRAMES = 'b t c h w'
+LAYOUTS = {4: '(b t) c h w', 5: 'b c t h w'}
+
+
+@contextmanager
+def capture_output(module: nn.Module | None) -> Iterator[list[Any]]:
+    """Collect the outputs of a module's forwards.
+
+    Args:
+        module (nn.Module, optional): What to listen to; None collects nothing.
+
+    Yields:
+        list: One entry a forward, filled while the block runs.
+    """
+    outputs: list[Any] = []
+    if module is None:
+        yield outputs
+        return
+    handle = module.register_forward_hook(lambda _m, _args, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+def find_module(model: nn.Module, name: str, option: str) -> nn.Module:
+    """A submodule by its dotted name.
+
+    Raises:
+        ValueError: No such module; the message names the option and the nearest names.
+    """
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    if name in modules and name:
+        return modules[name]
+    near = difflib.get_close_matches(name, modules, n=3, cutoff=0.4)
+    hint = ' or '.join(f'{option}={match!r}' for match in near) or 'a name of named_modules()'
+    raise ValueError(f'{option}={name!r} is no module of {type(model).__name__}; write {hint}')
+
+
+def to_frames(features: Any, batch_size: int, layer: str, layout: str | None = None) -> Tensor:
+    """Feature maps as (B, T, C, H, W).
+
+    Args:
+        features (Any): What the layer returned.
+        batch_size (int): Number of clips in the batch.
+        layer (str): The layer's name, for messages.
+        layout (str, optional): The axes of the feature map as an einops pattern over
+            ``b t c h w``, sizes that cannot be inferred after a semicolon:
+            ``'b (t h w) c; t=8 h=14'``. Defaults to None: ``'(b t) c h w'`` for four
+            axes, ``'b c t h w'`` for five.
+
+    Returns:
+        Tensor: The maps, shape (B, T, C, H, W).
+
+    Raises:
+        ValueError: Not one tensor, a layout that does not fit, or no time axis.
+    """
+    advice = f'name another layer with cam_layer, or the axes of {layer!r} with cam_layout'
+    if not isinstance(features, Tensor):
+        kind = type(features).__name__
+        raise ValueError(f'cam_layer={layer!r} returns a {kind}, not one tensor; {advice}')
+    shape = tuple(features.shape)
+    if layout is None:
+        if features.ndim not in LAYOUTS:
+            raise ValueError(
+                f'cam_layer={layer!r} returns the shape {shape}, whose axes are unknown; {advice}, '
+                "e.g. cam_layout='b (t h w) c; t=8 h=14'"
+            )
+        layout = LAYOUTS[features.ndim]
+    pattern, _, given = layout.partition(';')
+    try:
+        sizes = {key: int(value) for key, value in (item.split('=') for item in given.split())}
+        sizes.setdefault('b', batch_size)
+        frames: Tensor = rearrange(features, f'{pattern.strip()} -> {FRAMES}', **sizes)
+    except (EinopsError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f'cam_layout={layout!r} does not fit the shape {shape} of cam_layer={layer!r} for a '
+            f'batch of {batch_size}: {error}'
+        ) from error
+    if frames.shape[1] < 2:
+        raise ValueError(
+            f'cam_layer={layer!r} returns the shape {shape}: a map without a time axis (T=1), so '
+            f'there is no attention to move between frames; {advice}'
+        )
+    return frames

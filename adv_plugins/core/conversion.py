@@ -1,0 +1,238 @@
+"""Converting a model in place, and back: ``make_adversarial`` and its kin."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .adapter import adapter_class
+from .norm import PREFIX, NormPath, convert_norms, dual_norms, revert_norms
+from .recipe import Recipe, build_recipe
+from .step import Adversary
+from .subclass import restore_class, swap_class
+
+Model = TypeVar('Model', bound=nn.Module)
+
+_STATE = '_adversary'
+_BOOKKEEPING = ('seed', 'iteration', 'started')
+
+
+class AdversarialModule(nn.Module):
+    """What :func:`make_adversarial` adds to the class of a model."""
+
+    def adversarial_loss(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
+        """The losses of one training iteration under the recipe.
+
+        Args:
+            inputs (Tensor): A batch, as the model's own training forward takes it.
+            target (Any): Its labels, shape (B,) or (B, num_classes); data samples for a
+                recognizer.
+
+        Returns:
+            dict[str, Tensor]: Scalars. For a plain classifier ``'loss'`` is the total to call
+            ``backward()`` on, ``'clean_loss'`` and ``'adv_loss'`` are its weighted parts; a
+            recognizer returns its own losses, weighted, and those of the adversarial path
+            with the prefix ``adv_``. ``'adv_nonfinite'`` counts the samples that stayed clean
+            because their attack gradient was not finite.
+        """
+        adversary = get_adversary(self)
+        losses = adversary.losses(inputs, target)
+        return adversary.adapter.clean_losses(inputs, target) if losses is None else losses
+
+    def perturb(self, inputs: Tensor, target: Any) -> Tensor:
+        """The adversarial inputs of the recipe; nothing of the model is changed.
+
+        In eval mode the deployed (clean) path is attacked; in training mode the path that the
+        recipe attacks, with batch statistics.
+
+        Args:
+            inputs (Tensor): A batch, as the model's own training forward takes it.
+            target (Any): Its labels, or its data samples for a recognizer.
+
+        Returns:
+            Tensor: Detached, of the shape, dtype and space of ``inputs``.
+        """
+        perturbed: Tensor = get_adversary(self).perturb(inputs, target)
+        return perturbed
+
+
+def make_adversarial(
+    model: Model,
+    recipe: Recipe | str | Mapping[str, Any] = 'advprop',
+    *,
+    loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+    mean: Any = None,
+    std: Any = None,
+    value_range: tuple[float, float] | None = None,
+    **options: Any,
+) -> Model:
+    """Give a model the adversarial step of a recipe, in place.
+
+    The model stays itself: same object, same ``state_dict`` keys, same outputs. Its class
+    becomes a subclass with the methods ``adversarial_loss(inputs, target)`` and
+    ``perturb(inputs, target)``; an MMAction2 recognizer besides answers ``mode='loss'`` in
+    training mode with the adversarial losses. Convert before the optimizer and
+    DistributedDataParallel are built, after any SyncBatchNorm conversion.
+
+    Args:
+        model (nn.Module): Any classifier, or an MMAction2 recognizer.
+        recipe (Recipe | str | Mapping): A recipe, its name (``'taf'``), or a config dict with
+            its ``type``. Defaults to ``'advprop'``.
+        loss_fn (Callable, optional): ``loss_fn(logits, target)`` of a plain classifier, a mean
+            over the batch. Defaults to None: cross-entropy.
+        mean (float | Sequence | Tensor, optional): What the inputs of a plain classifier were
+            normalised with, ``(pixel - mean) / std``: one number, one a channel (axis 1 of the
+            input), or a tensor that broadcasts to the input. Defaults to None: 0.
+        std (float | Sequence | Tensor, optional): Like ``mean``. Defaults to None: 1.
+        value_range (tuple[float, float], optional): Smallest and largest pixel value before
+            that normalisation. Defaults to None: (0, 1) where ``mean`` or ``std`` is given;
+            else unknown, and ``eps`` and ``step_size`` are in units of the input.
+        **options: Options of the recipe, e.g. ``eps=6/255``.
+
+    Returns:
+        nn.Module: ``model``.
+
+    Raises:
+        ValueError: An unknown recipe, option or layer.
+        TypeError: The model cannot be converted (wrapped, compiled, or converted already).
+
+    Example:
+        >>> model = make_adversarial(resnet18(), 'advprop', mean=0.5, std=0.5)
+        >>> losses = model.adversarial_loss(images, labels)
+        >>> losses['loss'].backward()
+    """
+    _check_convertible(model)
+    kind = adapter_class(model)
+    recipe = build_recipe(recipe, **options)
+    adapter = kind(model, loss_fn=loss_fn, mean=mean, std=std, value_range=value_range)
+    path = NormPath()
+    try:
+        norms = convert_norms(model, path, recipe.dual_bn)
+        adversary = Adversary(adapter, recipe, path)
+    except Exception:
+        revert_norms(model)
+        raise
+    if recipe.dual_bn and not norms:
+        warnings.warn(
+            f'{type(model).__name__} has no batch normalisation: dual_bn has nothing to convert, '
+            'and both paths share all weights',
+            stacklevel=2,
+        )
+    model.__dict__[_STATE] = adversary
+    swap_class(model, kind.mixin, 'Adversarial')
+    return model
+
+
+def remove_adversarial(model: Model) -> Model:
+    """Make a converted model plain again, in place; what the adversarial path owned is dropped.
+
+    Args:
+        model (nn.Module): A model from :func:`make_adversarial`.
+
+    Returns:
+        nn.Module: ``model``, of its former class.
+    """
+    get_adversary(model)
+    revert_norms(model)
+    del model.__dict__[_STATE]
+    restore_class(model)
+    return model
+
+
+def adversarial_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """What the adversarial path owns, which ``model.state_dict()`` leaves out.
+
+    Args:
+        model (nn.Module): A model from :func:`make_adversarial`.
+
+    Returns:
+        dict[str, Tensor]: The adversarial parameters and statistics under their names in the
+        model (``backbone.bn1.adv_weight``), and the state of the schedule and of the private
+        random stream under ``adversary.*``.
+    """
+    adversary = get_adversary(model)
+    state = {name: value.detach() for name, value in _twins(model).items()}
+    for name in _BOOKKEEPING:
+        state[f'adversary.{name}'] = torch.tensor(getattr(adversary, name))
+    return state
+
+
+@torch.no_grad()
+def load_adversarial_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Restore what :func:`adversarial_state_dict` gave.
+
+    Args:
+        model (nn.Module): A model from :func:`make_adversarial` with the same norms.
+        state (Mapping[str, Tensor]): The state.
+
+    Raises:
+        ValueError: Keys are missing, unexpected, or of another shape; nothing is loaded then.
+    """
+    adversary = get_adversary(model)
+    twins = _twins(model)
+    expected = set(twins) | {f'adversary.{name}' for name in _BOOKKEEPING}
+    wrong = sorted(expected ^ set(state))
+    wrong += [name for name in twins if name in state and twins[name].shape != state[name].shape]
+    if wrong:
+        raise ValueError(
+            f'the adversarial state does not fit the model; missing, unexpected or of another '
+            f'shape: {", ".join(wrong[:5])}{" ..." if len(wrong) > 5 else ""}'
+        )
+    for name, twin in twins.items():
+        twin.copy_(state[name])
+    for name in _BOOKKEEPING:
+        setattr(adversary, name, state[f'adversary.{name}'].item())
+
+
+def is_adversarial(model: nn.Module) -> bool:
+    """Whether a model was converted by :func:`make_adversarial`."""
+    return _STATE in model.__dict__
+
+
+def get_adversary(model: nn.Module) -> Adversary:
+    """The adversarial side of a converted model.
+
+    Raises:
+        TypeError: The model was not converted.
+    """
+    if not is_adversarial(model):
+        raise TypeError(
+            f'{type(model).__name__} is not adversarial; call make_adversarial(model) first'
+        )
+    adversary: Adversary = model.__dict__[_STATE]
+    return adversary
+
+
+def _twins(model: nn.Module) -> dict[str, Tensor]:
+    names = {id(module): name for name, module in model.named_modules()}
+    return {
+        f'{names[id(module)]}.{PREFIX}{name}'.lstrip('.'): twin
+        for module in dual_norms(model)
+        for name, _, twin in module.twin_pairs()
+    }
+
+
+def _check_convertible(model: nn.Module) -> None:
+    if is_adversarial(model):
+        raise TypeError(
+            f'{type(model).__name__} is adversarial already; call remove_adversarial(model) first '
+            'to change its recipe'
+        )
+    if hasattr(model, '_orig_mod') or getattr(model, '_compiled_call_impl', None) is not None:
+        raise TypeError(
+            'the model was compiled before make_adversarial; convert first: '
+            'torch.compile(make_adversarial(model))'
+        )
+    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+    if isinstance(model, wrappers) or type(model).__name__ in (
+        'FullyShardedDataParallel',
+        'DeepSpeedEngine',
+    ):
+        raise TypeError(
+            f'the model is wrapped in {type(model).__name__}, which would not see the adversarial '
+            'parameters; convert first, then wrap: wrapper(make_adversarial(model))'
+        )

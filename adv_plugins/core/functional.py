@@ -1,0 +1,157 @@
+"""The papers' equations, each one a pure tensor function.
+
+Nothing here knows a model, a trainer or a random state: tensors go in, tensors come out, and
+everything is differentiable where the papers differentiate it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NORMS = ('linf', 'l2')
+CAM_WEIGHTINGS = ('gap', 'elementwise')
+CAM_NORMALIZATIONS = ('minmax', 'max')
+
+
+def temporal_cam(features: Tensor, gradients: Tensor, weighting: str = 'gap') -> Tensor:
+    """Class activation maps of every frame (taf.txt eq. 2).
+
+    ``CAM_t = sum_c w_tc F'_tc`` without a ReLU, where ``w`` is the gradient of the
+    cross-entropy averaged over height and width, frame by frame and channel by channel.
+
+    Args:
+        features (Tensor): The feature maps F', shape (B, T, C, H, W).
+        gradients (Tensor): The gradient of the loss with respect to ``features``, same shape.
+        weighting (str): ``'gap'`` pools the gradient over height and width first, as GradCAM
+            does; ``'elementwise'`` multiplies gradient and feature place by place, the literal
+            reading of eq. 2. Defaults to ``'gap'``.
+
+    Returns:
+        Tensor: The maps, shape (B, T, H, W).
+
+    Raises:
+        ValueError: Shapes differ or are not five-dimensional, or ``weighting`` is unknown.
+    """
+    if features.ndim != 5 or features.shape != gradients.shape:
+        raise ValueError(
+            'temporal_cam takes features and gradients of one shape (B, T, C, H, W), got '
+            f'{tuple(features.shape)} and {tuple(gradients.shape)}'
+        )
+    check_choice('weighting', weighting, CAM_WEIGHTINGS)
+    if weighting == 'gap':
+        gradients = gradients.mean(dim=(3, 4), keepdim=True)
+    return (gradients * features).sum(dim=2)
+
+
+def temporal_cam_loss(
+    cam: Tensor, num_frames: int | None = None, normalize: str = 'minmax'
+) -> Tensor:
+    """How much attention the non-key frames receive (taf.txt eq. 3-5).
+
+    The maps are normalised over the whole clip, the ``num_frames`` frames with the smallest sum
+    are the non-key frames, and the loss is the mean of their maps. Ascending it moves
+    attention to the frames that the model neglects.
+
+    Args:
+        cam (Tensor): The maps of :func:`temporal_cam`, shape (B, T, H, W).
+        num_frames (int, optional): N of eq. 5, between 1 and T. Defaults to None: all frames.
+        normalize (str): ``'minmax'`` divides by ``max - min``; ``'max'`` divides by ``max``, as
+            eq. 3 is printed. Defaults to ``'minmax'``.
+
+    Returns:
+        Tensor: One loss per clip, shape (B,). A clip whose map is constant has loss 0 and a
+        finite gradient.
+
+    Raises:
+        ValueError: ``cam`` is not (B, T, H, W), ``num_frames`` is outside 1..T, or
+            ``normalize`` is unknown.
+    """
+    if cam.ndim != 4:
+        raise ValueError(f'temporal_cam_loss takes maps (B, T, H, W), got {tuple(cam.shape)}')
+    length = cam.shape[1]
+    if num_frames is not None and not 1 <= num_frames <= length:
+        raise ValueError(
+            f'num_frames={num_frames} is not between 1 and the {length} frames of the feature '
+            f'map; write num_frames={length}, or num_frames=None for all frames'
+        )
+    check_choice('normalize', normalize, CAM_NORMALIZATIONS)
+    lowest = cam.amin(dim=(1, 2, 3), keepdim=True)
+    highest = cam.amax(dim=(1, 2, 3), keepdim=True)
+    span = highest - lowest if normalize == 'minmax' else highest
+    # A constant map has nothing to normalise; dividing by one keeps its gradient finite.
+    span = torch.where(span != 0, span, torch.ones_like(span))
+    frames = ((cam - lowest) / span).mean(dim=(2, 3))
+    return frames.topk(num_frames or length, dim=1, largest=False).values.mean(dim=1)
+
+
+def ascent_direction(gradient: Tensor, norm: str, dims: tuple[int, ...]) -> Tensor:
+    """The steepest unit step of a norm (taf.txt eq. 6; a-art.txt eq. 3).
+
+    Args:
+        gradient (Tensor): Gradient of the objective with respect to the perturbation.
+        norm (str): ``'linf'`` gives ``sign(g)``, ``'l2'`` gives ``g / ||g||_2``.
+        dims (tuple[int, ...]): The axes that one norm runs over.
+
+    Returns:
+        Tensor: The direction, of norm 1, or 0 where the gradient is 0.
+    """
+    check_choice('norm', norm, NORMS)
+    if norm == 'linf':
+        return gradient.sign()
+    # Dividing by the largest entry first keeps the squares of small gradients from vanishing.
+    largest = gradient.abs().amax(dim=dims, keepdim=True)
+    gradient = gradient / torch.where(largest > 0, largest, torch.ones_like(largest))
+    length = torch.linalg.vector_norm(gradient, dim=dims, keepdim=True)
+    return gradient / torch.where(length > 0, length, torch.ones_like(length))
+
+
+def project(delta: Tensor, eps: float | Tensor, norm: str, dims: tuple[int, ...]) -> Tensor:
+    """The nearest perturbation inside the ball ``||delta|| <= eps`` (the Π of taf.txt eq. 6).
+
+    Args:
+        delta (Tensor): Perturbation of any shape.
+        eps (float | Tensor): Radius, in the unit of ``delta``; a tensor broadcasts.
+        norm (str): ``'linf'`` or ``'l2'``.
+        dims (tuple[int, ...]): The axes that one norm runs over.
+
+    Returns:
+        Tensor: The projected perturbation; unchanged where it was inside.
+    """
+    check_choice('norm', norm, NORMS)
+    if norm == 'linf':
+        return torch.maximum(torch.minimum(delta, _like(eps, delta)), -_like(eps, delta))
+    length = torch.linalg.vector_norm(delta, dim=dims, keepdim=True)
+    shrink = _like(eps, delta) / torch.where(length > 0, length, torch.ones_like(length))
+    return delta * shrink.clamp(max=1)
+
+
+def random_wrong_labels(
+    labels: Tensor, num_classes: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Labels drawn evenly from all classes but the given one (taf.txt 3.2, the random ŷ).
+
+    Args:
+        labels (Tensor): True labels, integers of shape (B,).
+        num_classes (int): Number of classes, at least 2.
+        generator (torch.Generator, optional): Source of randomness on the labels' device.
+            Defaults to None: the global one.
+
+    Returns:
+        Tensor: Labels of the same shape, none equal to the true one.
+    """
+    if num_classes < 2:
+        raise ValueError(f'a wrong label needs at least 2 classes, got num_classes={num_classes}')
+    shift = torch.randint(1, num_classes, labels.shape, generator=generator, device=labels.device)
+    return (labels + shift) % num_classes
+
+
+def check_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise a ValueError that names the option unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        choices = ' or '.join(f'{option}={choice!r}' for choice in allowed)
+        raise ValueError(f'{option}={value!r} is unknown; write {choices}')
+
+
+def _like(eps: float | Tensor, delta: Tensor) -> Tensor:
+    return torch.as_tensor(eps, dtype=delta.dtype, device=delta.device)

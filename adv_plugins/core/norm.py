@@ -1,0 +1,188 @@
+"""Dual norm: a second set of normalisation entries for adversarial inputs (taf.txt 3.3).
+
+A converted norm keeps its class (as a subclass), its parameters and its buffers. Its adversarial
+twins are parameters and buffers of the same module (``adv_weight``, ``adv_running_mean``, ...)
+that stand in for the clean ones during one call, so a norm with behaviour of its own
+(SyncBatchNorm, timm's BatchNormAct2d) keeps it on both paths. State dicts leave the twins out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .subclass import restore_class, swap_class
+
+CLEAN = 'clean'
+ADVERSARIAL = 'adversarial'
+PREFIX = 'adv_'
+
+
+class NormPath:
+    """The path that forwards take through the norms of one model, shared by all of them."""
+
+    def __init__(self) -> None:
+        self.branch = CLEAN
+        self.tracking = True
+        # Activation checkpointing runs forwards again inside the trainer's backward, when the
+        # step is over. Which branch that is depends on what the step has left to recompute.
+        self.recomputed: str | None = CLEAN
+        self._inside = False
+
+    @contextmanager
+    def use(self, branch: str, tracking: bool = True) -> Iterator[None]:
+        """Take a branch for a while.
+
+        Args:
+            branch (str): ``'clean'`` or ``'adversarial'``.
+            tracking (bool): Whether running statistics are updated, unless an outer ``use``
+                has frozen them. Defaults to True.
+        """
+        before = self.branch, self.tracking, self._inside
+        self.branch, self.tracking, self._inside = branch, tracking and self.tracking, True
+        try:
+            yield
+        finally:
+            self.branch, self.tracking, self._inside = before
+
+    def now(self) -> tuple[str, bool]:
+        """The branch of the running forward and whether it updates statistics."""
+        if not self._inside and torch._C._current_graph_task_id() != -1:
+            if self.recomputed is None:
+                raise RuntimeError(
+                    'activation checkpointing recomputes the clean and the adversarial forward in '
+                    'one backward, which the dual norm cannot tell apart under fp16 autocast; use '
+                    'bfloat16, or switch the checkpointing off (with_cp=False)'
+                )
+            return self.recomputed, self.tracking
+        return self.branch, self.tracking
+
+
+class DualNorm(nn.Module):
+    """Mixed into the class of a converted norm; see the module docstring."""
+
+    _norm_path: NormPath
+    _twins: tuple[str, ...]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        branch, tracking = self._norm_path.now()
+        if branch == CLEAN and tracking:
+            return super().forward(*args, **kwargs)
+        parameters, buffers = dict(self._parameters), dict(self._buffers)
+        try:
+            if branch == ADVERSARIAL:
+                for name in self._twins:
+                    if name in parameters:
+                        self._parameters[name] = parameters[PREFIX + name]
+                    else:
+                        self._buffers[name] = buffers[PREFIX + name]
+            if not tracking:
+                for name, buffer in self._buffers.items():
+                    if buffer is not None and not name.startswith(PREFIX):
+                        self._buffers[name] = buffer.clone()
+            output = super().forward(*args, **kwargs)
+            if branch == ADVERSARIAL and tracking:
+                # Norms that assign a new tensor instead of updating in place.
+                for name in buffers.keys() & set(self._twins):
+                    buffers[PREFIX + name] = self._buffers[name]
+            return output
+        finally:
+            self._parameters.update(parameters)
+            self._buffers.update(buffers)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self._twins:
+            destination.pop(prefix + PREFIX + name, None)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        missing: list[str] = []
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs
+        )
+        twins = {prefix + PREFIX + name for name in self._twins}
+        missing_keys.extend(key for key in missing if key not in twins)
+
+    def twin_pairs(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Name, clean tensor and adversarial tensor of every doubled entry."""
+        for name in self._twins:
+            yield name, getattr(self, name), getattr(self, PREFIX + name)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module keeps running statistics, or could: what the dual norm converts."""
+    return 'running_mean' in module._buffers
+
+
+def convert_norms(model: nn.Module, path: NormPath, dual: bool) -> list[DualNorm]:
+    """Convert every norm with running statistics in place.
+
+    Args:
+        model (nn.Module): The model; norms already converted for ``path`` are left as they are.
+        path (NormPath): The path they shall follow.
+        dual (bool): Whether they get adversarial twins. Without, both paths share all entries
+            and only the freezing of statistics is gained.
+
+    Returns:
+        list[DualNorm]: The norms of the model, in the order of ``model.modules()``.
+    """
+    for module in list(model.modules()):
+        if not is_norm(module) or isinstance(module, DualNorm):
+            continue
+        entries = {**module._parameters, **module._buffers}
+        twins = tuple(name for name, value in entries.items() if dual and value is not None)
+        module.__dict__['_norm_path'] = path
+        module.__dict__['_twins'] = twins
+        swap_class(module, DualNorm, 'Dual')
+        for name in twins:
+            value = entries[name]
+            assert value is not None
+            if isinstance(value, nn.Parameter):
+                twin = nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
+                module.register_parameter(PREFIX + name, twin)
+            else:
+                module.register_buffer(PREFIX + name, value.detach().clone())
+    return dual_norms(model)
+
+
+def revert_norms(model: nn.Module) -> None:
+    """Undo :func:`convert_norms`: plain classes again, twins dropped."""
+    for module in dual_norms(model):
+        for name in module._twins:
+            delattr(module, PREFIX + name)
+        del module.__dict__['_norm_path'], module.__dict__['_twins']
+        restore_class(module)
+
+
+def dual_norms(model: nn.Module) -> list[DualNorm]:
+    """The converted norms of a model."""
+    return [module for module in model.modules() if isinstance(module, DualNorm)]
+
+
+@torch.no_grad()
+def copy_clean_to_adversarial(model: nn.Module) -> None:
+    """Set every adversarial twin to its clean value."""
+    for module in dual_norms(model):
+        for _, clean, twin in module.twin_pairs():
+            twin.copy_(clean)
+
+
+def mirror_requires_grad(model: nn.Module) -> None:
+    """Freeze and unfreeze adversarial parameters with their clean twins (partial_bn, ...)."""
+    for module in dual_norms(model):
+        for _, clean, twin in module.twin_pairs():
+            if isinstance(twin, nn.Parameter):
+                twin.requires_grad_(clean.requires_grad)

@@ -1,0 +1,149 @@
+"""What an attack maximises.
+
+An objective reads the :class:`~adv_plugins.core.adapter.Record` of a forward pass and gives one
+value per sample (or one sum). The labels it aims at are chosen once, on the clean record, and
+held for all K steps.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .autograd import gradients
+from .capture import to_frames
+from .functional import (
+    CAM_NORMALIZATIONS,
+    CAM_WEIGHTINGS,
+    check_choice,
+    random_wrong_labels,
+    temporal_cam,
+    temporal_cam_loss,
+)
+
+if TYPE_CHECKING:
+    from .adapter import Record
+
+
+class Objective(ABC):
+    """What an attack maximises; subclass it for an objective of your own."""
+
+    needs_features: ClassVar[bool] = False
+    """Whether the forward pass has to capture the output of ``cam_layer``."""
+    is_training_loss: ClassVar[bool] = False
+    """Whether the clean backward already yields this objective's gradient, up to a factor."""
+    cam_layer: str | None = None
+
+    @abstractmethod
+    def targets(self, record: Record) -> Tensor | None:
+        """The labels to aim at, chosen once from the clean record, shape (B,) or None."""
+
+    @abstractmethod
+    def __call__(self, record: Record, targets: Tensor | None) -> Tensor:
+        """The value to ascend, per sample or summed, differentiable in the record's inputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingLoss(Objective):
+    """The loss the model is trained with, at the labels it is trained on (taf.txt eq. 1).
+
+    For a classifier trained with cross-entropy that is the cross-entropy at the true label. Its
+    gradient comes out of the clean backward for free.
+    """
+
+    is_training_loss: ClassVar[bool] = True
+
+    def targets(self, record: Record) -> None:
+        """None: the training labels are part of the loss."""
+
+    def __call__(self, record: Record, targets: Tensor | None) -> Tensor:
+        """The loss summed over the batch, so that half precision does not lose its gradient."""
+        return record.loss * record.batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy(Objective):
+    """Cross-entropy of the logits at the true label, whatever else the training loss holds."""
+
+    def targets(self, record: Record) -> Tensor:
+        """The true labels, shape (B,)."""
+        return record.hard_labels('the objective CrossEntropy')
+
+    def __call__(self, record: Record, targets: Tensor | None) -> Tensor:
+        """One value a sample, shape (B,)."""
+        assert targets is not None
+        return F.cross_entropy(record.logits.float(), targets, reduction='none')
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemporalCAM(Objective):
+    """The CAM-based temporal loss (taf.txt eq. 2-5).
+
+    The CAM belongs to the label ŷ: a random wrong label for a clip that the model classifies
+    correctly, the true label for the others (taf.txt 3.2).
+
+    Args:
+        num_frames (int, optional): N of eq. 5. Defaults to None: all frames.
+        cam_layer (str, optional): Dotted name of the layer whose output is F'. Defaults to
+            None: the adapter finds the last stage of the backbone.
+        cam_layout (str, optional): Axes of that output as an einops pattern, see
+            :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: from its shape.
+        weighting (str): ``'gap'`` or ``'elementwise'``, see
+            :func:`~adv_plugins.functional.temporal_cam`. Defaults to ``'gap'``.
+        normalize (str): ``'minmax'`` or ``'max'``, see
+            :func:`~adv_plugins.functional.temporal_cam_loss`. Defaults to ``'minmax'``.
+        second_order (bool): Whether the CAM's channel weights are differentiated too. False
+            holds them constant, for heads without a second derivative (SyncBatchNorm after the
+            CAM layer). Defaults to True.
+    """
+
+    num_frames: int | None = None
+    cam_layer: str | None = None
+    cam_layout: str | None = None
+    weighting: str = 'gap'
+    normalize: str = 'minmax'
+    second_order: bool = True
+
+    needs_features: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.num_frames is not None and self.num_frames < 1:
+            raise ValueError(
+                f'num_frames={self.num_frames} must be at least 1; None means all frames'
+            )
+        check_choice('weighting', self.weighting, CAM_WEIGHTINGS)
+        check_choice('normalize', self.normalize, CAM_NORMALIZATIONS)
+
+    def targets(self, record: Record) -> Tensor:
+        """ŷ of every clip, shape (B,)."""
+        labels = record.hard_labels('the temporal CAM (ŷ is a class)')
+        logits = record.logits.detach()
+        wrong = random_wrong_labels(labels, logits.shape[1])
+        return torch.where(logits.argmax(dim=1) == labels, wrong, labels)
+
+    def __call__(self, record: Record, targets: Tensor | None) -> Tensor:
+        """The temporal loss of every clip, shape (B,)."""
+        assert targets is not None
+        maps = to_frames(record.features, record.batch_size, record.layer, self.cam_layout)
+        loss = F.cross_entropy(record.logits.float(), targets, reduction='sum')
+        (slope,) = gradients(
+            loss, [record.features], retain_graph=True, create_graph=self.second_order
+        )
+        if slope is None:
+            raise ValueError(
+                f'the logits do not depend on the output of cam_layer={record.layer!r}; name a '
+                'layer between input and classifier'
+            )
+        slope = to_frames(slope, record.batch_size, record.layer, self.cam_layout)
+        cam = temporal_cam(maps.float(), slope.float(), self.weighting)
+        return temporal_cam_loss(cam, self.num_frames, self.normalize)
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    kind.__name__: kind for kind in (CrossEntropy, TemporalCAM, TrainingLoss)
+}

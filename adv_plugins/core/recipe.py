@@ -1,0 +1,285 @@
+"""Recipes: what fills the picture of an adversarial step, and the papers' own fillings.
+
+A recipe is threat model (norm, eps, axes, clamp) × solver (steps, step size, start) × objective
+× weights × norm policy × schedule (begin, end, interval, fraction of the batch).
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .attack import GradientAscent
+from .functional import CAM_NORMALIZATIONS, CAM_WEIGHTINGS, NORMS, check_choice
+from .objectives import OBJECTIVES, Objective, TemporalCAM, TrainingLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """An adversarial step, composed from parts.
+
+    Args:
+        objective (Objective | str | dict): What the attack maximises: an objective, its class
+            name, or ``dict(type=name, **options)``.
+        eps (float): Radius of the ball around each sample: a fraction of the value range
+            (8/255 = eight grey levels) wherever the model's normalisation is known, in units of
+            the input otherwise.
+        step_size (float): β, the length of an attack step, in the unit of ``eps``.
+        steps (int): K, number of attack steps. Defaults to 1.
+        norm (str): ``'linf'`` or ``'l2'``. Defaults to ``'linf'``.
+        dims (tuple[int, ...], optional): Axes of the input that one norm runs over. Defaults to
+            None: all but the batch, one ball a sample.
+        random_start (bool): Whether the attack starts at a random point of the ball. Defaults
+            to False: at the clean input.
+        clamp (bool): Whether adversarial inputs are clipped to valid pixels. False is the bare
+            projection of taf.txt eq. 6. Defaults to True.
+        clean_weight (float): Weight of the clean losses. Defaults to 1.0.
+        adv_weight (float): Weight of the adversarial losses. Defaults to 1.0.
+        dual_bn (bool): Whether the adversarial path has normalisation entries of its own.
+            Defaults to True.
+        attack_path (str): Whose norms the attack sees in training: ``'clean'`` (its first
+            gradient then comes out of the clean forward) or ``'adversarial'``. Defaults to
+            ``'clean'``.
+        begin (int): First epoch (first iteration outside of an epoch-based runner) with the
+            adversarial path. Defaults to 0.
+        end (int, optional): First epoch or iteration without it again. Defaults to None: never.
+        interval (int): The adversarial path is taken every ``interval`` iterations. Defaults
+            to 1.
+        fraction (float): Fraction of each batch, drawn at random, that gets an adversarial
+            counterpart; at least one sample. Defaults to 1.0.
+
+    Raises:
+        ValueError: An option outside of what is allowed.
+
+    Example:
+        >>> Recipe(objective=TemporalCAM(num_frames=4), norm='l2', eps=2.0, step_size=2.0)
+    """
+
+    objective: Any
+    eps: float
+    step_size: float
+    steps: int = 1
+    norm: str = 'linf'
+    dims: tuple[int, ...] | None = None
+    random_start: bool = False
+    clamp: bool = True
+    clean_weight: float = 1.0
+    adv_weight: float = 1.0
+    dual_bn: bool = True
+    attack_path: str = 'clean'
+    begin: int = 0
+    end: int | None = None
+    interval: int = 1
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'objective', build_objective(self.objective))
+        check_choice('norm', self.norm, NORMS)
+        check_choice('attack_path', self.attack_path, ('clean', 'adversarial'))
+        for option in ('eps', 'step_size', 'clean_weight', 'adv_weight', 'begin'):
+            if not getattr(self, option) >= 0:
+                raise ValueError(f'{option}={getattr(self, option)} must not be negative')
+        for option in ('steps', 'interval'):
+            if getattr(self, option) < 1:
+                raise ValueError(f'{option}={getattr(self, option)} must be at least 1')
+        if not 0 < self.fraction <= 1:
+            raise ValueError(
+                f'fraction={self.fraction} must lie in (0, 1]; to switch the adversarial path off '
+                'for a while, write begin, end or interval'
+            )
+        if self.end is not None and self.end <= self.begin:
+            raise ValueError(f'end={self.end} must be greater than begin={self.begin}')
+        if self.dims is not None and 0 in self.dims:
+            raise ValueError(f'dims={self.dims} must not hold 0, the batch axis')
+
+    @property
+    def solver(self) -> GradientAscent:
+        """The attack of this recipe."""
+        return GradientAscent(
+            norm=self.norm,
+            eps=self.eps,
+            step_size=self.step_size,
+            steps=self.steps,
+            dims=self.dims,
+            random_start=self.random_start,
+            clamp=self.clamp,
+        )
+
+    def is_active(self, progress: int, iteration: int) -> bool:
+        """Whether the adversarial path is taken.
+
+        Args:
+            progress (int): Current epoch or iteration, the unit of ``begin`` and ``end``.
+            iteration (int): Current iteration, the unit of ``interval``.
+        """
+        started = self.begin <= progress and (self.end is None or progress < self.end)
+        return started and iteration % self.interval == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TAF(Recipe):
+    """Temporal Video Adversarial Fine-tuning (taf.txt eq. 2-7), for fine-tuning a trained model.
+
+    Takes the options of :class:`Recipe` (``objective`` and the weights apart) with the paper's
+    defaults, and
+
+    Args:
+        alpha (float): α of eq. 7: weight of the clean losses; the adversarial ones get
+            ``1 - alpha``. Defaults to 0.7.
+        eps (float): ε. Defaults to 64/255.
+        step_size (float): β. Defaults to 32/255.
+        num_frames (int, optional): N of eq. 5. Defaults to None: all frames.
+        cam_layer (str, optional): Dotted name of the layer whose output is F'. Defaults to
+            None: found.
+        cam_layout (str, optional): Axes of that output, an einops pattern such as
+            ``'b (t h w) c; t=8 h=14'``. Defaults to None: from its shape.
+        cam_weighting (str): ``'gap'`` or ``'elementwise'``. Defaults to ``'gap'``.
+        cam_normalize (str): ``'minmax'`` or ``'max'``. Defaults to ``'minmax'``.
+        second_order (bool): Whether the CAM's channel weights are differentiated. Defaults to
+            True.
+
+    Example:
+        >>> custom_hooks = [dict(type='TAFHook', alpha=0.7, eps=64 / 255, step_size=32 / 255)]
+    """
+
+    objective: Any = field(init=False, repr=False, default=None)
+    clean_weight: float = field(init=False, repr=False, default=1.0)
+    adv_weight: float = field(init=False, repr=False, default=1.0)
+    eps: float = 64 / 255
+    step_size: float = 32 / 255
+    alpha: float = 0.7
+    num_frames: int | None = None
+    cam_layer: str | None = None
+    cam_layout: str | None = None
+    cam_weighting: str = CAM_WEIGHTINGS[0]
+    cam_normalize: str = CAM_NORMALIZATIONS[0]
+    second_order: bool = True
+
+    def __post_init__(self) -> None:
+        check_alpha(self.alpha)
+        objective = TemporalCAM(
+            num_frames=self.num_frames,
+            cam_layer=self.cam_layer,
+            cam_layout=self.cam_layout,
+            weighting=self.cam_weighting,
+            normalize=self.cam_normalize,
+            second_order=self.second_order,
+        )
+        object.__setattr__(self, 'objective', objective)
+        object.__setattr__(self, 'clean_weight', self.alpha)
+        object.__setattr__(self, 'adv_weight', 1 - self.alpha)
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CEAugmentation(Recipe):
+    """TAF with the training loss as the objective: the CE-based row of taf.txt table 2a.
+
+    Takes the options of :class:`Recipe` (``objective`` and the weights apart) with the defaults
+    of :class:`TAF`, and
+
+    Args:
+        alpha (float): Weight of the clean losses; the adversarial ones get ``1 - alpha``.
+            Defaults to 0.7.
+    """
+
+    objective: Any = field(init=False, repr=False, default_factory=TrainingLoss)
+    clean_weight: float = field(init=False, repr=False, default=1.0)
+    adv_weight: float = field(init=False, repr=False, default=1.0)
+    eps: float = 64 / 255
+    step_size: float = 32 / 255
+    alpha: float = 0.7
+
+    def __post_init__(self) -> None:
+        check_alpha(self.alpha)
+        object.__setattr__(self, 'clean_weight', self.alpha)
+        object.__setattr__(self, 'adv_weight', 1 - self.alpha)
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvProp(Recipe):
+    """Adversarial propagation (Xie et al., CVPR 2020), for training from scratch.
+
+    Takes the options of :class:`Recipe` with that paper's defaults: PGD with ε=4/255, step
+    1/255, K=5 on the training loss, through the auxiliary norms (its algorithm 1), and clean
+    plus adversarial loss.
+    """
+
+    objective: Any = field(default_factory=TrainingLoss)
+    eps: float = 4 / 255
+    step_size: float = 1 / 255
+    steps: int = 5
+    attack_path: str = 'adversarial'
+
+
+RECIPES: dict[str, type[Recipe]] = {
+    kind.__name__: kind for kind in (Recipe, TAF, CEAugmentation, AdvProp)
+}
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise unless α is a weight between 0 and 1."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(f'alpha={alpha} must lie in [0, 1], the paper has alpha=0.7')
+
+
+def build_recipe(recipe: Recipe | str | Mapping[str, Any], **options: Any) -> Recipe:
+    """A recipe from a name, a config dict or a recipe.
+
+    Args:
+        recipe (Recipe | str | Mapping): A recipe, its name in any case (``'taf'``), or
+            ``dict(type='TAF', **options)``.
+        **options: Options of the recipe; not together with a ready one.
+
+    Raises:
+        ValueError: Unknown recipe or option; the message has the near matches.
+    """
+    if isinstance(recipe, Recipe):
+        if options:
+            given = ', '.join(f'{key}={value!r}' for key, value in options.items())
+            raise ValueError(f'{given} beside a ready recipe; write {type(recipe).__name__}(...)')
+        return recipe
+    if isinstance(recipe, Mapping):
+        options = {**recipe, **options}
+        recipe = options.pop('type', 'Recipe')
+    built: Recipe = _build('recipe', RECIPES, recipe, options)
+    return built
+
+
+def build_objective(objective: Objective | str | Mapping[str, Any]) -> Objective:
+    """An objective from an objective, its class name or a config dict."""
+    if isinstance(objective, Objective):
+        return objective
+    options: dict[str, Any] = {}
+    if isinstance(objective, Mapping):
+        options = dict(objective)
+        objective = options.pop('type', '')
+    built: Objective = _build('objective', OBJECTIVES, objective, options)
+    return built
+
+
+def _build(option: str, kinds: Mapping[str, type[Any]], name: Any, options: dict[str, Any]) -> Any:
+    folded = {kind.lower(): kind for kind in kinds}
+    wanted = str(name).lower().replace('_', '')
+    if wanted not in folded:
+        near = difflib.get_close_matches(wanted, folded, n=2, cutoff=0.5)
+        choices = ' or '.join(repr(folded[match]) for match in near) or ', '.join(map(repr, kinds))
+        raise ValueError(f'{option}={name!r} is unknown; write {choices}')
+    kind = kinds[folded[wanted]]
+    allowed = [entry.name for entry in fields(kind) if entry.init]
+    for key in options:
+        if key not in allowed:
+            near = difflib.get_close_matches(key, allowed, n=2, cutoff=0.5) or allowed
+            raise ValueError(f'{kind.__name__} has no option {key}=; write {", ".join(near)}')
+    required = [
+        name
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if parameter.default is inspect.Parameter.empty and name not in options
+    ]
+    if required:
+        raise ValueError(f'{kind.__name__} needs the options {", ".join(required)}')
+    return kind(**options)

@@ -1,0 +1,22 @@
+"""Swapping the class of a module for a subclass, so that the object stays itself."""
+
+from __future__ import annotations
+
+from torch import nn
+
+_CLASSES: dict[tuple[type, type, str], type] = {}
+
+
+def swap_class(module: nn.Module, mixin: type[nn.Module], prefix: str) -> None:
+    """Make a module an instance of ``mixin`` too, under the name ``prefix`` + its class name."""
+    base = type(module)
+    key = (mixin, base, prefix)
+    if key not in _CLASSES:
+        members = {'__module__': base.__module__, '__doc__': base.__doc__}
+        _CLASSES[key] = type(prefix + base.__name__, (mixin, base), members)
+    module.__class__ = _CLASSES[key]
+
+
+def restore_class(module: nn.Module) -> None:
+    """Undo :func:`swap_class`."""
+    module.__class__ = type(module).__bases__[1]

@@ -1,0 +1,17 @@
+"""The papers' equations as pure tensor functions, for use without a model or a trainer."""
+
+from .core.functional import (
+    ascent_direction,
+    project,
+    random_wrong_labels,
+    temporal_cam,
+    temporal_cam_loss,
+)
+
+__all__ = [
+    'ascent_direction',
+    'project',
+    'random_wrong_labels',
+    'temporal_cam',
+    'temporal_cam_loss',
+]

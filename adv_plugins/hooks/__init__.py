@@ -1,0 +1,6 @@
+"""mmengine hooks: they only decide when; what happens is the recipe's and the core's business."""
+
+from .adversarial_hook import AdversarialHook
+from .recipe_hooks import AdvPropHook, TAFHook
+
+__all__ = ['AdvPropHook', 'AdversarialHook', 'TAFHook']

@@ -1,0 +1,223 @@
+"""The hook that makes an unmodified recognizer adversarial inside mmengine's Runner."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from ..core.conversion import (
+    adversarial_state_dict,
+    get_adversary,
+    is_adversarial,
+    load_adversarial_state_dict,
+    make_adversarial,
+)
+from ..core.norm import dual_norms
+from ..core.recipe import Recipe, build_recipe
+
+ENTRY = 'adversarial'
+"""The checkpoint's top-level entry for what the adversarial path owns."""
+
+
+@HOOKS.register_module()
+class AdversarialHook(Hook):
+    """Train an unmodified recognizer with an adversarial recipe.
+
+    Before the run it converts the model in place, puts the adversarial norm parameters into the
+    optimizer group of their clean twins and rebuilds DistributedDataParallel around them. In
+    the run it tells the recipe's schedule where the run is. A checkpoint's ``state_dict`` is
+    the plain recognizer's; the adversarial state rides in the entry ``adversarial`` and comes
+    back with ``--resume``. Validation and test use the clean path and need no hook.
+
+    Note:
+        Its priority is ahead of :class:`~mmengine.hooks.EMAHook`, which copies the model in
+        ``before_run`` too.
+
+    Args:
+        recipe (dict | str | Recipe, optional): The recipe, e.g. ``dict(type='TAF', alpha=0.5)``.
+            Defaults to None: that of a ``model=dict(type='AdversarialModel', ...)``.
+        by_epoch (bool): Whether the recipe's ``begin`` and ``end`` count epochs, not
+            iterations. Defaults to True.
+
+    Example:
+        >>> custom_hooks = [
+        ...     dict(type='AdversarialHook', recipe=dict(type='TAF', begin=10, interval=2))]
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(
+        self, recipe: Mapping[str, Any] | str | Recipe | None = None, by_epoch: bool = True
+    ) -> None:
+        self.recipe = None if recipe is None else build_recipe(recipe)
+        self.by_epoch = by_epoch
+
+    def before_run(self, runner: Runner) -> None:
+        """Convert the model, extend the optimizer, rebuild DDP; in training only.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        if not isinstance(runner.optim_wrapper, (OptimWrapper, OptimWrapperDict)):
+            return
+        wrapped = is_model_wrapper(runner.model)
+        if wrapped and not isinstance(runner.model, DistributedDataParallel):
+            raise TypeError(
+                f'the model is wrapped in {type(runner.model).__name__}, which would not see the '
+                'adversarial parameters; write model_wrapper_cfg=dict(type='
+                "'MMDistributedDataParallel'), or leave it out"
+            )
+        model = _inner(runner.model)
+        self._convert(model)
+        self._check_config(runner, get_adversary(model).recipe)
+        _extend_optimizers(runner.optim_wrapper, model)
+        if wrapped:
+            runner.model = _rebuild_ddp(runner.model)
+            # The former reducer takes its hooks on the parameters with it.
+            gc.collect()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Tell the schedule where the run is.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Index of the batch in the epoch.
+            data_batch (Any, optional): The batch. Defaults to None.
+        """
+        adversary = get_adversary(_inner(runner.model))
+        adversary.iteration = runner.iter
+        adversary.epoch = runner.epoch if self.by_epoch else None
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Put the adversarial state beside the plain ``state_dict``.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): The checkpoint to be saved.
+        """
+        state = adversarial_state_dict(_inner(runner.model))
+        checkpoint[ENTRY] = {name: value.cpu() for name, value in state.items()}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Restore the adversarial state on resume.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): The loaded checkpoint.
+        """
+        model = _inner(runner.model)
+        if not (runner._resume and is_adversarial(model)):
+            return
+        if ENTRY not in checkpoint:
+            raise ValueError(
+                'resume=True from a checkpoint without adversarial state: it was trained without '
+                f'{type(self).__name__}, and its optimizer does not know the adversarial '
+                'parameters; to fine-tune it write load_from=CHECKPOINT and resume=False'
+            )
+        load_adversarial_state_dict(model, checkpoint[ENTRY])
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Drop the classifier copy that TPNHead keeps from its first validation on.
+
+        It would answer in place of the trained one in every later validation (mmaction2#831),
+        and its weights would enter the checkpoint.
+
+        Args:
+            runner (Runner): The runner.
+            metrics (dict, optional): The metrics. Defaults to None.
+        """
+        head = getattr(_inner(runner.model), 'cls_head', None)
+        if getattr(head, 'new_cls', None) is not None:
+            head.new_cls = None
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """As after a validation.
+
+        Args:
+            runner (Runner): The runner.
+            metrics (dict, optional): The metrics. Defaults to None.
+        """
+        self.after_val_epoch(runner, metrics)
+
+    def _check_config(self, runner: Runner, recipe: Recipe) -> None:
+        if runner.cfg.get('activation_checkpointing') is not None:
+            raise ValueError(
+                'activation_checkpointing is reentrant in mmengine, which cannot give the '
+                'gradient of the inputs that an attack needs; leave it out of the config'
+            )
+        scheduled = recipe.begin or recipe.end is not None
+        if self.by_epoch and scheduled and not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ValueError(
+                f'begin={recipe.begin}, end={recipe.end} count epochs, but the run is iteration-'
+                'based; count iterations and write by_epoch=False'
+            )
+
+    def _convert(self, model: nn.Module) -> None:
+        if is_adversarial(model):
+            if self.recipe not in (None, get_adversary(model).recipe):
+                raise ValueError(
+                    'both the model (AdversarialModel) and the hook have a recipe; leave one out: '
+                    "custom_hooks=[dict(type='AdversarialHook')]"
+                )
+        elif self.recipe is None:
+            raise ValueError(
+                'AdversarialHook has no recipe and the model is not adversarial; write '
+                "dict(type='AdversarialHook', recipe=dict(type='TAF'))"
+            )
+        else:
+            make_adversarial(model, self.recipe)
+        print_log(f'Adversarial training: {get_adversary(model).recipe}', logger='current')
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    inner: nn.Module = model.module if is_model_wrapper(model) else model
+    return inner
+
+
+def _optimizers(wrapper: OptimWrapper | OptimWrapperDict) -> Iterator[Optimizer]:
+    if isinstance(wrapper, OptimWrapperDict):
+        for inner in wrapper.values():
+            yield from _optimizers(inner)
+    else:
+        yield wrapper.optimizer
+
+
+def _extend_optimizers(wrapper: OptimWrapper | OptimWrapperDict, model: nn.Module) -> None:
+    """Put every adversarial parameter into the group of its clean twin, once."""
+    groups = [group for optimizer in _optimizers(wrapper) for group in optimizer.param_groups]
+    home = {id(value): group for group in groups for value in group['params']}
+    for norm in dual_norms(model):
+        for _, clean, twin in norm.twin_pairs():
+            if id(clean) in home and id(twin) not in home:
+                home[id(clean)]['params'].append(twin)
+                home[id(twin)] = home[id(clean)]
+
+
+def _rebuild_ddp(old: DistributedDataParallel) -> DistributedDataParallel:
+    """The wrapper anew with its own settings, so that its reducer knows all parameters."""
+    settings = dict(
+        module=old.module,
+        device_ids=old.device_ids,
+        output_device=old.output_device,
+        dim=old.dim,
+        broadcast_buffers=old.broadcast_buffers,
+        process_group=old.process_group,
+        bucket_cap_mb=old.bucket_bytes_cap / 2**20,
+        find_unused_parameters=old.find_unused_parameters,
+        gradient_as_bucket_view=old.gradient_as_bucket_view,
+        static_graph=old.static_graph,
+    )
+    if isinstance(old, MMDistributedDataParallel):
+        settings['detect_anomalous_params'] = old.detect_anomalous_params
+    return type(old)(**settings)

@@ -1,0 +1,47 @@
+"""One hook a recipe: ``custom_hooks=[dict(type='TAFHook')]``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.registry import HOOKS
+
+from .adversarial_hook import AdversarialHook
+
+
+@HOOKS.register_module()
+class TAFHook(AdversarialHook):
+    """Fine-tune a trained recognizer with TAF (taf.txt eq. 2-7).
+
+    Args:
+        by_epoch (bool): Whether ``begin`` and ``end`` count epochs. Defaults to True.
+        **options: Options of :class:`~adv_plugins.TAF`: ``alpha=0.7``, ``eps=64/255``,
+            ``step_size=32/255``, ``steps=1``, ``num_frames=None`` (all), ``cam_layer=None``
+            (found), ``dual_bn=True``, ``begin=0``, ``end=None``, ``interval=1``,
+            ``fraction=1.0`` and the rest of them.
+
+    Example:
+        >>> custom_imports = dict(imports=['adv_plugins'], allow_failed_imports=False)
+        >>> custom_hooks = [dict(type='TAFHook')]
+        >>> load_from = 'the_trained_recognizer.pth'
+    """
+
+    def __init__(self, by_epoch: bool = True, **options: Any) -> None:
+        super().__init__(dict(type='TAF', **options), by_epoch)
+
+
+@HOOKS.register_module()
+class AdvPropHook(AdversarialHook):
+    """Train a recognizer with AdvProp (Xie et al., CVPR 2020).
+
+    Args:
+        by_epoch (bool): Whether ``begin`` and ``end`` count epochs. Defaults to True.
+        **options: Options of :class:`~adv_plugins.AdvProp`: ``eps=4/255``,
+            ``step_size=1/255``, ``steps=5``, ``dual_bn=True`` and the rest of them.
+
+    Example:
+        >>> custom_hooks = [dict(type='AdvPropHook', steps=1)]
+    """
+
+    def __init__(self, by_epoch: bool = True, **options: Any) -> None:
+        super().__init__(dict(type='AdvProp', **options), by_epoch)

@@ -1,0 +1,5 @@
+"""Shim for tools that still ask for a ``setup.py``; everything is said in ``setup.cfg``."""
+
+from setuptools import setup
+
+setup()

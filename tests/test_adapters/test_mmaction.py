@@ -1,0 +1,245 @@
+"""Stock recognizers: called as they are, read where they know."""
+
+import copy
+import weakref
+from collections import Counter
+
+import pytest
+import torch
+from conftest import (
+    MEAN,
+    NUM_CLASSES,
+    STD,
+    assert_same,
+    build_recognizer,
+    data_samples,
+    slowonly_config,
+    snapshot,
+    tsm_config,
+)
+
+from adv_plugins import TAF, CEAugmentation, make_adversarial, remove_adversarial
+from adv_plugins.core.conversion import get_adversary
+
+pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+
+FAMILIES = {
+    'Recognizer2D': (tsm_config, (3, 4, 3, 32, 32)),
+    'Recognizer3D': (slowonly_config, (3, 1, 3, 4, 32, 32)),
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def case(request):
+    config, shape = FAMILIES[request.param]
+    return build_recognizer(config()), torch.randn(shape), data_samples([1, 0, 2])
+
+
+def test_losses_and_their_names(case):
+    model, inputs, samples = case
+    plain = copy.deepcopy(model)
+    make_adversarial(model, 'taf')
+    torch.manual_seed(1)
+    losses = model(inputs, samples, mode='loss')
+    torch.manual_seed(1)
+    expected = plain(inputs, samples, mode='loss')
+    assert set(losses) == set(expected) | {f'adv_{name}' for name in expected} | {'adv_nonfinite'}
+    torch.testing.assert_close(losses['loss_cls'], 0.7 * expected['loss_cls'])
+    assert losses['top1_acc'] == expected['top1_acc']
+    total, log_vars = model.parse_losses(losses)
+    assert log_vars['loss'] == losses['loss_cls'] + losses['adv_loss_cls']
+    total.backward()
+    assert all(value.grad is not None for value in model.parameters())
+
+
+def test_everything_but_training_losses_is_the_plain_model(case):
+    model, inputs, samples = case
+    plain = copy.deepcopy(model)
+    make_adversarial(model, 'taf')
+    assert list(model.state_dict()) == list(plain.state_dict())
+    with torch.no_grad():
+        torch.manual_seed(1)
+        ours = model(inputs, samples, mode='loss')
+        torch.manual_seed(1)
+        theirs = plain(inputs, samples, mode='loss')
+        assert ours == theirs, 'hooks that refresh statistics run the losses without gradients'
+        assert torch.equal(model(inputs), plain(inputs))
+        model.eval(), plain.eval()
+        for mine, other in zip(
+            model(inputs, samples, mode='predict'),
+            plain(inputs, copy.deepcopy(samples), mode='predict'),
+            strict=True,
+        ):
+            assert torch.equal(mine.pred_score, other.pred_score)
+    plain.load_state_dict(model.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize('recipe', [TAF(steps=2, fraction=0.5), CEAugmentation()], ids=str)
+def test_nothing_is_left_behind(case, recipe):
+    model, inputs, samples = case
+    make_adversarial(model, recipe)
+    model.parse_losses(model(inputs, samples, mode='loss'))[0].backward()
+    copied, keys = inputs.clone(), [list(sample.keys()) for sample in samples]
+    before = snapshot(model)
+    perturbed = model.perturb(inputs, samples)
+    assert_same(before, snapshot(model))
+    model.eval()
+    model(inputs, samples, mode='loss')
+    model.train()
+    before = snapshot(model)
+    torch.manual_seed(1)
+    model(inputs, samples, mode='loss')
+    after = snapshot(model)
+    for name in ('state', 'twins', 'rng'):
+        del before[name], after[name]
+    assert_same(before, after)
+    assert torch.equal(inputs, copied) and [list(sample.keys()) for sample in samples] == keys
+    assert perturbed.shape == inputs.shape
+
+
+def test_eps_is_in_grey_levels_of_the_recognizers_own_normalisation(case):
+    model, _, samples = case
+    make_adversarial(model.eval(), TAF(eps=8 / 255, step_size=8 / 255))
+    grey = [torch.full((3, 4, 32, 32), 128.0) for _ in range(3)]
+    if model.data_preprocessor.format_shape == 'NCHW':
+        grey = [frames.transpose(0, 1) for frames in grey]
+    else:
+        grey = [frames[None] for frames in grey]
+    inputs = model.data_preprocessor(dict(inputs=grey, data_samples=samples))['inputs']
+    delta = model.perturb(inputs, samples) - inputs
+    levels = (delta * model.data_preprocessor.std).abs()
+    torch.testing.assert_close(levels.amax(), torch.tensor(8.0), rtol=1e-4, atol=1e-4)
+    channel = 2 if inputs.ndim == 5 else 2
+    per_channel = delta.abs().amax(dim=[i for i in range(delta.ndim) if i != channel])
+    torch.testing.assert_close(
+        per_channel * torch.tensor(STD), torch.full((3,), 8.0), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_adversarial_pixels_stay_valid_unless_asked_otherwise():
+    model = build_recognizer(tsm_config())
+    samples = data_samples([1])
+    white = (255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    inputs = white.expand(1, 4, 3, 32, 32)
+    make_adversarial(model, 'taf')
+    assert (model.perturb(inputs, samples) <= inputs).all()
+    make_adversarial(remove_adversarial(model), 'taf', clamp=False)
+    assert (model.perturb(inputs, samples) > inputs).any()
+
+
+def test_without_normalisation_pixels_are_0_to_255():
+    config = tsm_config()
+    config['data_preprocessor'] = dict(type='ActionDataPreprocessor', to_float32=True)
+    model = make_adversarial(build_recognizer(config), TAF(eps=8 / 255, step_size=8 / 255))
+    inputs = 255 * torch.rand(2, 4, 3, 32, 32)
+    delta = model.perturb(inputs, data_samples([1, 2])) - inputs
+    torch.testing.assert_close(delta.abs().amax(), torch.tensor(8.0), rtol=1e-4, atol=1e-4)
+
+
+def test_cam_layer_is_the_last_stage():
+    model = make_adversarial(build_recognizer(tsm_config()), 'taf')
+    assert get_adversary(model)._layer == 'backbone.layer4'
+    config = tsm_config()
+    config['backbone'] = dict(
+        type='ResNet',
+        depth=18,
+        num_stages=3,
+        out_indices=(2,),
+        strides=(1, 2, 2),
+        dilations=(1, 1, 1),
+        norm_eval=False,
+    )
+    config['cls_head'].update(type='TSMHead', in_channels=256)
+    model = make_adversarial(build_recognizer(config), 'taf')
+    assert get_adversary(model)._layer == 'backbone.layer3'
+
+
+@pytest.mark.parametrize('policy', ['norm_eval', 'partial_bn', 'frozen_stages'])
+def test_frozen_norms_stay_frozen_on_both_paths(policy):
+    value = 2 if policy == 'frozen_stages' else True
+    model = build_recognizer(tsm_config())
+    setattr(model.backbone, policy, value)
+    if policy == 'frozen_stages':
+        model.backbone._freeze_stages()
+    make_adversarial(model, 'taf')
+    model.train()
+    inputs, samples = torch.randn(2, 4, 3, 32, 32), data_samples([1, 0])
+    model.parse_losses(model(inputs, samples, mode='loss'))[0].backward()
+    norms = [m for m in model.modules() if type(m).__name__ == 'DualBatchNorm2d']
+    frozen = 0
+    for norm in norms:
+        assert norm.adv_weight.requires_grad == norm.weight.requires_grad
+        assert (norm.adv_weight.grad is None) == (norm.weight.grad is None)
+        assert norm.adv_num_batches_tracked == norm.num_batches_tracked == int(norm.training)
+        frozen += not norm.training
+    assert frozen == {'norm_eval': 20, 'partial_bn': 19, 'frozen_stages': 10}[policy]
+
+
+def test_blended_labels_are_refused_by_taf_and_fine_for_cross_entropy():
+    config = tsm_config()
+    config['data_preprocessor']['blending'] = dict(
+        type='MixupBlending', num_classes=NUM_CLASSES, alpha=0.5
+    )
+    model = build_recognizer(config)
+    batch = dict(
+        inputs=[torch.randint(256, (4, 3, 32, 32)).float() for _ in range(2)],
+        data_samples=data_samples([1, 2]),
+    )
+    data = model.data_preprocessor(batch, training=True)
+    make_adversarial(model, 'taf')
+    with pytest.raises(ValueError, match='blending'):
+        model(**data, mode='loss')
+    make_adversarial(remove_adversarial(model), 'ceaugmentation')
+    assert model(**data, mode='loss')['adv_loss_cls'].isfinite()
+
+
+def test_recognizer_without_logits():
+    config = tsm_config()
+    del config['cls_head']
+    with pytest.raises(ValueError, match='no cls_head'):
+        make_adversarial(build_recognizer(config), 'taf')
+
+
+def test_options_of_plain_classifiers_are_refused():
+    with pytest.raises(ValueError, match='data_preprocessor'):
+        make_adversarial(build_recognizer(tsm_config()), 'taf', mean=0.5)
+
+
+@pytest.mark.parametrize('begin', [0, 5])
+def test_with_cp_is_refused_at_the_first_iteration(begin):
+    model = make_adversarial(build_recognizer(tsm_config(depth=50, with_cp=True)), TAF(begin=begin))
+    with pytest.raises(RuntimeError, match='with_cp=False'):
+        model(torch.randn(2, 4, 3, 32, 32), data_samples([1, 0]), mode='loss')
+
+
+def test_peak_of_saved_tensors_is_that_of_a_clean_step():
+    """Eager clean gradients: the adversarial graph is built when the clean one is gone."""
+
+    class Saved:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+    def peak(model):
+        held, top = Counter(), 0
+
+        def release(storage):
+            held[storage] -= 1
+
+        def pack(tensor):
+            nonlocal top
+            storage = (tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes())
+            held[storage] += 1
+            top = max(top, sum(size for (_, size), count in held.items() if count))
+            saved = Saved(tensor)
+            weakref.finalize(saved, release, storage)
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+            losses = model(torch.randn(2, 4, 3, 32, 32), data_samples([1, 0]), mode='loss')
+            model.parse_losses(losses)[0].backward()
+        return top
+
+    plain = build_recognizer(tsm_config())
+    clean = peak(plain)
+    for recipe in ('taf', 'ceaugmentation'):
+        assert peak(make_adversarial(copy.deepcopy(plain), recipe)) <= 1.05 * clean

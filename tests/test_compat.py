@@ -1,0 +1,419 @@
+"""Each shim acts where its cause is present and is skipped where it is not.
+
+Every case runs in an interpreter of its own: modules and torch's list of safe globals are global.
+The module is loaded by path, because importing ``adv_plugins`` would apply the shims first.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+COMPAT = Path(__file__).parent.parent / 'adv_plugins' / 'compat.py'
+
+LOAD = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location('compat', {str(COMPAT)!r})
+compat = sys.modules['compat'] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(compat)
+"""
+
+# Hides a module from Python's own search of the path, and from nothing else.
+HIDE = """
+import importlib.machinery, sys
+
+class Hide(importlib.machinery.PathFinder):
+    hidden = set()
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name in cls.hidden else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Hide
+"""
+
+
+def run(code: str, *options: str, cwd: Path | None = None) -> None:
+    """Run code after loading ``compat``; what it asserts must hold."""
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', *options, '-c', LOAD + dedent(code)],
+        cwd=cwd,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def run_with(packages: Path, files: dict[str, str], code: str) -> None:
+    """Run code where the packages written here are the only ones installed."""
+    for name, text in files.items():
+        file = packages / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(dedent(text))
+    run(f'sys.path.insert(0, {str(packages)!r})\n' + dedent(code), '-I', '-S')
+
+
+def test_nothing_installed() -> None:
+    run(
+        """
+        before = list(sys.meta_path), set(sys.modules)
+        assert compat.heal() == dict.fromkeys(compat.heal(), False)
+        assert set(compat.heal()) == {'drn', 'importlib_metadata', 'pkg_resources', 'safe_globals'}
+        assert (sys.meta_path, set(sys.modules)) == before
+        """,
+        '-I',
+        '-S',
+    )
+
+
+def test_a_mock_is_no_installed_package() -> None:
+    run(
+        """
+        from types import ModuleType
+        sys.modules.update(mmengine=ModuleType('mmengine'), mmaction=ModuleType('mmaction'))
+        assert not any(compat.heal().values())
+        """,
+        '-I',
+        '-S',
+    )
+
+
+MMACTION = {
+    'mmaction/__init__.py': '',
+    'mmaction/models/__init__.py': 'from .localizers import DRN',
+    'mmaction/models/localizers/__init__.py': 'from .drn.drn import DRN',
+    'mmaction/utils/__init__.py': '',
+    'mmaction/utils/dependency.py': """
+        from importlib_metadata import PackageNotFoundError, distribution
+        """,
+}
+
+
+def test_drn_missing(tmp_path: Path) -> None:
+    run_with(
+        tmp_path,
+        MMACTION,
+        """
+        try:
+            import mmaction.models
+        except ModuleNotFoundError as error:
+            assert error.name == 'mmaction.models.localizers.drn', error
+        else:
+            raise AssertionError('the cause is absent')
+        for name in [name for name in sys.modules if name.startswith('mmaction')]:
+            del sys.modules[name]
+
+        assert compat.drn()
+        assert not any(name.startswith('mmaction') for name in sys.modules)
+        assert not compat.drn()
+        import mmaction.models
+        try:
+            mmaction.models.DRN(1, a=2)
+        except ImportError as error:
+            assert 'mmaction2#2714' in str(error)
+        else:
+            raise AssertionError('the stand-in was built')
+        """,
+    )
+
+
+def test_drn_present(tmp_path: Path) -> None:
+    files = {
+        'mmaction/models/localizers/drn/__init__.py': '',
+        'mmaction/models/localizers/drn/drn.py': "DRN = 'the real one'",
+    }
+    run_with(
+        tmp_path,
+        MMACTION | files,
+        """
+        before = list(sys.meta_path)
+        assert not compat.drn()
+        assert sys.meta_path == before
+        import mmaction.models
+        assert mmaction.models.DRN == 'the real one'
+        """,
+    )
+
+
+def test_drn_no_longer_imported(tmp_path: Path) -> None:
+    files = {'mmaction/models/localizers/__init__.py': ''}
+    run_with(tmp_path, MMACTION | files, 'assert not compat.drn()')
+
+
+def test_importlib_metadata_missing(tmp_path: Path) -> None:
+    run_with(
+        tmp_path,
+        MMACTION,
+        """
+        assert compat.importlib_metadata()
+        assert not compat.importlib_metadata()
+        import importlib.metadata
+        from mmaction.utils.dependency import PackageNotFoundError, distribution
+        assert PackageNotFoundError is importlib.metadata.PackageNotFoundError
+        assert distribution is importlib.metadata.distribution
+        """,
+    )
+
+
+def test_importlib_metadata_present(tmp_path: Path) -> None:
+    back_port = {'importlib_metadata.py': 'PackageNotFoundError = distribution = "the real one"'}
+    run_with(
+        tmp_path,
+        MMACTION | back_port,
+        """
+        before = list(sys.meta_path)
+        assert not compat.importlib_metadata()
+        assert sys.meta_path == before
+        from mmaction.utils.dependency import distribution
+        assert distribution == 'the real one'
+        """,
+    )
+
+
+MMENGINE = {
+    'mmengine/__init__.py': '',
+    'mmengine/utils/__init__.py': '',
+    'mmengine/utils/package_utils.py': 'import pkg_resources',
+    'mmengine/runner/checkpoint.py': 'torch.load(filename, weights_only=False)',
+}
+
+
+def test_pkg_resources_present(tmp_path: Path) -> None:
+    # It would raise on import: it is found, not imported.
+    real = {'pkg_resources/__init__.py': 'raise AssertionError'}
+    run_with(
+        tmp_path,
+        MMENGINE | real,
+        """
+        before = list(sys.meta_path)
+        assert not compat.pkg_resources()
+        assert sys.meta_path == before
+        """,
+    )
+
+
+def test_mmengine_that_needs_no_help(tmp_path: Path) -> None:
+    fixed = {'mmengine/utils/package_utils.py': 'from importlib.metadata import distribution'}
+    run_with(tmp_path, MMENGINE | fixed, 'assert not any(compat.heal().values())')
+
+
+def test_a_real_module_wins(tmp_path: Path) -> None:
+    run_with(
+        tmp_path,
+        MMENGINE,
+        f"""
+        assert compat.pkg_resources()
+        import importlib
+        from pathlib import Path
+        Path({str(tmp_path)!r}, 'pkg_resources.py').write_text('real = True')
+        importlib.invalidate_caches()
+        import pkg_resources
+        assert pkg_resources.real
+        """,
+    )
+
+
+def test_pkg_resources_missing() -> None:
+    pytest.importorskip('mmengine', reason='the shim is for mmengine')
+    run(
+        HIDE
+        + dedent(
+            """
+            Hide.hidden.add('pkg_resources')
+            from mmengine.utils import get_installed_path, is_installed
+            from mmengine.utils.package_utils import package2module
+            try:
+                is_installed('mmengine')
+            except ModuleNotFoundError as error:
+                assert error.name == 'pkg_resources', error
+            else:
+                raise AssertionError('the cause is absent')
+
+            assert compat.pkg_resources()
+            assert not compat.pkg_resources()
+            from pathlib import Path
+            import mmengine
+            assert is_installed('mmengine') and not is_installed('no-such-package')
+            assert is_installed('mmengine')  # reloads the module
+            assert Path(get_installed_path('mmengine')) == Path(mmengine.__file__).parent
+            assert package2module('mmcv-lite') == 'mmcv'
+
+            from pkg_resources import DistributionNotFound, get_distribution, parse_version
+            found = get_distribution('mmengine')
+            assert (found.project_name, found.version) == ('mmengine', mmengine.__version__)
+            assert not found.has_metadata('no-such-file')
+            assert parse_version('1.10') > parse_version('1.9')
+            for call, error in [
+                (lambda: found.get_metadata('no-such-file'), FileNotFoundError),
+                (lambda: get_distribution('no-such-package'), DistributionNotFound),
+            ]:
+                try:
+                    call()
+                except error:
+                    pass
+                else:
+                    raise AssertionError(error)
+            """
+        )
+    )
+
+
+def test_mmaction_and_its_configs(tmp_path: Path) -> None:
+    """MMAction2 imports, and a config can inherit from it, with none of the three modules there."""
+    pytest.importorskip('mmaction', reason='needs MMAction2')
+    config = tmp_path / 'config.py'
+    config.write_text(
+        "_base_ = 'mmaction::recognition/tsn/"
+        "tsn_imagenet-pretrained-r50_8xb32-1x1x3-100e_kinetics400-rgb.py'\n"
+    )
+    run(
+        HIDE
+        + dedent(
+            f"""
+            Hide.hidden |= {{'pkg_resources', 'importlib_metadata'}}
+            folder = importlib.util.find_spec('mmaction').submodule_search_locations[0]
+            from pathlib import Path
+            complete = Path(folder, 'models', 'localizers', 'drn', 'drn.py').exists()
+            healed = compat.heal()
+            assert healed['drn'] is not complete, healed
+            assert healed['pkg_resources'] and healed['importlib_metadata'], healed
+            assert 'mmaction' not in sys.modules
+
+            import mmaction.models, mmaction.utils
+            from mmengine.config import Config
+            assert Config.fromfile({str(config)!r}).model.type == 'Recognizer2D'
+            """
+        )
+    )
+
+
+RUNNER = """
+import numpy as np
+import pickle
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.runner import Runner, load_checkpoint
+from torch.utils.data import DataLoader
+
+
+class Model(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(3, 1)
+
+    def forward(self, inputs, mode='loss'):
+        return dict(loss=self.fc(inputs).mean()) if mode == 'loss' else [self.fc(inputs)]
+
+
+class Metric(BaseMetric):
+
+    def process(self, data_batch, data_samples):
+        self.results.append(1)
+
+    def compute_metrics(self, results):
+        return dict(a=np.float64(1), b=np.float32(1))
+
+
+def runner(max_epochs, **options):
+    def loader():
+        return DataLoader([dict(inputs=torch.ones(3))] * 4, batch_size=2)
+
+    return Runner(
+        Model(), 'work_dir', train_dataloader=loader(), val_dataloader=loader(), val_cfg=dict(),
+        train_cfg=dict(by_epoch=True, max_epochs=max_epochs), val_evaluator=[Metric()],
+        optim_wrapper=dict(optimizer=dict(type='Adam', lr=0.1)),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.1, end=1),
+            dict(type='MultiStepLR', milestones=[1]),
+            dict(type='OneCycleLR', eta_max=0.1, total_steps=9),
+        ],
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', save_best=['a', 'b'], rule='greater')),
+        custom_hooks=[dict(type='EMAHook')], log_level='ERROR',
+        experiment_name=f'run{max_epochs}', **options)
+
+
+def refused(call):
+    try:
+        call()
+    except pickle.UnpicklingError as error:
+        return str(error)
+    raise AssertionError('nothing was refused')
+"""
+
+
+def test_safe_globals(tmp_path: Path) -> None:
+    torch = pytest.importorskip('torch')
+    pytest.importorskip('mmengine', reason='the shim is for mmengine')
+    if torch.__version__ < '2.6':
+        pytest.skip('torch.load(weights_only=True) is the default since torch 2.6')
+    run(
+        RUNNER
+        + dedent(
+            """
+            first = runner(1)
+            first.train()
+            file = 'work_dir/epoch_1.pth'
+            assert 'HistoryBuffer' in refused(lambda: load_checkpoint(Model(), file))
+
+            before = torch.serialization.get_safe_globals()
+            version, torch.__version__ = torch.__version__, torch.torch_version.TorchVersion('2.5')
+            assert not compat.safe_globals()
+            assert torch.serialization.get_safe_globals() == before
+            torch.__version__ = version
+
+            assert compat.safe_globals()
+            assert not compat.safe_globals()
+            loaded = torch.load(file, weights_only=True)
+            assert {'message_hub', 'optimizer', 'param_schedulers', 'ema_state_dict'} <= set(loaded)
+            load_checkpoint(Model(), file)
+            second = runner(2, load_from=file, resume=True)
+            second.train()
+            assert second.epoch == 2
+            history = second.message_hub.get_scalar('train/loss')
+            assert len(history.data[0]) == 4
+            assert history.mean() == history.data[0].mean()
+
+            # A file written with numpy 1 names numpy's constructors differently.
+            allowed = torch._weights_only_unpickler._get_user_allowed_globals()
+            for name in ('_reconstruct', 'scalar'):
+                new, old = (f'numpy.{home}.multiarray.{name}' for home in ('_core', 'core'))
+                assert allowed[new] is allowed[old]
+
+            # getattr itself stays out of a file's reach.
+            class Attack:
+                def __init__(self, *args):
+                    self.args = args
+                def __reduce__(self):
+                    return getattr, self.args
+            from mmengine.logging import HistoryBuffer
+            for args in [(HistoryBuffer, '__init__'), (np.ndarray, 'tofile'), ([], 'append')]:
+                torch.save(Attack(*args), 'attack.pth')
+                assert 'may not ask' in refused(lambda: torch.load('attack.pth'))
+            """
+        ),
+        cwd=tmp_path,
+    )
+
+
+def test_safe_globals_keeps_the_callers_own(tmp_path: Path) -> None:
+    pytest.importorskip('mmengine', reason='the shim is for mmengine')
+    run(
+        """
+        import torch
+        torch.serialization.add_safe_globals([getattr])
+        assert compat.safe_globals()
+        assert not compat.safe_globals()
+        allowed = torch._weights_only_unpickler._get_user_allowed_globals()
+        assert allowed['builtins.getattr'] is getattr
+        """,
+        cwd=tmp_path,
+    )

@@ -1,0 +1,154 @@
+"""The ball holds and the attack is optimal where the optimum is known."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adv_plugins.core.attack import GradientAscent, InputSpace
+
+
+def solver(**options):
+    defaults = dict(
+        norm='linf', eps=0.1, step_size=0.1, steps=1, dims=None, random_start=False, clamp=False
+    )
+    return GradientAscent(**{**defaults, **options})
+
+
+def linear(weight):
+    """Gradient of <weight, x> per sample."""
+    return lambda x: weight.expand_as(x).to(x.dtype)
+
+
+shapes = st.lists(st.integers(1, 4), min_size=2, max_size=6)
+
+
+@pytest.mark.parametrize('steps', [1, 7])
+@pytest.mark.parametrize('random_start', [False, True])
+def test_gain_on_a_linear_model_is_the_dual_norm(steps, random_start):
+    weight, clean = torch.randn(3, 4, 5), torch.randn(2, 3, 4, 5)
+    options = dict(steps=steps, step_size=1.0, random_start=random_start)
+    for norm, order in (('linf', 1), ('l2', 2)):
+        adversarial, _ = solver(norm=norm, **options).run(clean, InputSpace(), linear(weight))
+        gain = ((adversarial - clean) * weight).flatten(1).sum(1)
+        if norm == 'l2' and (steps > 1 or random_start):
+            # Straight steps along w, projected: w is reached from anywhere up to the start.
+            assert (gain > 0.09 * weight.norm()).all()
+        else:
+            dual = torch.linalg.vector_norm(weight, order)
+            torch.testing.assert_close(gain, (0.1 * dual).expand(2), rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    shape=shapes,
+    norm=st.sampled_from(['linf', 'l2']),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    eps=st.sampled_from([0.0, 1e-3, 8 / 255, 0.5]),
+    steps=st.integers(1, 3),
+    random_start=st.booleans(),
+    clamp=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_ball_holds_in_pixel_units(shape, norm, dtype, eps, steps, random_start, clamp, seed):
+    torch.manual_seed(seed)
+    channels = shape[1]
+    view = (-1, *[1] * (len(shape) - 2))
+    std = 50 + 20 * torch.rand(channels).view(view)
+    mean = 100 + 20 * torch.rand(channels).view(view)
+    space = InputSpace.from_normalization(mean, std, (0.0, 255.0))
+    pixels = 255 * torch.rand(shape)
+    clean = ((pixels - mean) / std).to(dtype)
+    before = clean.clone()
+    attack = solver(
+        norm=norm, eps=eps, step_size=0.7 * eps, steps=steps, random_start=random_start, clamp=clamp
+    )
+    adversarial, finite = attack.run(clean, space, lambda x: torch.randn(x.shape).to(x.dtype))
+    assert adversarial.dtype == dtype and adversarial.shape == clean.shape and finite.all()
+    assert torch.equal(before, clean) and not adversarial.requires_grad
+    delta = (adversarial.double() - clean.double()) * std.double() / 255
+    order = {'linf': float('inf'), 'l2': 2}[norm]
+    size = torch.linalg.vector_norm(delta.flatten(1), order, dim=1)
+    assert (size <= eps * (1 + 1e-5) + 1e-7).all()
+    if eps == 0:
+        assert torch.equal(adversarial, clean)
+    if clamp:
+        valid = adversarial.double() * std.double() + mean.double()
+        # One rounding of the bound (to the input's dtype; mean and std are fp32) is allowed for.
+        slack = 255 * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+        assert valid.min() >= -slack and valid.max() <= 255 + slack
+
+
+def test_clamp_leaves_clean_values_outside_of_the_range_alone():
+    space = InputSpace.from_normalization(torch.tensor(0.0), torch.tensor(1.0), (0.0, 1.0))
+    clean = torch.tensor([[-0.5, 0.02, 0.5, 1.5]])
+    adversarial, _ = solver(clamp=True).run(clean, space, linear(torch.tensor([[-1.0, -1, 1, 1]])))
+    torch.testing.assert_close(adversarial, torch.tensor([[-0.5, 0.0, 0.6, 1.5]]))
+    bare, _ = solver(clamp=False).run(clean, space, linear(torch.tensor([[-1.0, -1, 1, 1]])))
+    torch.testing.assert_close(bare, torch.tensor([[-0.6, -0.08, 0.6, 1.6]]))
+
+
+def test_l2_step_is_steepest_in_pixels_not_in_normalised_values():
+    scale = torch.tensor([1.0, 10.0]).view(2, 1)
+    clean, weight = torch.zeros(1, 2, 3), torch.randn(2, 3)
+    adversarial, _ = solver(norm='l2').run(clean, InputSpace(scale), linear(weight))
+    gain = ((adversarial - clean) * weight).sum()
+    torch.testing.assert_close(gain, 0.1 * (weight * scale).norm())
+
+
+def test_sample_alone_is_sample_in_the_batch():
+    clean = torch.randn(5, 3, 2)
+    for norm in ('linf', 'l2'):
+        attack = solver(norm=norm, steps=3, step_size=0.05)
+        together, _ = attack.run(clean, InputSpace(), lambda x: x.sin())
+        alone = [attack.run(x[None], InputSpace(), lambda x: x.sin())[0] for x in clean]
+        assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+@pytest.mark.parametrize('random_start', [False, True])
+def test_sample_with_a_non_finite_gradient_stays_clean(bad, random_start):
+    clean = torch.randn(3, 4)
+
+    def gradient(x):
+        grad = torch.ones_like(x)
+        grad[1, 2] = bad
+        return grad
+
+    adversarial, finite = solver(random_start=random_start).run(clean, InputSpace(), gradient)
+    assert finite.tolist() == [True, False, True]
+    assert torch.equal(adversarial[1], clean[1])
+    assert (adversarial[[0, 2]] != clean[[0, 2]]).any() and adversarial.isfinite().all()
+
+
+def test_zero_gradient_leaves_the_input():
+    clean = torch.randn(2, 3)
+    for norm in ('linf', 'l2'):
+        adversarial, finite = solver(norm=norm).run(clean, InputSpace(), torch.zeros_like)
+        assert torch.equal(adversarial, clean) and finite.all()
+
+
+def test_random_start_is_even_in_the_ball():
+    clean = torch.zeros(4000, 2)
+    for norm in ('linf', 'l2'):
+        attack = solver(norm=norm, eps=1.0, step_size=0.0, random_start=True)
+        start, _ = attack.run(clean, InputSpace(), torch.zeros_like)
+        # Inside half the radius lies a quarter of a two-dimensional ball: 1000 +- 27.
+        size = start.abs().amax(1) if norm == 'linf' else start.norm(dim=1)
+        assert size.max() <= 1 and 880 < (size < 0.5).sum() < 1120
+        assert start.mean(0).abs().max() < 0.05
+
+
+def test_first_gradient_is_used_once_and_only_without_a_random_start():
+    calls = []
+
+    def gradient(x):
+        calls.append(x)
+        return torch.ones_like(x)
+
+    clean = torch.zeros(1, 2)
+    for random_start, expected in ((False, 2), (True, 3)):
+        calls.clear()
+        attack = solver(steps=3, random_start=random_start)
+        attack.run(clean, InputSpace(), gradient, None if random_start else torch.ones(1, 2))
+        assert len(calls) == expected

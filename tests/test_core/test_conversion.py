@@ -1,0 +1,157 @@
+"""Converting in place and back: same object, same keys, right errors."""
+
+import copy
+
+import pytest
+import torch
+from conftest import Conv3dNet
+from torch import nn
+
+import adv_plugins
+from adv_plugins import (
+    TAF,
+    adversarial_state_dict,
+    load_adversarial_state_dict,
+    make_adversarial,
+    remove_adversarial,
+)
+from adv_plugins.core.conversion import get_adversary
+
+
+def test_same_object_same_keys_same_outputs(net, clips):
+    plain = copy.deepcopy(net)
+    assert make_adversarial(net) is net
+    assert isinstance(net, Conv3dNet) and type(net).__name__ == 'AdversarialConv3dNet'
+    assert list(net.state_dict()) == list(plain.state_dict())
+    for mode in (True, False):
+        assert torch.equal(net.train(mode)(clips[0]), plain.train(mode)(clips[0]))
+    plain.load_state_dict(net.state_dict(), strict=True)
+    net.load_state_dict(plain.state_dict(), strict=True)
+
+
+def test_deepcopy_is_a_model_of_its_own(net, clips):
+    make_adversarial(net, 'taf').adversarial_loss(*clips)
+    clone = copy.deepcopy(net)
+    assert get_adversary(clone).model is clone and get_adversary(net).model is net
+    before = {name: value.clone() for name, value in adversarial_state_dict(net).items()}
+    clone.adversarial_loss(*clips)
+    for name, value in adversarial_state_dict(net).items():
+        assert torch.equal(value, before[name])
+    assert type(clone) is type(net)
+
+
+def test_remove_gives_the_plain_model_back(net, clips):
+    plain = copy.deepcopy(net)
+    make_adversarial(net, 'taf')
+    assert remove_adversarial(net) is net
+    assert type(net) is Conv3dNet and not hasattr(net, 'perturb')
+    assert [type(m) for m in net.modules()] == [type(m) for m in plain.modules()]
+    assert [n for n, _ in net.named_parameters()] == [n for n, _ in plain.named_parameters()]
+    assert [list(vars(m)) for m in net.modules()] == [list(vars(m)) for m in plain.modules()]
+    assert torch.equal(net(clips[0]), plain(clips[0]))
+    make_adversarial(net, 'advprop').adversarial_loss(*clips)
+
+
+def test_training_goes_on_bit_for_bit_after_a_restart(clips):
+    def run(net, optimizer, steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            net.adversarial_loss(*clips)['loss'].backward()
+            optimizer.step()
+
+    def fresh():
+        torch.manual_seed(0)
+        net = make_adversarial(Conv3dNet(), 'taf', random_start=True)
+        return net, torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+
+    straight, optimizer = fresh()
+    run(straight, optimizer, 4)
+    first, optimizer = fresh()
+    run(first, optimizer, 2)
+    torch.manual_seed(99)
+    second, new_optimizer = make_adversarial(Conv3dNet(), 'taf', random_start=True), None
+    second.load_state_dict(first.state_dict())
+    load_adversarial_state_dict(second, adversarial_state_dict(first))
+    new_optimizer = torch.optim.SGD(second.parameters(), 0.1, momentum=0.9)
+    new_optimizer.load_state_dict(optimizer.state_dict())
+    run(second, new_optimizer, 2)
+    for states in (lambda n: n.state_dict(), adversarial_state_dict):
+        for (name, a), b in zip(states(straight).items(), states(second).values(), strict=True):
+            assert torch.equal(a, b), name
+
+
+def test_adversarial_state_holds_all_that_the_state_dict_leaves_out(net):
+    make_adversarial(net, 'taf')
+    state = adversarial_state_dict(net)
+    everything = {n for n, _ in net.named_parameters()} | {n for n, _ in net.named_buffers()}
+    assert everything == set(net.state_dict()) | {n for n in state if 'adversary.' not in n}
+    assert 'bn1.adv_weight' in state and 'layer4.1.adv_running_var' in state
+
+
+def test_wrong_adversarial_state_is_refused_whole(net):
+    make_adversarial(net, 'taf')
+    state = adversarial_state_dict(net)
+    wrong = {**state, 'bn1.adv_weight': torch.zeros(3), 'spam': torch.zeros(1)}
+    before = net.bn1.adv_bias.clone()
+    wrong['bn1.adv_bias'] = before + 1
+    with pytest.raises(ValueError, match='spam, bn1.adv_weight'):
+        load_adversarial_state_dict(net, wrong)
+    assert torch.equal(net.bn1.adv_bias, before)
+
+
+def test_model_that_is_a_norm_itself():
+    norm = make_adversarial(nn.Sequential(nn.BatchNorm1d(3))[0])
+    assert 'adv_weight' in adversarial_state_dict(norm)
+    remove_adversarial(norm)
+    assert type(norm) is nn.BatchNorm1d
+
+
+def test_no_norms_is_one_warning(clips):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 36, 6))
+    with pytest.warns(UserWarning, match='no batch normalisation') as caught:
+        make_adversarial(net)
+    assert len(caught) == 1
+    net.adversarial_loss(*clips)['loss'].backward()
+
+
+@pytest.mark.parametrize(
+    ('prepare', 'message'),
+    [
+        (make_adversarial, 'remove_adversarial'),
+        (torch.compile, 'torch.compile'),
+        (lambda net: net.compile() or net, 'torch.compile'),
+        (nn.DataParallel, 'convert first, then wrap'),
+    ],
+)
+def test_conversion_that_comes_too_late(net, prepare, message):
+    with pytest.raises(TypeError, match=message):
+        make_adversarial(prepare(net))
+
+
+def test_failed_conversion_leaves_the_plain_model(net):
+    for options in (dict(cam_layer='nope'), dict(mean=[1.0, 2.0], std=[100.0, 50.0])):
+        with pytest.raises(ValueError, match='cam_layer|value_range'):
+            make_adversarial(net, 'taf', **options)
+        assert type(net) is Conv3dNet and type(net.bn1) is nn.BatchNorm3d
+        assert len(list(net.bn1.parameters())) == 2
+
+
+def test_plain_model_has_no_adversary(net):
+    for call in (remove_adversarial, adversarial_state_dict):
+        with pytest.raises(TypeError, match=r'make_adversarial\(model\) first'):
+            call(net)
+
+
+def test_compiled_after_conversion(net, clips):
+    """The step stays out of the graph; the compiled call is inference and plain."""
+    make_adversarial(net, TAF())
+    eager = net.eval()(clips[0])
+    compiled = torch.compile(net, backend='eager')
+    torch.testing.assert_close(compiled(clips[0]), eager)
+    assert compiled.train().adversarial_loss(*clips)['loss'].isfinite()
+
+
+def test_missing_hooks_name_the_extra(monkeypatch):
+    monkeypatch.delitem(vars(adv_plugins), 'TAFHook', raising=False)
+    with pytest.raises(ImportError, match=r'adv_plugins\[mmaction\]'):
+        _ = adv_plugins.TAFHook

@@ -1,0 +1,186 @@
+"""Every equation against a closed form, a slow obvious version or captum."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adv_plugins.functional import (
+    ascent_direction,
+    project,
+    random_wrong_labels,
+    temporal_cam,
+    temporal_cam_loss,
+)
+
+
+def slow_cam(features, gradients):
+    batch, frames, channels, height, width = features.shape
+    cam = torch.zeros(batch, frames, height, width)
+    for b in range(batch):
+        for t in range(frames):
+            for c in range(channels):
+                weight = sum(gradients[b, t, c].flatten()) / (height * width)
+                cam[b, t] += weight * features[b, t, c]
+    return cam
+
+
+def slow_loss(cam, num_frames, normalize):
+    losses = []
+    for maps in cam:
+        low, high = maps.min(), maps.max()
+        maps = (maps - low) / ((high - low) if normalize == 'minmax' else high)
+        non_key = sorted(maps, key=lambda frame: frame.sum())[:num_frames]
+        losses.append(sum(frame.mean() for frame in non_key) / num_frames)
+    return torch.stack(losses)
+
+
+def test_temporal_cam_is_equation_2():
+    features, gradients = torch.randn(2, 2, 3, 4, 3, 5)
+    torch.testing.assert_close(temporal_cam(features, gradients), slow_cam(features, gradients))
+
+
+def test_elementwise_weighting_multiplies_in_place():
+    features, gradients = torch.randn(2, 2, 3, 4, 3, 5)
+    expected = torch.einsum('btchw,btchw->bthw', features, gradients)
+    torch.testing.assert_close(temporal_cam(features, gradients, 'elementwise'), expected)
+
+
+@pytest.mark.parametrize('normalize', ['minmax', 'max'])
+@pytest.mark.parametrize('num_frames', [1, 2, 5])
+def test_temporal_cam_loss_is_equations_3_to_5(num_frames, normalize):
+    cam = torch.randn(3, 5, 2, 3)
+    expected = slow_loss(cam, num_frames, normalize)
+    torch.testing.assert_close(temporal_cam_loss(cam, num_frames, normalize), expected)
+
+
+def test_all_frames_are_the_default():
+    cam = torch.randn(3, 5, 2, 3)
+    torch.testing.assert_close(temporal_cam_loss(cam), temporal_cam_loss(cam, 5))
+
+
+def test_normalised_maps_do_not_depend_on_scale_and_shift():
+    cam = torch.randn(2, 4, 3, 3, dtype=torch.double)
+    torch.testing.assert_close(temporal_cam_loss(1e-9 * cam - 3e-9), temporal_cam_loss(cam))
+
+
+@pytest.mark.parametrize('normalize', ['minmax', 'max'])
+@pytest.mark.parametrize('num_frames', [2, 4])
+def test_gradient_includes_minimum_and_maximum(num_frames, normalize):
+    cam = torch.randn(2, 4, 2, 2, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: temporal_cam_loss(x, num_frames, normalize), cam)
+
+
+@pytest.mark.parametrize('value', [0.0, 1.0, -1.0])
+@pytest.mark.parametrize('normalize', ['minmax', 'max'])
+def test_constant_map_has_a_finite_gradient(value, normalize):
+    cam = torch.full((2, 4, 3, 3), value, requires_grad=True)
+    loss = temporal_cam_loss(cam, 2, normalize)
+    loss.sum().backward()
+    assert torch.equal(loss, torch.zeros(2)) and cam.grad.isfinite().all()
+
+
+def test_cam_agrees_with_captum_in_value_and_input_gradient(net, clips):
+    """captum's LayerGradCam, an independent implementation, is differentiable on 5-D inputs."""
+    attr = pytest.importorskip('captum.attr', reason='needs adv_plugins[test]')
+    inputs, labels = clips
+    net.eval()
+    inputs.requires_grad_()
+
+    def negative_loss(x):
+        return -F.cross_entropy(net(x), labels, reduction='none')
+
+    # captum pools over all but the channel axis, so compare clips of a single frame.
+    for frame in range(inputs.shape[2]):
+        x = inputs[:, :, frame : frame + 1]
+        oracle = -attr.LayerGradCam(negative_loss, net.layer4).attribute(
+            x, grad_kwargs={'create_graph': True}
+        )
+        seen = []
+        handle = net.layer4.register_forward_hook(lambda _m, _i, out, seen=seen: seen.append(out))
+        loss = F.cross_entropy(net(x), labels, reduction='sum')
+        handle.remove()
+        (gradient,) = torch.autograd.grad(loss, seen[0], create_graph=True)
+        ours = temporal_cam(seen[0].transpose(1, 2), gradient.transpose(1, 2))
+        torch.testing.assert_close(ours, oracle[:, 0])
+        weight = torch.randn_like(ours)
+        expected = torch.autograd.grad((oracle[:, 0] * weight).sum(), inputs, retain_graph=True)
+        actual = torch.autograd.grad((ours * weight).sum(), inputs)
+        torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        (lambda: temporal_cam(torch.zeros(2, 3), torch.zeros(2, 3)), r'\(B, T, C, H, W\)'),
+        (lambda: temporal_cam(*torch.zeros(2, 1, 1, 1, 1, 1), 'mean'), "weighting='gap'"),
+        (lambda: temporal_cam_loss(torch.zeros(2, 3)), r'\(B, T, H, W\)'),
+        (lambda: temporal_cam_loss(torch.zeros(2, 3, 1, 1), 4), 'num_frames=3'),
+        (lambda: temporal_cam_loss(torch.zeros(2, 3, 1, 1), 0), 'num_frames=0'),
+        (lambda: temporal_cam_loss(torch.zeros(2, 3, 1, 1), 1, 'l2'), "normalize='max'"),
+        (lambda: project(torch.zeros(2, 3), 1, 'l1', (1,)), "norm='linf' or norm='l2'"),
+        (lambda: ascent_direction(torch.zeros(2, 3), 'sign', (1,)), "norm='linf'"),
+        (lambda: random_wrong_labels(torch.zeros(2).long(), 1), 'at least 2'),
+    ],
+)
+def test_bad_arguments_say_what_to_write(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+shapes = st.lists(st.integers(1, 4), min_size=2, max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, st.sampled_from(['linf', 'l2']), st.floats(0, 10), st.integers(0, 2**31))
+def test_projection_is_the_nearest_point_of_the_ball(shape, norm, eps, seed):
+    delta = 5 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    dims = tuple(range(1, len(shape)))
+    projected = project(delta, eps, norm, dims)
+    order = {'linf': float('inf'), 'l2': 2}[norm]
+    for before, after in zip(delta, projected, strict=True):
+        size = torch.linalg.vector_norm(before, order)
+        assert torch.linalg.vector_norm(after, order) <= eps * (1 + 1e-6)
+        if size <= eps:
+            assert torch.equal(before, after)
+        elif norm == 'l2':
+            torch.testing.assert_close(after, before * (eps / size))
+        else:
+            torch.testing.assert_close(after, before.clamp(-eps, eps))
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, st.sampled_from([1e-30, 1e-6, 1.0, 1e30]), st.integers(0, 2**31))
+def test_ascent_direction_has_unit_norm_at_any_scale(shape, scale, seed):
+    gradient = scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    dims = tuple(range(1, len(shape)))
+    assert torch.equal(ascent_direction(gradient, 'linf', dims), gradient.sign())
+    direction = ascent_direction(gradient, 'l2', dims).flatten(1)
+    torch.testing.assert_close(direction.norm(dim=1), torch.ones(shape[0]))
+    torch.testing.assert_close(
+        F.cosine_similarity(direction, gradient.flatten(1) / scale), torch.ones(shape[0])
+    )
+
+
+def test_zero_gradient_goes_nowhere():
+    zero = torch.zeros(2, 3, 4)
+    for norm in ('linf', 'l2'):
+        assert torch.equal(ascent_direction(zero, norm, (1, 2)), zero)
+
+
+def test_per_frame_axes_bound_every_frame():
+    delta = torch.randn(2, 3, 4, 5) * torch.tensor([1.0, 10, 100]).view(3, 1, 1)
+    frames = project(delta, 0.5, 'l2', (2, 3)).flatten(2).norm(dim=2)
+    torch.testing.assert_close(frames, torch.full((2, 3), 0.5))
+
+
+def test_wrong_labels_are_wrong_and_even():
+    labels = torch.arange(4).repeat_interleave(3000)
+    wrong = random_wrong_labels(labels, 4)
+    assert not (wrong == labels).any()
+    for label in range(4):
+        counts = torch.bincount(wrong[labels == label], minlength=4)
+        others = counts[torch.arange(4) != label].float()
+        # 1000 expected each, standard deviation 26
+        assert (others - 1000).abs().max() < 130

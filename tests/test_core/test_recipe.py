@@ -1,0 +1,95 @@
+"""Recipes: the papers' defaults, composition, and errors that teach."""
+
+import dataclasses
+
+import pytest
+
+from adv_plugins import (
+    TAF,
+    AdvProp,
+    CEAugmentation,
+    CrossEntropy,
+    Recipe,
+    TemporalCAM,
+    TrainingLoss,
+)
+from adv_plugins.core.objectives import OBJECTIVES
+from adv_plugins.core.recipe import RECIPES, build_recipe
+
+
+def test_defaults_of_the_papers():
+    taf = TAF()
+    assert (taf.eps, taf.step_size, taf.steps) == (64 / 255, 32 / 255, 1)
+    assert (taf.clean_weight, taf.adv_weight) == (0.7, pytest.approx(0.3))
+    assert taf.norm == 'linf' and taf.dual_bn and not taf.random_start
+    assert taf.objective == TemporalCAM()
+    ce = CEAugmentation()
+    assert ce.objective == TrainingLoss() and (ce.eps, ce.step_size) == (taf.eps, taf.step_size)
+    assert (ce.clean_weight, ce.adv_weight) == (taf.clean_weight, taf.adv_weight)
+    prop = AdvProp()
+    assert (prop.eps, prop.step_size, prop.steps) == (4 / 255, 1 / 255, 5)
+    assert (prop.clean_weight, prop.adv_weight) == (1, 1) and prop.attack_path == 'adversarial'
+
+
+@pytest.mark.parametrize(
+    'recipe',
+    [
+        TAF(num_frames=3),
+        CEAugmentation(steps=2),
+        AdvProp(),
+        Recipe(objective=CrossEntropy(), eps=1, step_size=1),
+    ],
+    ids=str,
+)
+def test_repr_and_replace_round_trip(recipe):
+    assert eval(repr(recipe), {**RECIPES, **OBJECTIVES}) == recipe
+    assert dataclasses.replace(recipe, interval=2).interval == 2
+
+
+@pytest.mark.parametrize('name', ['taf', 'TAF', dict(type='TAF')])
+def test_built_by_name_or_config(name):
+    assert build_recipe(name, eps=0.1) == TAF(eps=0.1)
+
+
+def test_composed_from_parts():
+    recipe = build_recipe(
+        dict(objective=dict(type='temporal_cam', num_frames=4), norm='l2', eps=2, step_size=1)
+    )
+    assert recipe.objective == TemporalCAM(num_frames=4) and recipe.solver.norm == 'l2'
+
+
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        (lambda: build_recipe('tav'), "recipe='tav' is unknown; write 'TAF'"),
+        (lambda: build_recipe(dict(type='Advprops')), "write 'AdvProp'"),
+        (lambda: build_recipe('zzz'), "'Recipe', 'TAF', 'CEAugmentation', 'AdvProp'"),
+        (lambda: build_recipe('taf', step=1), 'write steps, step_size'),
+        (lambda: build_recipe('taf', objective='loss'), 'TAF has no option objective='),
+        (lambda: build_recipe('Recipe'), 'needs the options objective, eps, step_size'),
+        (lambda: build_recipe(TAF(), eps=1), 'eps=1 beside a ready recipe'),
+        (lambda: Recipe(objective='temporal_kam', eps=1, step_size=1), "write 'TemporalCAM'"),
+        (lambda: TAF(eps=-1 / 255), 'eps=-0.0039'),
+        (lambda: TAF(eps=float('nan')), 'eps=nan'),
+        (lambda: TAF(step_size=-1), 'step_size=-1'),
+        (lambda: TAF(steps=0), 'steps=0 must be at least 1'),
+        (lambda: TAF(interval=0), 'interval=0 must be at least 1'),
+        (lambda: TAF(alpha=1.2), r'alpha=1.2 must lie in \[0, 1\]'),
+        (lambda: TAF(fraction=0), r'fraction=0 must lie in \(0, 1\]'),
+        (lambda: TAF(begin=3, end=3), 'end=3 must be greater than begin=3'),
+        (lambda: TAF(norm='l1'), "norm='l1' is unknown; write norm='linf' or norm='l2'"),
+        (lambda: TAF(dims=(0, 1)), 'the batch axis'),
+        (lambda: TAF(num_frames=0), 'num_frames=0 must be at least 1'),
+        (lambda: TAF(cam_normalize='mean'), "normalize='minmax' or normalize='max'"),
+        (lambda: AdvProp(attack_path='main'), "attack_path='clean'"),
+    ],
+)
+def test_errors_name_the_option_and_what_to_write(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_schedule():
+    recipe = TAF(begin=2, end=5, interval=3)
+    assert [recipe.is_active(epoch, 0) for epoch in range(6)] == [0, 0, 1, 1, 1, 0]
+    assert [recipe.is_active(2, iteration) for iteration in range(4)] == [1, 0, 0, 1]

@@ -1,0 +1,446 @@
+"""The contracts of the step on a plain classifier: parity, cost, hygiene, right gradients."""
+
+import copy
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Conv3dNet, assert_same, snapshot
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+from adv_plugins import TAF, AdvProp, CEAugmentation, Recipe, make_adversarial
+from adv_plugins.core.conversion import get_adversary
+from adv_plugins.core.norm import ADVERSARIAL, CLEAN
+from adv_plugins.functional import temporal_cam, temporal_cam_loss
+
+RECIPES = {
+    'TAF': TAF(),
+    'TAF, K=3 from a random start': TAF(steps=3, random_start=True),
+    'TAF, N=2, half of the batch': TAF(num_frames=2, fraction=0.5),
+    'TAF, first order, shared norms': TAF(second_order=False, dual_bn=False),
+    'CEAugmentation': CEAugmentation(),
+    'AdvProp': AdvProp(),
+    'cross-entropy, l2': Recipe(objective='cross_entropy', eps=1.0, step_size=1.0, norm='l2'),
+}
+
+
+@pytest.fixture(params=RECIPES, ids=list(RECIPES))
+def recipe(request):
+    return RECIPES[request.param]
+
+
+class ConvCounter(TorchDispatchMode):
+    """Counts the forwards and backwards of the convolutions with weights of one shape."""
+
+    def __init__(self, weight_shape):
+        super().__init__()
+        self.weight_shape = weight_shape
+        self.forwards = self.input_only = self.full = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name()
+        if name == 'aten::convolution' and args[1].shape == self.weight_shape:
+            self.forwards += 1
+        if name == 'aten::convolution_backward' and args[2].shape == self.weight_shape:
+            wants_weight = args[-1][1]
+            self.full += wants_weight
+            self.input_only += not wants_weight
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'counts'),
+    [
+        # forwards, backwards that compute no parameter gradient, full backwards
+        (TAF(), (2, 1, 2)),
+        (TAF(steps=3), (4, 3, 2)),
+        (TAF(random_start=True), (3, 1, 2)),
+        (CEAugmentation(), (2, 0, 2)),
+        (CEAugmentation(steps=3), (4, 2, 2)),
+        (AdvProp(), (7, 5, 2)),
+        (Recipe(objective='CrossEntropy', eps=1, step_size=1), (2, 1, 2)),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_cost_in_forwards_and_backwards(clips, recipe, counts):
+    net = make_adversarial(Conv3dNet(), recipe)
+    with ConvCounter(net.layer4[0].weight.shape) as counter:
+        net.adversarial_loss(*clips)['loss'].backward()
+    assert (counter.forwards, counter.input_only, counter.full) == counts
+
+
+def test_clean_path_is_the_plain_model_when_the_adversarial_weight_is_zero(clips):
+    plain = Conv3dNet(dropout=0.3)
+    net = make_adversarial(copy.deepcopy(plain), TAF(alpha=1.0))
+    optimizers = [torch.optim.SGD(m.parameters(), 0.1, momentum=0.9) for m in (plain, net)]
+    torch.manual_seed(1)
+    for _ in range(3):
+        state = torch.get_rng_state()
+        optimizers[0].zero_grad()
+        F.cross_entropy(plain(clips[0]), clips[1]).backward()
+        after = torch.get_rng_state()
+        torch.set_rng_state(state)
+        optimizers[1].zero_grad()
+        net.adversarial_loss(*clips)['loss'].backward()
+        assert torch.equal(torch.get_rng_state(), after)
+        for (name, value), other in zip(plain.named_parameters(), net_clean(net), strict=True):
+            assert torch.equal(value.grad, other.grad), name
+        for optimizer in optimizers:
+            optimizer.step()
+    for (name, value), other in zip(
+        plain.state_dict().items(), net.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, other), name
+
+
+def net_clean(net):
+    return [value for name, value in net.named_parameters() if 'adv_' not in name]
+
+
+def straightforward(net, recipe, inputs, labels):
+    """The step written down plainly: everything in one graph, one backward, for K=1."""
+    adversary = get_adversary(net)
+    x = inputs.clone().requires_grad_()
+    features = []
+    handle = net.layer4.register_forward_hook(lambda _m, _i, out: features.append(out))
+    logits = net(x)
+    handle.remove()
+    clean = F.cross_entropy(logits, labels)
+    with adversary._private_random(inputs):
+        if recipe.objective.is_training_loss:
+            value = clean
+        else:
+            shift = torch.randint(1, logits.shape[1], labels.shape)
+            target = torch.where(
+                logits.argmax(1) == labels, (labels + shift) % logits.shape[1], labels
+            )
+            ce = F.cross_entropy(logits, target, reduction='sum')
+            (slope,) = torch.autograd.grad(ce, features[0], create_graph=True)
+            cam = temporal_cam(features[0].transpose(1, 2), slope.transpose(1, 2))
+            value = temporal_cam_loss(cam).sum()
+        (direction,) = torch.autograd.grad(value, x, retain_graph=True)
+        x_adv = inputs + recipe.step_size * direction.sign()
+        with adversary.path.use(ADVERSARIAL):
+            adversarial = F.cross_entropy(net(x_adv), labels)
+    return recipe.clean_weight * clean + recipe.adv_weight * adversarial
+
+
+@pytest.mark.parametrize('recipe', [TAF(eps=0.5, step_size=0.25), CEAugmentation()], ids=str)
+def test_gradients_are_those_of_the_straightforward_sum(clips, recipe):
+    net = make_adversarial(Conv3dNet(dropout=0.3), recipe)
+    twin = copy.deepcopy(net)
+    state = torch.get_rng_state()
+    losses = net.adversarial_loss(*clips)
+    (2.5 * losses['loss']).backward()
+    torch.set_rng_state(state)
+    total = straightforward(twin, recipe, *clips)
+    (2.5 * total).backward()
+    torch.testing.assert_close(losses['loss'], total)
+    for (name, value), other in zip(net.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(value.grad, other.grad, msg=name)
+    for (name, value), other in zip(net.named_buffers(), twin.buffers(), strict=True):
+        assert torch.equal(value, other), name
+
+
+def test_two_micro_batches_accumulate(clips):
+    net = make_adversarial(Conv3dNet().eval(), TAF(begin=0))
+    inputs, labels = clips
+    parts = []
+    for part in (slice(0, 2), slice(2, 5)):
+        net.zero_grad()
+        net.adversarial_loss(inputs[part], labels[part])['loss'].backward()
+        parts.append([value.grad.clone() for value in net.parameters()])
+        get_adversary(net).iteration = 0
+    net.zero_grad()
+    for part in (slice(0, 2), slice(2, 5)):
+        net.adversarial_loss(inputs[part], labels[part])['loss'].backward()
+        get_adversary(net).iteration = 0
+    for value, first, second in zip(net.parameters(), *parts, strict=True):
+        torch.testing.assert_close(value.grad, first + second)
+
+
+def test_nothing_is_left_behind(clips, recipe):
+    net = Conv3dNet()
+    net.bn1.eval()
+    net.stem.weight.requires_grad_(False)
+    make_adversarial(net, recipe)
+    net(clips[0]).sum().backward()
+    net.adversarial_loss(*clips)
+    inputs, labels = clips[0].clone(), clips[1].clone()
+    before = snapshot(net)
+    losses = net.adversarial_loss(inputs, labels)
+    after = snapshot(net)
+    for statistics in ('state', 'twins'):
+        del before[statistics], after[statistics]
+    assert_same(before, after)
+    assert torch.equal(inputs, clips[0]) and torch.equal(labels, clips[1])
+    assert not inputs.requires_grad and losses['loss'].requires_grad
+    assert get_adversary(net).path.now() == (CLEAN, True)
+
+
+def test_perturb_changes_nothing_at_all(clips, recipe):
+    net = make_adversarial(Conv3dNet(dropout=0.3), recipe)
+    net.adversarial_loss(*clips)['loss'].backward()
+    for mode in (True, False):
+        net.train(mode)
+        before = snapshot(net)
+        with torch.no_grad():
+            adversarial = net.perturb(*clips)
+        assert_same(before, snapshot(net))
+        assert adversarial.shape == clips[0].shape and adversarial.dtype == clips[0].dtype
+        assert not adversarial.requires_grad and (adversarial != clips[0]).any()
+        assert torch.equal(adversarial, net.perturb(*clips)), 'the private stream stood still'
+    with torch.inference_mode():
+        assert torch.equal(net.perturb(*clips), adversarial)
+
+
+@pytest.mark.parametrize('fails_at', [1, 2])
+@pytest.mark.parametrize('call', ['adversarial_loss', 'perturb'])
+def test_exception_at_any_forward_leaves_nothing_behind(clips, fails_at, call):
+    net = make_adversarial(Conv3dNet(), TAF(steps=2))
+    net.adversarial_loss(*clips)['loss'].backward()
+    before = snapshot(net)
+    forwards = []
+
+    def explode(_module, _inputs):
+        forwards.append(None)
+        if len(forwards) == fails_at:
+            raise OSError('boom')
+
+    handle = net.fc.register_forward_pre_hook(explode)
+    with pytest.raises(OSError, match='boom'):
+        getattr(net, call)(*clips)
+    handle.remove()
+    after = snapshot(net)
+    # The clean forward itself has updated its statistics, as the plain model's would.
+    if call == 'adversarial_loss':
+        del before['state'], after['state']
+    assert_same(before, after)
+    assert get_adversary(net).path.now() == (CLEAN, True)
+
+
+def test_memory_stays_flat_over_a_thousand_iterations():
+    net = make_adversarial(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), AdvProp(steps=2))
+    x, y = torch.randn(6, 4), torch.randint(4, (6,))
+    alive = []
+    for _ in range(1000):
+        loss = net.adversarial_loss(x, y)['loss']
+        loss.backward()
+        alive.append(weakref.ref(loss))
+    del loss
+    assert sum(ref() is not None for ref in alive) == 0
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_clean_statistics_never_see_an_adversarial_sample(clips, recipe):
+    if not recipe.dual_bn:
+        pytest.skip('shared norms see both by definition')
+    plain = Conv3dNet()
+    net = make_adversarial(copy.deepcopy(plain), recipe)
+    for _ in range(3):
+        plain(clips[0])
+        net.adversarial_loss(*clips)
+    for (name, value), other in zip(plain.named_buffers(), net_buffers(net), strict=True):
+        assert torch.equal(value, other), name
+    # K + 1 forwards or more, one update each
+    assert net.bn1.adv_num_batches_tracked == 3
+
+
+def net_buffers(net):
+    return [value for name, value in net.named_buffers() if 'adv_' not in name]
+
+
+def test_adversarial_statistics_never_see_a_clean_sample(clips):
+    """With inputs the attack cannot reach (eps=0) both agree; with a huge ball they part."""
+    for eps in (0.0, 50.0):
+        recipe = Recipe(objective='TrainingLoss', eps=eps, step_size=eps)
+        net = make_adversarial(Conv3dNet(), recipe)
+        x_adv = net.perturb(*clips)
+        net.adversarial_loss(*clips)
+        reference = Conv3dNet()
+        reference.load_state_dict(net.state_dict())
+        reference.bn1.reset_running_stats()
+        reference(x_adv)
+        torch.testing.assert_close(net.bn1.adv_running_mean, reference.bn1.running_mean)
+        same = torch.equal(net.bn1.adv_running_mean, net.bn1.running_mean)
+        assert same == (eps == 0)
+
+
+def test_norms_leave_their_clean_twins_when_the_schedule_begins(clips):
+    net = make_adversarial(Conv3dNet(), TAF(begin=2))
+    optimizer = torch.optim.SGD(net.parameters(), 0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        losses = net.adversarial_loss(*clips)
+        assert set(losses) == {'loss'}
+        losses['loss'].backward()
+        optimizer.step()
+    trained = net.bn1.weight.detach().clone()
+    assert not torch.equal(net.bn1.adv_weight, trained)
+    net.adversarial_loss(*clips)
+    assert torch.equal(net.bn1.adv_weight, trained)
+
+
+def test_schedule(clips):
+    net = make_adversarial(Conv3dNet(), TAF(begin=2, end=7, interval=2))
+    active = ['adv_loss' in net.adversarial_loss(*clips) for _ in range(9)]
+    assert active == [False, False, True, False, True, False, True, False, False]
+
+
+def test_rehearsal_leaves_no_trace(clips):
+    """The first, clean-only iteration walks the adversarial path without a trace."""
+    plain = Conv3dNet(dropout=0.3)
+    net = make_adversarial(copy.deepcopy(plain), AdvProp(begin=5))
+    state = torch.get_rng_state()
+    F.cross_entropy(plain(clips[0]), clips[1]).backward()
+    after = torch.get_rng_state()
+    torch.set_rng_state(state)
+    calls = []
+    handle = net.fc.register_forward_hook(lambda *_: calls.append(None))
+    net.adversarial_loss(*clips)['loss'].backward()
+    assert len(calls) == 1 + 7, 'rehearsed once'
+    assert torch.equal(after, torch.get_rng_state())
+    net.adversarial_loss(*clips)
+    assert len(calls) == 1 + 7 + 1
+    handle.remove()
+    for (name, value), other in zip(plain.named_parameters(), net_clean(net), strict=True):
+        assert torch.equal(value.grad, other.grad), name
+    assert net.bn1.adv_num_batches_tracked == 0
+
+
+def test_fraction_of_the_batch(clips):
+    seen = []
+    net = make_adversarial(Conv3dNet(), TAF(fraction=0.4))
+    net.fc.register_forward_hook(lambda _m, _i, out: seen.append(len(out)))
+    net.adversarial_loss(*clips)
+    assert seen == [5, 2]
+    net = make_adversarial(Conv3dNet(), TAF(fraction=0.01))
+    net.adversarial_loss(*clips)['loss'].backward()
+
+
+def test_sample_alone_is_sample_in_the_batch(clips):
+    net = make_adversarial(
+        Conv3dNet().eval(), Recipe(objective='CrossEntropy', eps=0.3, step_size=0.1, steps=3)
+    )
+    inputs, labels = clips
+    together = net.perturb(inputs, labels)
+    alone = torch.cat([net.perturb(x[None], y[None]) for x, y in zip(inputs, labels, strict=True)])
+    torch.testing.assert_close(together, alone)
+
+
+def test_stronger_attacks_gain_more(clips):
+    net = Conv3dNet().eval()
+
+    def gain(**options):
+        options = {'objective': 'CrossEntropy', 'eps': 0.3, 'step_size': 0.3, **options}
+        adversarial = make_adversarial(copy.deepcopy(net), Recipe(**options)).perturb(*clips)
+        return F.cross_entropy(net(adversarial), clips[1]).item()
+
+    random = gain(random_start=True, step_size=0.0)
+    assert gain(steps=20, step_size=0.06) >= gain() > random
+
+
+def test_non_finite_sample_stays_clean_and_is_counted(clips):
+    inputs, labels = clips
+    net = make_adversarial(Conv3dNet().eval(), TAF())
+    inputs[1, 0, 0, 0, 0] = float('inf')
+    adversarial = net.perturb(inputs, labels)
+    assert torch.equal(adversarial[1], inputs[1]) and (adversarial[0] != inputs[0]).any()
+    assert net.adversarial_loss(inputs, labels)['adv_nonfinite'] == 1
+
+
+class Checkpointed(Conv3dNet):
+    """As the parent, the last stage recomputed in backward."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        x = self.bn1(self.stem(x)).relu()
+        x = checkpoint(self.layer4, x, use_reentrant=self.reentrant)
+        return self.fc(x.mean(dim=(2, 3, 4)))
+
+
+@pytest.mark.parametrize('recipe', [TAF(cam_layer='bn1'), CEAugmentation(steps=2)], ids=str)
+def test_checkpointed_gradients_are_the_plain_ones(clips, recipe):
+    """Recomputed forwards take the branch they took the first time."""
+    torch.manual_seed(3)
+    net = make_adversarial(Conv3dNet(), recipe)
+    saving = Checkpointed(reentrant=False)
+    saving.load_state_dict(net.state_dict())
+    make_adversarial(saving, recipe)
+    for model in (net, saving):
+        model.adversarial_loss(*clips)['loss'].backward()
+    for (name, value), other in zip(net.named_parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(value.grad, other.grad, msg=name)
+
+
+@pytest.mark.parametrize('begin', [0, 10])
+def test_reentrant_checkpointing_is_refused_at_the_first_call(clips, begin):
+    net = make_adversarial(Checkpointed(reentrant=True), CEAugmentation(begin=begin))
+    with pytest.raises(RuntimeError, match='use_reentrant=False'):
+        net.adversarial_loss(*clips)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast(clips, dtype):
+    """bf16 takes eager gradients, fp16 keeps the graph for the trainer's scaler."""
+    net = make_adversarial(Conv3dNet(), TAF())
+    with torch.autocast('cpu', dtype=dtype):
+        loss = net.adversarial_loss(*clips)['loss']
+    (loss * 1024).backward()
+    assert all(value.grad.isfinite().all() for value in net.parameters())
+    assert net.stem.weight.grad.dtype == torch.float32
+
+
+def test_replaced_norms_are_noticed(clips):
+    net = make_adversarial(Conv3dNet(), TAF())
+    net.bn1 = nn.BatchNorm3d(8)
+    with pytest.raises(RuntimeError, match='make_adversarial last'):
+        net.adversarial_loss(*clips)
+
+
+@pytest.mark.parametrize(
+    ('options', 'batch', 'message'),
+    [
+        (dict(num_frames=5), {}, 'num_frames=4'),
+        (dict(cam_layer='fc'), {}, 'cam_layout'),
+        (dict(cam_layer='bn2'), {}, "cam_layer='bn1'"),
+        (dict(cam_layout='b t (h w) c'), {}, 'does not fit the shape'),
+        (dict(), dict(labels=torch.rand(5, 6)), 'blending'),
+        (dict(), dict(inputs=torch.zeros(5, 3, 4, 6, 6, dtype=torch.uint8)), 'float'),
+        (dict(), dict(inputs=torch.randn(5, 3, 1, 6, 6)), 'without a time axis'),
+        (dict(begin=9), dict(inputs=torch.randn(5, 3, 1, 6, 6)), 'without a time axis'),
+        (dict(begin=9), dict(labels=torch.rand(5, 6)), 'blending'),
+    ],
+)
+def test_bad_input_is_one_clear_error_at_the_first_call(clips, options, batch, message):
+    inputs, labels = batch.get('inputs', clips[0]), batch.get('labels', clips[1])
+    with pytest.raises((ValueError, TypeError), match=message):
+        net = make_adversarial(Conv3dNet(), TAF(**options))
+        before = snapshot(net)
+        try:
+            net.adversarial_loss(inputs, labels)
+        finally:
+            after = snapshot(net)
+            for name in ('state',):
+                del before[name], after[name]
+            assert_same(before, after)
+
+
+def test_layer_outside_of_the_forward_pass(clips):
+    net = Conv3dNet()
+    net.spare = nn.Conv3d(3, 3, 1)
+    make_adversarial(net, TAF(cam_layer='spare'))
+    with pytest.raises(ValueError, match='takes no part in the forward pass'):
+        net.adversarial_loss(*clips)
+
+
+def test_soft_labels_do_for_the_training_loss(clips):
+    net = make_adversarial(Conv3dNet(), CEAugmentation())
+    losses = net.adversarial_loss(clips[0], torch.rand(5, 6).softmax(1))
+    assert losses['loss'].isfinite()
