@@ -1,37 +1,15 @@
-"""Small models and batches that the tests share."""
+"""Fixtures that the tests share."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from helpers import NUM_CLASSES, Conv3dNet, runner_config
+from torch import Tensor
 
 torch.set_num_threads(1)
-
-NUM_CLASSES = 6
-MEAN = [123.675, 116.28, 103.53]
-STD = [58.395, 57.12, 57.375]
-
-
-class Conv3dNet(nn.Module):
-    """A tiny plain video classifier over (B, 3, T, H, W), with batch norm and dropout."""
-
-    def __init__(self, num_classes: int = NUM_CLASSES, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.stem = nn.Conv3d(3, 8, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm3d(8)
-        self.layer4 = nn.Sequential(
-            nn.Conv3d(8, 8, 3, padding=1, bias=False), nn.BatchNorm3d(8), nn.ReLU(inplace=True)
-        )
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(8, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer4(self.bn1(self.stem(x)).relu())
-        return self.fc(self.dropout(x.mean(dim=(2, 3, 4))))
 
 
 @pytest.fixture(autouse=True)
@@ -50,107 +28,15 @@ def clips() -> tuple[Tensor, Tensor]:
     return torch.randn(5, 3, 4, 6, 6), torch.randint(NUM_CLASSES, (5,))
 
 
-def tsm_config(
-    depth: int = 18, num_segments: int = 4, dropout: float = 0.5, **backbone: Any
-) -> dict:
-    """A small stock TSM recognizer."""
-    return dict(
-        type='Recognizer2D',
-        backbone=dict(
-            type='ResNetTSM',
-            depth=depth,
-            pretrained=None,
-            pretrained2d=False,
-            norm_eval=False,
-            num_segments=num_segments,
-            shift_div=8,
-            **backbone,
-        ),
-        cls_head=dict(
-            type='TSMHead',
-            num_classes=NUM_CLASSES,
-            in_channels=512 if depth < 50 else 2048,
-            num_segments=num_segments,
-            spatial_type='avg',
-            dropout_ratio=0.5,
-            average_clips='prob',
-        ),
-        data_preprocessor=dict(
-            type='ActionDataPreprocessor', mean=MEAN, std=STD, format_shape='NCHW'
-        ),
-    )
+@pytest.fixture
+def train(tmp_path: Any) -> Any:
+    """Train a config in ``tmp_path / name``; returns the runner."""
 
+    def run(name: str = 'run', **changes: Any) -> Any:
+        from mmengine.runner import Runner
 
-def slowonly_config() -> dict:
-    """A small stock 3-D recognizer."""
-    return dict(
-        type='Recognizer3D',
-        backbone=dict(
-            type='ResNet3dSlowOnly',
-            depth=18,
-            pretrained=None,
-            base_channels=8,
-            conv1_kernel=(1, 7, 7),
-            conv1_stride_t=1,
-            pool1_stride_t=1,
-            inflate=(0, 0, 1, 1),
-            norm_eval=False,
-        ),
-        cls_head=dict(
-            type='I3DHead',
-            num_classes=NUM_CLASSES,
-            in_channels=64,
-            spatial_type='avg',
-            dropout_ratio=0.0,
-            average_clips='prob',
-        ),
-        data_preprocessor=dict(
-            type='ActionDataPreprocessor', mean=MEAN, std=STD, format_shape='NCTHW'
-        ),
-    )
+        runner = Runner.from_cfg(runner_config(tmp_path / name, **changes))
+        runner.train()
+        return runner
 
-
-def build_recognizer(config: dict) -> nn.Module:
-    """A stock recognizer in training mode."""
-    pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
-    import mmaction.models  # noqa: F401
-    from mmengine.registry import MODELS, init_default_scope
-
-    init_default_scope('mmaction')
-    return MODELS.build(copy.deepcopy(config)).train()
-
-
-def data_samples(labels: Any) -> list:
-    """Data samples as the stock pipelines pack them."""
-    from mmaction.structures import ActionDataSample
-
-    return [ActionDataSample().set_gt_label(int(label)) for label in labels]
-
-
-def snapshot(model: nn.Module) -> dict[str, Any]:
-    """All that must not change behind the caller's back."""
-    return {
-        'training': [module.training for module in model.modules()],
-        'requires_grad': [value.requires_grad for value in model.parameters()],
-        'grad': [None if p.grad is None else p.grad.clone() for p in model.parameters()],
-        'state': [value.clone() for value in model.state_dict(keep_vars=False).values()],
-        'twins': [buffer.clone() for name, buffer in model.named_buffers() if 'adv_' in name],
-        'hooks': [
-            len(module._forward_hooks) + len(module._forward_pre_hooks)
-            for module in model.modules()
-        ],
-        'rng': torch.get_rng_state(),
-    }
-
-
-def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Compare two snapshots bit for bit."""
-    for key, old in before.items():
-        new = after[key]
-        if isinstance(old, Tensor):
-            assert torch.equal(old, new), key
-            continue
-        assert len(old) == len(new), key
-        for a, b in zip(old, new, strict=True):
-            same = torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b
-            assert same, key
+    return run

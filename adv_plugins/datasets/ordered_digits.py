@@ -34,8 +34,7 @@ CLASSES = (
 )
 _CROSS, _LIFT, _APPROACH, _SWAP, _TURN, _LONG_TERM = range(6)
 _GLYPH_SIDE = 8
-_DISTRACTORS = 1
-_NOISE = 8
+_NOISE = 6
 # Fixes which glyph belongs to which split. It is not an option: with another value the "unseen"
 # glyphs of one run would be the training glyphs of the next.
 _SPLIT_SEED = 1797
@@ -57,8 +56,8 @@ class Scene:
         side (np.ndarray): Shape (T,), side of the glyph's square as a fraction of the frame.
         angle (np.ndarray): Shape (T,), degrees, counterclockwise on the screen.
         color (np.ndarray): Shape (3,), RGB in [0, 255].
-        background (np.ndarray): Shape (size, size, 3), float32 RGB in [0, 255], static
-            distractors included.
+        background (np.ndarray): Shape (size, size, 3), float32 RGB in [0, 255], the static
+            distractor included.
         noise (np.ndarray): Shape (T, size, size, 3), int8 grey levels. It belongs to the frame
             and moves with it when the frames are reordered.
     """
@@ -101,8 +100,8 @@ class OrderedDigits(BaseDataset):
     The pairs are left to right / right to left, lift / put down, approach / move away, zero then
     one / one then zero, turn left / turn right, and the long-term pair lift then hold / lift then
     drop. For one draw both members share glyph, photo crop, colours and trajectory, and the
-    frames of one are exactly a permutation of the frames of the other. The splits share neither
-    glyphs nor photo pixels.
+    frames of one are exactly a permutation of the frames of the other. No handwritten glyph is in
+    both splits.
 
     Sample every frame once (``num_clips=num_frames`` in ``SampleFrames``): sampling fewer would
     pick different frames from the two members of a pair.
@@ -245,11 +244,9 @@ class OrderedDigits(BaseDataset):
         )
 
     def _draw_background(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A photo crop with static distractors, and a colour that stands out from it."""
+        """A photo crop with a static distractor, and a colour that stands out from it."""
         size = self.size
         photo = _load_photos()[rng.integers(2)]
-        middle = photo.shape[1] // 2
-        photo = photo[:, :middle] if self.split == 'train' else photo[:, middle:]
         side = int(rng.integers(size, 4 * size))
         top = rng.integers(photo.shape[0] - side + 1)
         left = rng.integers(photo.shape[1] - side + 1)
@@ -259,16 +256,15 @@ class OrderedDigits(BaseDataset):
         background = background.mean() + 0.4 * (background.astype(np.float32) - background.mean())
         color = _contrasting_color(rng, background)
         images, _ = _load_glyphs()
-        for _ in range(_DISTRACTORS):
-            alpha = _place_glyph(
-                images[rng.choice(self._glyph_indices)],
-                *rng.uniform(0.1, 0.9, size=2),
-                rng.uniform(0.2, 0.35),
-                rng.uniform(-40, 40),
-                size,
-            )
-            alpha *= rng.uniform(0.4, 0.9)
-            background += alpha[..., None] * (_contrasting_color(rng, background) - background)
+        distractor = _place_glyph(
+            images[rng.choice(self._glyph_indices)],
+            *rng.uniform(0.1, 0.9, size=2),
+            rng.uniform(0.2, 0.35),
+            rng.uniform(-40, 40),
+            size,
+        )
+        distractor = rng.uniform(0.4, 0.9) * distractor[..., None]
+        background += distractor * (_contrasting_color(rng, background) - background)
         return background, color
 
 
@@ -345,7 +341,7 @@ def _draw_trajectory(rng: np.random.Generator, pair: int, num_frames: int) -> tu
     phase = np.linspace(0, 1, num_frames) ** rng.uniform(0.75, 1.35)
     which = np.zeros(num_frames, dtype=int)
     x, y = (rng.uniform(0.35, 0.65) + rng.uniform(-0.08, 0.08) * (phase - 0.5) for _ in range(2))
-    side = rng.uniform(0.4, 0.6) * (1 + rng.uniform(-0.1, 0.1) * (phase - 0.5))
+    side = rng.uniform(0.45, 0.65) * (1 + rng.uniform(-0.1, 0.1) * (phase - 0.5))
     angle = rng.uniform(-15, 15) + rng.uniform(-12, 12) * (phase - 0.5)
     if pair == _CROSS:
         x = _travel(rng, phase)

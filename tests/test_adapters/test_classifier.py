@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Conv3dNet
+from helpers import Conv3dNet
 from torch import nn
 
 from adv_plugins import Recipe, make_adversarial

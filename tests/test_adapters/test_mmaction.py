@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import (
+from helpers import (
     MEAN,
     NUM_CLASSES,
     STD,

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import Conv3dNet
+from helpers import Conv3dNet
 from torch import nn
 
 import adv_plugins

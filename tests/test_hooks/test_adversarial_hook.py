@@ -1,0 +1,295 @@
+"""The hooks inside a real Runner, on an unmodified recognizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import build_recognizer, data_samples, runner_config, tsm_config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner, load_checkpoint
+
+from adv_plugins import adversarial_state_dict, make_adversarial
+from adv_plugins.core.conversion import get_adversary, is_adversarial
+from adv_plugins.core.norm import dual_norms
+
+
+def scalars(runner):
+    """What the run logged, one dict a line."""
+    file = next(Path(runner.log_dir).glob('vis_data/scalars.json'))
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def assert_equal_state(a, b):
+    assert list(a) == list(b)
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_one_line_in_a_config_trains_with_taf(train, tmp_path):
+    runner = train(custom_hooks=[dict(type='TAFHook')])
+    logged = scalars(runner)[-1]
+    for key in ('loss_cls', 'top1_acc', 'adv_loss_cls', 'adv_top1_acc', 'adv_nonfinite'):
+        assert key in logged
+    assert logged['loss'] == pytest.approx(logged['loss_cls'] + logged['adv_loss_cls'], rel=1e-4)
+    untouched = build_recognizer(tsm_config())
+    checkpoint = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=True)
+    untouched.load_state_dict(checkpoint['state_dict'], strict=True)
+    assert_equal_state(untouched.state_dict(), runner.model.state_dict())
+    inputs, samples = torch.randn(1, 4, 3, 32, 32), data_samples([0])
+    ours = runner.model.eval()(inputs, samples, mode='predict')[0].pred_score
+    assert torch.equal(ours, untouched.eval()(inputs, samples, mode='predict')[0].pred_score)
+
+
+def test_zero_adversarial_weight_is_the_plain_run(train):
+    adversarial = train('a', custom_hooks=[dict(type='TAFHook', alpha=1.0)])
+    plain = train('b')
+    assert_equal_state(adversarial.model.state_dict(), plain.model.state_dict())
+
+
+def test_adversarial_parameters_join_their_twins_groups(train):
+    wrapper = dict(
+        optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-3),
+        constructor='TSMOptimWrapperConstructor',
+        paramwise_cfg=dict(fc_lr5=True),
+    )
+    runner = train(custom_hooks=[dict(type='TAFHook')], optim_wrapper=wrapper)
+    groups = runner.optim_wrapper.optimizer.param_groups
+    home = {}
+    for index, group in enumerate(groups):
+        for value in group['params']:
+            assert id(value) not in home, 'a parameter is in two groups'
+            home[id(value)] = index
+    assert set(home) == {id(value) for value in runner.model.parameters()}
+    norms = dual_norms(runner.model)
+    assert len(norms) == 20
+    for norm in norms:
+        assert home[id(norm.adv_weight)] == home[id(norm.weight)]
+        assert home[id(norm.adv_bias)] == home[id(norm.bias)]
+        assert not torch.equal(norm.adv_weight, norm.weight), 'the adversarial norm was not trained'
+
+
+@pytest.mark.parametrize('ema', [False, True])
+@pytest.mark.parametrize('kind', ['TAFHook', 'AdvPropHook'])
+def test_resume_is_bit_exact(train, tmp_path, ema, kind):
+    hooks = [dict(type=kind, steps=2, random_start=True)]
+    if ema:
+        hooks.insert(0, dict(type='EMAHook', momentum=0.1))
+    straight = train('a', max_epochs=3, custom_hooks=hooks)
+    train('b', max_epochs=2, custom_hooks=hooks)
+    last = str(tmp_path / 'b/epoch_2.pth')
+    resumed = train('b', max_epochs=3, custom_hooks=hooks, resume=True, load_from=last)
+    assert_equal_state(straight.model.state_dict(), resumed.model.state_dict())
+    states = [adversarial_state_dict(runner.model) for runner in (straight, resumed)]
+    assert_equal_state(*states)
+    files = [torch.load(tmp_path / f'{run}/epoch_3.pth', weights_only=True) for run in 'ab']
+    assert_equal_state(files[0]['state_dict'], files[1]['state_dict'])
+    assert_equal_state(files[0]['adversarial'], files[1]['adversarial'])
+    if ema:
+        assert_equal_state(files[0]['ema_state_dict'], files[1]['ema_state_dict'])
+        build_recognizer(tsm_config()).load_state_dict(files[0]['state_dict'], strict=True)
+
+
+def test_resume_from_a_plain_checkpoint_says_load_from(train, tmp_path):
+    train('a', max_epochs=1)
+    checkpoint = str(tmp_path / 'a/epoch_1.pth')
+    with pytest.raises(ValueError, match='load_from=CHECKPOINT and resume=False'):
+        train('b', custom_hooks=[dict(type='TAFHook')], load_from=checkpoint, resume=True)
+
+
+def test_fine_tuning_starts_both_paths_from_the_loaded_statistics(train, tmp_path):
+    trained = train('a', max_epochs=1)
+    seen = {}
+
+    @HOOKS.register_module(name='LookAtNorms', force=True)
+    class LookAtNorms(Hook):
+        priority = 'VERY_LOW'
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 0:
+                norm = runner.model.backbone.conv1.bn
+                seen['updates'] = norm.adv_num_batches_tracked.item()
+
+    runner = train(
+        'b',
+        max_epochs=1,
+        custom_hooks=[dict(type='TAFHook', eps=0, step_size=0), dict(type='LookAtNorms')],
+        load_from=str(tmp_path / 'a/epoch_1.pth'),
+    )
+    HOOKS.module_dict.pop('LookAtNorms')
+    clean = trained.model.backbone.conv1.bn.num_batches_tracked.item()
+    assert seen['updates'] == clean + 1
+    norm = runner.model.backbone.conv1.bn
+    # eps=0: both paths saw the same clips, from the same start.
+    torch.testing.assert_close(norm.adv_running_mean, norm.running_mean, rtol=0.05, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('options', 'iterations'),
+    [
+        (dict(begin=1), [2, 3, 4, 5]),
+        (dict(begin=1, end=2), [2, 3]),
+        (dict(begin=3, by_epoch=False), [3, 4, 5]),
+        (dict(interval=2), [0, 2, 4]),
+        (dict(begin=1, end=5, interval=3, by_epoch=False), [3]),
+    ],
+)
+def test_schedule(train, options, iterations):
+    active = []
+
+    @HOOKS.register_module(force=True)
+    class LookAtOutputs(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if 'adv_loss_cls' in outputs:
+                active.append(runner.iter)
+
+    hooks = [dict(type='TAFHook', **options), dict(type='LookAtOutputs', _scope_='mmengine')]
+    train(max_epochs=3, custom_hooks=hooks)
+    assert active == iterations
+
+
+def test_iteration_based_loop(train):
+    loop = dict(type='IterBasedTrainLoop', max_iters=3, val_interval=100)
+    hooks = [dict(type='TAFHook', begin=1, by_epoch=False)]
+    default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=3))
+    scheduler = [dict(type='MultiStepLR', milestones=[1], by_epoch=False)]
+    options = dict(train_cfg=loop, default_hooks=default_hooks, param_scheduler=scheduler)
+    runner = train(custom_hooks=hooks, **options)
+    assert get_adversary(runner.model).started
+    with pytest.raises(ValueError, match='by_epoch=False'):
+        train(custom_hooks=[dict(type='TAFHook', begin=1)], **options)
+
+
+def test_gradient_accumulation_and_clipping(train):
+    wrapper = dict(
+        optimizer=dict(type='SGD', lr=0.01), accumulative_counts=2, clip_grad=dict(max_norm=20)
+    )
+    runner = train(custom_hooks=[dict(type='TAFHook', interval=2)], optim_wrapper=wrapper)
+    assert runner.optim_wrapper._inner_count == 4
+
+
+def test_recipe_that_does_not_fit_fails_before_anything_is_trained(train, tmp_path):
+    """num_frames is checked against the feature map although TAF begins an epoch later."""
+    with pytest.raises(ValueError, match='num_frames=4'):
+        train(custom_hooks=[dict(type='TAFHook', num_frames=5, begin=1)])
+    assert not list((tmp_path / 'run').glob('*.pth'))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'error', 'message'),
+    [
+        (dict(custom_hooks=[dict(type='TAFHook', epz=1)]), ValueError, 'write eps'),
+        (
+            dict(custom_hooks=[dict(type='TAFHook', cam_layer='backbone.layer5')]),
+            ValueError,
+            "cam_layer='backbone.layer4'",
+        ),
+        (dict(custom_hooks=[dict(type='AdversarialHook')]), ValueError, 'has no recipe'),
+        (
+            dict(custom_hooks=[dict(type='AdversarialHook', recipe=dict(type='TUF'))]),
+            ValueError,
+            "write 'TAF'",
+        ),
+        (
+            dict(custom_hooks=[dict(type='TAFHook')], activation_checkpointing='backbone.layer1'),
+            ValueError,
+            'activation_checkpointing',
+        ),
+    ],
+)
+def test_bad_config_is_one_clear_error_before_the_first_iteration(train, changes, error, message):
+    with pytest.raises(Exception, match=message) as caught:
+        train(**changes)
+    assert isinstance(caught.value, error)
+
+
+def test_other_wrappers_are_refused(tmp_path):
+    from mmengine.registry import MODEL_WRAPPERS
+
+    config = runner_config(tmp_path, custom_hooks=[dict(type='TAFHook')])
+    runner = Runner.from_cfg(config)
+
+    @MODEL_WRAPPERS.register_module(name='FancyWrapper', force=True)
+    class FancyWrapper(torch.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+    runner.model = FancyWrapper(runner.model)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    with pytest.raises(TypeError, match='MMDistributedDataParallel'):
+        runner.call_hook('before_run')
+    MODEL_WRAPPERS.module_dict.pop('FancyWrapper')
+
+
+def test_testing_needs_no_conversion(train, tmp_path):
+    train(custom_hooks=[dict(type='TAFHook')])
+    config = runner_config(tmp_path / 'test', custom_hooks=[dict(type='TAFHook')])
+    config.test_dataloader = config.train_dataloader
+    config.test_cfg = dict(type='TestLoop')
+    config.test_evaluator = dict(type='AccMetric')
+    config.load_from = str(tmp_path / 'run/epoch_2.pth')
+    runner = Runner.from_cfg(config)
+    metrics = runner.test()
+    assert not is_adversarial(runner.model) and 'acc/top1' in metrics
+
+
+def test_validation_is_the_clean_path(train):
+    """The val metric of the adversarial run is the plain run's when the weight is 0."""
+    runners = []
+    for hooks in ([dict(type='TAFHook', alpha=1.0)], []):
+        config = runner_config('unused')
+        runners.append(
+            train(
+                f'run{len(hooks)}',
+                custom_hooks=hooks,
+                val_dataloader=config.train_dataloader,
+                val_cfg=dict(type='ValLoop'),
+                val_evaluator=dict(type='AccMetric'),
+                train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=1),
+            )
+        )
+    values = [[line['acc/top1'] for line in scalars(r) if 'acc/top1' in line] for r in runners]
+    assert len(values[0]) == 2 and values[0] == values[1]
+
+
+def test_tpn_head_forgets_its_stale_classifier(train):
+    from mmengine.model import BaseModule
+
+    runner = train(max_epochs=1, custom_hooks=[dict(type='TAFHook')])
+    hook = next(h for h in runner.hooks if type(h).__name__ == 'TAFHook')
+    from mmaction.models.heads import TPNHead
+
+    head = TPNHead(num_classes=6, in_channels=512)
+    assert isinstance(head, BaseModule)
+    runner.model.cls_head = head
+    keys = list(head.state_dict())
+    for value in (1.0, 2.0):
+        head.fc_cls.weight.data.fill_(value)
+        with torch.no_grad():
+            head(torch.ones(1, 512, 8, 7, 7), fcn_test=True)
+        assert head.new_cls.weight.unique() == value, 'answers with the current classifier'
+        hook.after_val_epoch(runner)
+        assert list(head.state_dict()) == keys
+
+
+def test_checkpoint_loads_with_mmengine(train, tmp_path):
+    runner = train(custom_hooks=[dict(type='TAFHook')])
+    model = build_recognizer(tsm_config())
+    load_checkpoint(model, str(tmp_path / 'run/epoch_2.pth'), strict=True)
+    assert_equal_state(model.state_dict(), runner.model.state_dict())
+
+
+def test_adversarial_state_of_a_checkpoint_fits_make_adversarial(train, tmp_path):
+    from adv_plugins import load_adversarial_state_dict
+
+    runner = train(custom_hooks=[dict(type='TAFHook')])
+    checkpoint = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=True)
+    model = make_adversarial(build_recognizer(tsm_config()), 'taf')
+    load_adversarial_state_dict(model, checkpoint['adversarial'])
+    ours, theirs = adversarial_state_dict(model), adversarial_state_dict(runner.model)
+    del ours['adversary.iteration'], theirs['adversary.iteration']
+    assert_equal_state(ours, theirs)
