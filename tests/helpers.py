@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import adv_plugins  # noqa: F401 (heals MMAction2 before its first import)
+
 NUM_CLASSES = 6
 MEAN = [123.675, 116.28, 103.53]
 STD = [58.395, 57.12, 57.375]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..core.adapter import Adapter, Record, register_adapter
 from ..core.attack import InputSpace
 from ..core.capture import capture_output
-from ..core.conversion import AdversarialModule, get_adversary
+from ..core.conversion import AdversarialModule
 
 PIXELS = (0.0, 255.0)
 
@@ -23,9 +23,7 @@ class AdversarialRecognizer(AdversarialModule):
     ) -> Any:
         """As the recognizer's own; hooks that run it without gradients get the clean path."""
         if mode == 'loss' and self.training and torch.is_grad_enabled():
-            losses = get_adversary(self).losses(inputs, data_samples)
-            if losses is not None:
-                return losses
+            return self.adversarial_loss(inputs, data_samples)
         return super().forward(inputs, data_samples, mode=mode, **kwargs)
 
 

@@ -39,9 +39,8 @@ class AdversarialModule(nn.Module):
             with the prefix ``adv_``. ``'adv_nonfinite'`` counts the samples that stayed clean
             because their attack gradient was not finite.
         """
-        adversary = get_adversary(self)
-        losses = adversary.losses(inputs, target)
-        return adversary.adapter.clean_losses(inputs, target) if losses is None else losses
+        losses: dict[str, Tensor] = get_adversary(self).losses(inputs, target)
+        return losses
 
     def perturb(self, inputs: Tensor, target: Any) -> Tensor:
         """The adversarial inputs of the recipe; nothing of the model is changed.

@@ -71,8 +71,8 @@ class Adversary:
         return self.adapter.model
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor] | None:
-        """The losses of one training iteration, or None where the schedule says clean only.
+    def losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
+        """The losses of one training iteration; the plain ones where the schedule says so.
 
         The first call walks the adversarial path in any case, so that a recipe that does not fit
         the model, the data or the memory fails before anything is trained, and not on the day
@@ -87,7 +87,8 @@ class Adversary:
             self._rehearsed = True
         self.path.recomputed = CLEAN
         with torch.enable_grad():
-            losses = self._losses(inputs, target) if active else None
+            step = self._adversarial_losses if active else self._clean_losses
+            losses = step(inputs, target)
         self.iteration += 1
         return losses
 
@@ -108,7 +109,23 @@ class Adversary:
             del record
             return self._ascend(leaf, target, labels, branch, first)[0]
 
-    def _losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
+    def _clean_losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
+        """The plain model's losses, from which a backward still reaches every parameter: one
+        that it did not reach would be an error in DistributedDataParallel."""
+        losses = self.adapter.clean_losses(inputs, target)
+        twins = [
+            twin
+            for norm in dual_norms(self.model)
+            for _, _, twin in norm.twin_pairs()
+            if twin.requires_grad
+        ]
+        if twins:
+            first = next(name for name in losses if 'loss' in name)
+            nothing = Carry.apply(inputs.new_zeros(()), [None] * len(twins), *twins)
+            losses[first] = losses[first] + nothing
+        return losses
+
+    def _adversarial_losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
         recipe = self.recipe
         if not self.started:
             copy_clean_to_adversarial(self.model)

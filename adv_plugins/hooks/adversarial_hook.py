@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -112,6 +113,9 @@ class AdversarialHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Restore the adversarial state on resume.
 
+        A run without this hook can be resumed with it: the adversarial norms then start as
+        copies of the clean ones, and the optimizer has no state for them yet.
+
         Args:
             runner (Runner): The runner.
             checkpoint (dict): The loaded checkpoint.
@@ -119,13 +123,10 @@ class AdversarialHook(Hook):
         model = _inner(runner.model)
         if not (runner._resume and is_adversarial(model)):
             return
-        if ENTRY not in checkpoint:
-            raise ValueError(
-                'resume=True from a checkpoint without adversarial state: it was trained without '
-                f'{type(self).__name__}, and its optimizer does not know the adversarial '
-                'parameters; to fine-tune it write load_from=CHECKPOINT and resume=False'
-            )
-        load_adversarial_state_dict(model, checkpoint[ENTRY])
+        if ENTRY in checkpoint:
+            load_adversarial_state_dict(model, checkpoint[ENTRY])
+        else:
+            _extend_optimizer_state(checkpoint.get('optimizer', {}), runner.optim_wrapper, model)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Drop the classifier copy that TPNHead keeps from its first validation on.
@@ -202,6 +203,22 @@ def _extend_optimizers(wrapper: OptimWrapper | OptimWrapperDict, model: nn.Modul
             if id(clean) in home and id(twin) not in home:
                 home[id(clean)]['params'].append(twin)
                 home[id(twin)] = home[id(clean)]
+
+
+def _extend_optimizer_state(
+    state: dict[str, Any], wrapper: OptimWrapper | OptimWrapperDict, model: nn.Module
+) -> None:
+    """Make room for the adversarial parameters in the optimizer state of a plain run."""
+    if isinstance(wrapper, OptimWrapperDict):
+        for name, inner in wrapper.items():
+            _extend_optimizer_state(state.get(name, {}), inner, model)
+        return
+    twins = {id(twin) for norm in dual_norms(model) for _, _, twin in norm.twin_pairs()}
+    saved_groups = state.get('param_groups', [])
+    free = itertools.count(sum(len(group['params']) for group in saved_groups))
+    for saved, group in zip(saved_groups, wrapper.optimizer.param_groups, strict=True):
+        new = sum(id(value) in twins for value in group['params'])
+        saved['params'] = [*saved['params'], *itertools.islice(free, new)]
 
 
 def _rebuild_ddp(old: DistributedDataParallel) -> DistributedDataParallel:

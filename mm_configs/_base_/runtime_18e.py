@@ -8,7 +8,7 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
-    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True),
+    optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=5e-4, nesterov=True),
     clip_grad=dict(max_norm=20, norm_type=2),
 )
 # Ends at the learning rate that a fine-tuning run starts from.
@@ -16,7 +16,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=40),
     dict(
         type='CosineAnnealingLR',
-        eta_min=2e-4,
+        eta_min=5e-4,
         by_epoch=True,
         begin=1,
         end=max_epochs,

@@ -93,11 +93,20 @@ def test_resume_is_bit_exact(train, tmp_path, ema, kind):
         build_recognizer(tsm_config()).load_state_dict(files[0]['state_dict'], strict=True)
 
 
-def test_resume_from_a_plain_checkpoint_says_load_from(train, tmp_path):
-    train('a', max_epochs=1)
-    checkpoint = str(tmp_path / 'a/epoch_1.pth')
-    with pytest.raises(ValueError, match='load_from=CHECKPOINT and resume=False'):
-        train('b', custom_hooks=[dict(type='TAFHook')], load_from=checkpoint, resume=True)
+@pytest.mark.parametrize('constructor', [None, 'TSMOptimWrapperConstructor'])
+def test_plain_run_resumed_with_the_hook_is_the_one_run(train, tmp_path, constructor):
+    """Clean epochs, then TAF: in one run, or by resuming the clean run's checkpoint."""
+    wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-3))
+    if constructor:
+        wrapper.update(constructor=constructor, paramwise_cfg=dict(fc_lr5=True))
+    hooks = [dict(type='TAFHook', begin=1)]
+    straight = train('a', optim_wrapper=wrapper, custom_hooks=hooks)
+    train('b', optim_wrapper=wrapper)
+    last = str(tmp_path / 'b/epoch_1.pth')
+    resumed = train('c', optim_wrapper=wrapper, custom_hooks=hooks, load_from=last, resume=True)
+    assert_equal_state(straight.model.state_dict(), resumed.model.state_dict())
+    states = [adversarial_state_dict(runner.model) for runner in (straight, resumed)]
+    assert_equal_state(*states)
 
 
 def test_fine_tuning_starts_both_paths_from_the_loaded_statistics(train, tmp_path):
