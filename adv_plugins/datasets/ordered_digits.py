@@ -253,13 +253,13 @@ class OrderedDigits(BaseDataset):
         crop = photo[top : top + side, left : left + side]
         background = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
         # Less than the photo's contrast leaves room for a colour that differs from all of it.
-        background = background.mean() + 0.4 * (background.astype(np.float32) - background.mean())
+        background = background.mean() + 0.3 * (background.astype(np.float32) - background.mean())
         color = _contrasting_color(rng, background)
         images, _ = _load_glyphs()
         distractor = _place_glyph(
             images[rng.choice(self._glyph_indices)],
             *rng.uniform(0.1, 0.9, size=2),
-            rng.uniform(0.2, 0.35),
+            rng.uniform(0.2, 0.3),
             rng.uniform(-40, 40),
             size,
         )
@@ -341,14 +341,14 @@ def _draw_trajectory(rng: np.random.Generator, pair: int, num_frames: int) -> tu
     phase = np.linspace(0, 1, num_frames) ** rng.uniform(0.75, 1.35)
     which = np.zeros(num_frames, dtype=int)
     x, y = (rng.uniform(0.35, 0.65) + rng.uniform(-0.08, 0.08) * (phase - 0.5) for _ in range(2))
-    side = rng.uniform(0.45, 0.65) * (1 + rng.uniform(-0.1, 0.1) * (phase - 0.5))
+    side = rng.uniform(0.38, 0.52) * (1 + rng.uniform(-0.1, 0.1) * (phase - 0.5))
     angle = rng.uniform(-15, 15) + rng.uniform(-12, 12) * (phase - 0.5)
     if pair == _CROSS:
         x = _travel(rng, phase)
     elif pair == _LIFT:
         y = 1 - _travel(rng, phase)
     elif pair == _APPROACH:
-        side = rng.uniform(0.25, 0.35) * rng.uniform(2, 2.8) ** phase
+        side = rng.uniform(0.25, 0.32) * rng.uniform(2, 2.8) ** phase
     elif pair == _SWAP:
         which[num_frames // 2 :] = 1
     elif pair == _TURN:
@@ -360,7 +360,7 @@ def _draw_trajectory(rng: np.random.Generator, pair: int, num_frames: int) -> tu
 
 def _travel(rng: np.random.Generator, phase: np.ndarray) -> np.ndarray:
     """Positions that go up with ``phase`` from a random start to a random end."""
-    start, extent = rng.uniform(0.2, 0.35), rng.uniform(0.38, 0.5)
+    start, extent = rng.uniform(0.18, 0.3), rng.uniform(0.45, 0.55)
     return start + extent * phase
 
 

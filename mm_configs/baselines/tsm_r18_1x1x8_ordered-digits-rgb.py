@@ -2,7 +2,7 @@
 
 _base_ = [
     '../_base_/tsm_r18.py',
-    '../_base_/runtime_18e.py',
+    '../_base_/sgd_27e.py',
     '../_base_/ordered_digits.py',
 ]
 

@@ -1,0 +1,87 @@
+"""GradCAM of every frame of a clip, and the attention that each frame receives.
+
+For looking, not for training: these maps show the evidence for a class (gradient of its score,
+ReLU), as MMAction2's own tool does, while the temporal CAM loss takes the gradient of a
+cross-entropy and no ReLU (taf.txt eq. 2).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.adapter import adapter_class
+from ..core.autograd import gradients
+from ..core.capture import capture_output, find_module, to_frames
+from ..core.functional import temporal_cam
+
+
+def gradcam(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Any,
+    labels: Tensor,
+    cam_layer: str | None = None,
+    cam_layout: str | None = None,
+) -> Tensor:
+    """Evidence for a class, frame by frame. Nothing of the model is changed.
+
+    Args:
+        model (nn.Module): A recognizer or a plain classifier, in eval mode.
+        inputs (Tensor): A batch as the model's forward takes it, normalised.
+        target (Any): Its data samples or labels, as the model's loss takes them.
+        labels (Tensor): The class to look for in each clip, shape (B,).
+        cam_layer (str, optional): Dotted name of the layer to look at. Defaults to None: found.
+        cam_layout (str, optional): Axes of its output, see
+            :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: from its shape.
+
+    Returns:
+        Tensor: Maps, shape (B, T, H, W), not negative.
+
+    Raises:
+        ValueError: The model is in training mode, or the layer is unknown or has no time axis.
+    """
+    if model.training:
+        raise ValueError('gradcam looks at a model in eval mode; call model.eval() first')
+    adapter = adapter_class(model)(model)
+    layer = cam_layer or adapter.find_cam_layer()
+    with torch.enable_grad(), capture_output(find_module(model, layer, 'cam_layer')) as outputs:
+        # Something to differentiate by, also where all parameters are frozen.
+        record = adapter.forward(inputs.detach().clone().requires_grad_(), target)
+        score = record.logits.gather(1, labels.to(inputs.device)[:, None]).sum()
+        (slope,) = gradients(score, [outputs[-1]])
+    if slope is None:
+        raise ValueError(f'the logits do not depend on the output of cam_layer={layer!r}')
+    maps, slope = (to_frames(x, len(inputs), layer, cam_layout) for x in (outputs[-1], slope))
+    return temporal_cam(maps, slope).relu().detach()
+
+
+def frame_attention(maps: Tensor) -> Tensor:
+    """The share of the evidence that each frame holds.
+
+    Args:
+        maps (Tensor): Maps of :func:`gradcam`, shape (B, T, H, W).
+
+    Returns:
+        Tensor: Shares, shape (B, T), summing to 1; even where a clip has no evidence at all.
+    """
+    sums = maps.sum(dim=(2, 3))
+    total = sums.sum(dim=1, keepdim=True)
+    even = torch.full_like(sums, 1 / sums.shape[1])
+    return torch.where(total > 0, sums / total.clamp(min=torch.finfo(sums.dtype).tiny), even)
+
+
+def attention_entropy(attention: Tensor) -> Tensor:
+    """How evenly a clip's frames are attended to.
+
+    Args:
+        attention (Tensor): Shares of :func:`frame_attention`, shape (B, T).
+
+    Returns:
+        Tensor: Entropy over log T, shape (B,): 1 where all frames count alike, 0 where one
+        frame decides.
+    """
+    entropy = -torch.special.xlogy(attention, attention).sum(dim=1)
+    return entropy / torch.log(torch.tensor(float(attention.shape[1])))

@@ -1,0 +1,224 @@
+"""The quickstart: a baseline, TAF with the same budget, and a picture of what changed.
+
+    python examples/quickstart.py [--work-dir work_dirs/quickstart] [--seed 0]
+
+Trains a small TSM on OrderedDigits. After the clean epochs the run forks: the baseline goes on
+clean, TAF fine-tunes, both for the same number of steps. Both are evaluated by the clean path.
+Writes ``quickstart.png`` and ``quickstart.json`` to the work dir and prints a table. Takes about
+ten minutes on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from adv_plugins.visualization import attention_entropy, frame_attention, gradcam
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'mm_configs'
+BASELINE = CONFIGS / 'baselines/tsm_r18_1x1x8_ordered-digits-rgb.py'
+TAF = CONFIGS / 'taf/taf-tsm_r18_1x1x8_ordered-digits-rgb.py'
+# Fixed before any result was seen: the paper's long-term motions, and one pair of glyphs.
+SHOWN = ((10, 0), (11, 0), (6, 0))
+
+
+def train(config: Path, work_dir: Path, seed: int, resume: Path | None = None) -> Runner:
+    """What ``mim train mmaction2 CONFIG`` does, from Python.
+
+    Args:
+        config (Path): The config file.
+        work_dir (Path): Where log and checkpoints go.
+        seed (int): Seed of weights, order and augmentation.
+        resume (Path, optional): Checkpoint to go on from. Defaults to None: from scratch.
+
+    Returns:
+        Runner: The runner after training.
+    """
+    cfg = Config.fromfile(config)
+    cfg.work_dir = str(work_dir)
+    cfg.randomness = dict(seed=seed)
+    if resume is not None:
+        cfg.load_from, cfg.resume = str(resume), True
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def fork_point(config: Path, work_dir: Path) -> Path:
+    """The baseline's checkpoint after its clean epochs, where fine-tuning starts."""
+    return work_dir / f'epoch_{Config.fromfile(config).clean_epochs}.pth'
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, dataset: Any) -> dict[str, Tensor]:
+    """Labels, predictions and per-frame attention of the clean path.
+
+    Args:
+        model (nn.Module): The recognizer.
+        dataset (Dataset): Clips, with a pipeline in test mode.
+
+    Returns:
+        dict[str, Tensor]: ``labels`` and ``predictions`` of shape (N,), ``attention`` (N, T):
+        the share of the evidence for the predicted class that each frame holds.
+    """
+    model.eval()
+    labels, predictions, attention = [], [], []
+    for start in range(0, len(dataset), 16):
+        batch = [dataset[i] for i in range(start, min(start + 16, len(dataset)))]
+        data = preprocess(model, batch)
+        scores = [sample.pred_score for sample in model(**data, mode='predict')]
+        predictions.append(torch.stack(scores).argmax(dim=1))
+        labels += [int(sample.gt_label) for sample in data['data_samples']]
+        maps = gradcam(model, data['inputs'], data['data_samples'], predictions[-1])
+        attention.append(frame_attention(maps))
+    return {
+        'labels': torch.tensor(labels),
+        'predictions': torch.cat(predictions),
+        'attention': torch.cat(attention),
+    }
+
+
+def preprocess(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch as it leaves the recognizer's data preprocessor."""
+    batch = {key: [item[key] for item in items] for key in items[0]}
+    return model.data_preprocessor(batch, training=False)
+
+
+def top1(result: dict[str, Tensor]) -> float:
+    """Top-1 accuracy in percent."""
+    return 100 * (result['labels'] == result['predictions']).float().mean().item()
+
+
+def draw(models: dict[str, nn.Module], dataset: Any, file: Path) -> None:
+    """Frames, maps and per-frame attention of a few validation clips."""
+    items = [dataset[clip_index(dataset, *shown)] for shown in SHOWN]
+    frames = items[0]['inputs'].shape[0]
+    figure, axes = plt.subplots(
+        3 * len(items),
+        frames + 1,
+        figsize=(frames + 4, 3.2 * len(items)),
+        width_ratios=[1] * frames + [2.6],
+        layout='constrained',
+    )
+    names = dataset.metainfo['classes']
+    for clip, item in enumerate(items):
+        rows = axes[3 * clip : 3 * clip + 3]
+        pixels = item['inputs'].permute(0, 2, 3, 1).numpy()
+        for column in range(frames):
+            rows[0][column].imshow(pixels[column])
+        bars = rows[0][-1].get_gridspec()[3 * clip : 3 * clip + 3, -1]
+        for row in rows:
+            row[-1].remove()
+        chart = figure.add_subplot(bars)
+        label = torch.tensor([int(item['data_samples'].gt_label)])
+        for row, (name, model) in enumerate(models.items(), start=1):
+            data = preprocess(model.eval(), [item])
+            predicted = model(**data, mode='predict')[0].pred_score.argmax()
+            maps = gradcam(model, data['inputs'], data['data_samples'], label)
+            large = nn.functional.interpolate(maps, size=pixels.shape[1:3], mode='bilinear')[0]
+            for column in range(frames):
+                axis = rows[row][column]
+                axis.imshow(pixels[column].mean(-1), cmap='gray')
+                axis.imshow(large[column], cmap='inferno', alpha=0.55, vmin=0, vmax=large.max())
+            verdict = 'right' if predicted == label else f'says "{names[predicted]}"'
+            rows[row][0].set_ylabel(f'{name}\n{verdict}', fontsize=8)
+            share = frame_attention(maps)[0]
+            chart.bar(torch.arange(frames) + 0.4 * row - 0.6, share, width=0.4, label=name)
+        rows[0][0].set_ylabel(f'"{names[label]}"', fontsize=8)
+        chart.axhline(1 / frames, color='gray', linewidth=0.8, linestyle='--')
+        chart.set_title('attention per frame', fontsize=9)
+        chart.set_xticks(range(frames), range(1, frames + 1))
+        chart.legend(fontsize=7)
+    for axis in axes[:, :-1].flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def clip_index(dataset: Any, label: int, number: int) -> int:
+    """Index of the ``number``-th clip of a class."""
+    same = [i for i in range(len(dataset)) if dataset.get_data_info(i)['label'] == label]
+    return same[number]
+
+
+def table(results: dict[str, dict[str, Any]], classes: tuple[str, ...]) -> str:
+    """The results as a Markdown table, one column a model."""
+    lines = [
+        '| | ' + ' | '.join(results) + ' |',
+        '|---|' + '---|' * len(results),
+    ]
+    for key, title in (('train', 'train top-1'), ('val', 'val top-1')):
+        row = [f'{top1(result[key]):.1f}' for result in results.values()]
+        lines.append(f'| {title} (%) | ' + ' | '.join(row) + ' |')
+    entropy = [
+        f'{attention_entropy(result["val"]["attention"]).mean():.3f}' for result in results.values()
+    ]
+    lines.append('| attention entropy (1 = even) | ' + ' | '.join(entropy) + ' |')
+    for index, name in enumerate(classes):
+        row = []
+        for result in results.values():
+            mine = result['val']['labels'] == index
+            hits = result['val']['predictions'][mine] == index
+            row.append(f'{100 * hits.float().mean():.0f}')
+        lines.append(f'| {name} (%) | ' + ' | '.join(row) + ' |')
+    return '\n'.join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/quickstart'))
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+
+    baseline = train(BASELINE, args.work_dir / 'baseline', args.seed)
+    start = fork_point(BASELINE, args.work_dir / 'baseline')
+    taf = train(TAF, args.work_dir / 'taf', args.seed, resume=start)
+
+    val = baseline.val_dataloader.dataset
+    seen = evaluation_copy(baseline.train_dataloader.dataset, val)
+    models = {'baseline': baseline.model, 'TAF': taf.model}
+    results = {
+        name: {'train': evaluate(model, seen), 'val': evaluate(model, val)}
+        for name, model in models.items()
+    }
+    draw(models, val, args.work_dir / 'quickstart.png')
+    report = table(results, val.metainfo['classes'])
+    (args.work_dir / 'quickstart.md').write_text(report + '\n')
+    numbers = {
+        name: {split: top1(result[split]) for split in ('train', 'val')}
+        for name, result in results.items()
+    }
+    (args.work_dir / 'quickstart.json').write_text(json.dumps(numbers, indent=2) + '\n')
+    print_log(
+        f'seed {args.seed}\n\n{report}\n\nThe picture: {args.work_dir / "quickstart.png"}',
+        logger='current',
+        level=logging.INFO,
+    )
+
+
+def evaluation_copy(train_set: Any, val_set: Any) -> Any:
+    """The training clips without augmentation: through the validation pipeline."""
+    return type(train_set)(
+        split='train',
+        clips_per_class=train_set.clips_per_class,
+        num_frames=train_set.num_frames,
+        size=train_set.size,
+        seed=train_set.seed,
+        pipeline=val_set.pipeline.transforms,
+        test_mode=True,
+    )
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,10 @@
+"""The CE-based row of taf.txt table 2a on OrderedDigits: TAF with the cross-entropy as objective."""
+
+_base_ = './taf-tsm_r18_1x1x8_ordered-digits-rgb.py'
+
+custom_hooks = [
+    dict(
+        type='AdversarialHook',
+        recipe=dict(type='CEAugmentation', begin={{_base_.clean_epochs}}),
+    )
+]
