@@ -1,4 +1,4 @@
-"""The CE-based row of taf.txt table 2a on OrderedDigits: TAF with the cross-entropy as objective."""
+"""The CE-based row of taf.txt table 2a on OrderedDigits: TAF, ascending the cross-entropy."""
 
 _base_ = './taf-tsm_r18_1x1x8_ordered-digits-rgb.py'
 
