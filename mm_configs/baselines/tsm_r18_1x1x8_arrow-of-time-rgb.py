@@ -11,15 +11,17 @@ custom_imports = dict(imports=['adv_plugins'], allow_failed_imports=False)
 model = dict(cls_head=dict(num_classes=3, topk=(1,)))
 
 # 12 iterations an epoch over two videos: fewer and gentler steps than OrderedDigits takes.
-train_cfg = dict(max_epochs=8, val_interval=4)
+clean_epochs = 8
+train_cfg = dict(max_epochs=12, val_interval=4)
 optim_wrapper = dict(optimizer=dict(lr=0.002))
 param_scheduler = [
     dict(
         type='CosineAnnealingLR',
-        eta_min=5e-5,
+        eta_min=2e-4,
         by_epoch=True,
         begin=0,
-        end=8,
+        end=clean_epochs,
         convert_to_iter_based=True,
     ),
 ]
+default_hooks = dict(checkpoint=dict(interval=4))
