@@ -57,9 +57,6 @@ class ClassifierAdapter(Adapter):
     def handles(cls, model: nn.Module) -> bool:
         return True
 
-    def clean_losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
-        return {'loss': self.forward(inputs, target).loss}
-
     def forward(self, inputs: Tensor, target: Any) -> Record:
         output = self.model(inputs)
         logits = getattr(output, 'logits', output)

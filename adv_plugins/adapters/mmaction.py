@@ -63,10 +63,6 @@ class RecognizerAdapter(Adapter):
             for kind in type(model).__mro__
         )
 
-    def clean_losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = self.model.loss(inputs, target)
-        return losses
-
     def forward(self, inputs: Tensor, target: Any) -> Record:
         with capture_output(self.model.cls_head) as outputs:
             losses = self.model.loss(inputs, target)

@@ -86,10 +86,6 @@ class Adapter(ABC):
         """Whether this adapter is made for the model."""
 
     @abstractmethod
-    def clean_losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
-        """The losses of the plain model, as its trainer reads them."""
-
-    @abstractmethod
     def forward(self, inputs: Tensor, target: Any) -> Record:
         """The model's own training forward."""
 

@@ -51,7 +51,8 @@ class NormPath:
 
     def now(self) -> tuple[str, bool]:
         """The branch of the running forward and whether it updates statistics."""
-        if not self._inside and torch._C._current_graph_task_id() != -1:
+        in_backward = torch._C._current_graph_task_id() != -1
+        if in_backward and not self._inside:
             if self.recomputed is None:
                 raise RuntimeError(
                     'activation checkpointing recomputes the clean and the adversarial forward in '
@@ -59,6 +60,9 @@ class NormPath:
                     'bfloat16, or switch the checkpointing off (with_cp=False)'
                 )
             return self.recomputed, self.tracking
+        if torch.is_grad_enabled() and not self._inside:
+            # A plain forward: its backward recomputes it on the clean path.
+            self.recomputed = CLEAN
         return self.branch, self.tracking
 
 

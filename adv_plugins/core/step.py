@@ -54,7 +54,7 @@ class Adversary:
         self.adapter = adapter
         self.recipe = recipe
         self.path = path
-        self.seed = torch.initial_seed()
+        self.seed = torch.initial_seed() % 2**63
         self.iteration = 0
         self.epoch: int | None = None
         self.started = False
@@ -85,7 +85,6 @@ class Adversary:
             if not active:
                 self._rehearse(inputs, target)
             self._rehearsed = True
-        self.path.recomputed = CLEAN
         with torch.enable_grad():
             step = self._adversarial_losses if active else self._clean_losses
             losses = step(inputs, target)
@@ -112,7 +111,7 @@ class Adversary:
     def _clean_losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
         """The plain model's losses, from which a backward still reaches every parameter: one
         that it did not reach would be an error in DistributedDataParallel."""
-        losses = self.adapter.clean_losses(inputs, target)
+        losses = dict(self.adapter.forward(inputs, target).losses)
         twins = [
             twin
             for norm in dual_norms(self.model)
@@ -163,7 +162,7 @@ class Adversary:
         recipe = self.recipe
         starts_here = recipe.attack_path == CLEAN and not recipe.random_start
         total = recipe.clean_weight * clean.loss
-        eager = not fp16_autocast(leaf.device.type)
+        eager = not (leaf.dtype is torch.float16 or fp16_autocast(leaf.device.type))
         # Kept graphs, clean and adversarial, cannot be told apart when they are recomputed.
         self.path.recomputed = ADVERSARIAL if eager else None
         first = None

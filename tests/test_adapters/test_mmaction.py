@@ -193,6 +193,31 @@ def test_blended_labels_are_refused_by_taf_and_fine_for_cross_entropy():
     assert model(**data, mode='loss')['adv_loss_cls'].isfinite()
 
 
+@pytest.mark.parametrize('begin', [0, 1])
+def test_losses_that_are_lists_and_auxiliary_losses(begin):
+    """parse_losses takes lists too; the objective of CEAugmentation is the whole of it."""
+    plain = build_recognizer(tsm_config())
+    inputs, samples = torch.randn(2, 4, 3, 32, 32), data_samples([1, 0])
+
+    class Auxiliary(type(plain)):
+        def loss(self, inputs, data_samples, **kwargs):
+            losses = super().loss(inputs, data_samples, **kwargs)
+            return {'loss_aux': [losses['loss_cls'], losses['loss_cls'] ** 2], **losses}
+
+    plain.__class__ = Auxiliary
+    model = make_adversarial(copy.deepcopy(plain), CEAugmentation(begin=begin, alpha=1.0))
+    totals = []
+    for net in (plain, model):
+        torch.manual_seed(1)
+        total, _ = net.parse_losses(net(inputs, samples, mode='loss'))
+        total.backward()
+        totals.append(total)
+    assert torch.equal(*totals)
+    ours = [p.grad for name, p in model.named_parameters() if 'adv_' not in name]
+    for value, grad in zip(plain.parameters(), ours, strict=True):
+        torch.testing.assert_close(value.grad, grad)
+
+
 def test_recognizer_without_logits():
     config = tsm_config()
     del config['cls_head']

@@ -121,6 +121,20 @@ def test_sample_with_a_non_finite_gradient_stays_clean(bad, random_start):
     assert (adversarial[[0, 2]] != clean[[0, 2]]).any() and adversarial.isfinite().all()
 
 
+def test_non_finite_gradient_never_reaches_the_next_forward():
+    """It would poison the batch statistics of the other samples."""
+    seen = []
+
+    def gradient(x):
+        seen.append(x)
+        grad = torch.ones_like(x)
+        grad[1] = float('nan')
+        return grad
+
+    solver(steps=3).run(torch.randn(3, 4), InputSpace(), gradient)
+    assert len(seen) == 3 and all(x.isfinite().all() for x in seen)
+
+
 def test_zero_gradient_leaves_the_input():
     clean = torch.randn(2, 3)
     for norm in ('linf', 'l2'):

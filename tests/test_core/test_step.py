@@ -11,7 +11,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from adv_plugins import TAF, AdvProp, CEAugmentation, Recipe, make_adversarial
+from adv_plugins import (
+    TAF,
+    AdvProp,
+    CEAugmentation,
+    Recipe,
+    adversarial_state_dict,
+    load_adversarial_state_dict,
+    make_adversarial,
+)
 from adv_plugins.core.conversion import get_adversary
 from adv_plugins.core.norm import ADVERSARIAL, CLEAN
 from adv_plugins.functional import temporal_cam, temporal_cam_loss
@@ -370,13 +378,29 @@ def test_checkpointed_gradients_are_the_plain_ones(clips, recipe):
     """Recomputed forwards take the branch they took the first time."""
     torch.manual_seed(3)
     net = make_adversarial(Conv3dNet(), recipe)
+    get_adversary(net).started = True
+    for name, value in net.named_parameters():
+        if 'adv_' in name:
+            value.data.uniform_(0.5, 1.5)
     saving = Checkpointed(reentrant=False)
     saving.load_state_dict(net.state_dict())
     make_adversarial(saving, recipe)
+    load_adversarial_state_dict(saving, adversarial_state_dict(net))
     for model in (net, saving):
         model.adversarial_loss(*clips)['loss'].backward()
     for (name, value), other in zip(net.named_parameters(), saving.parameters(), strict=True):
         torch.testing.assert_close(value.grad, other.grad, msg=name)
+
+
+def test_plain_step_after_an_adversarial_one_is_recomputed_on_the_clean_path(clips):
+    """A user's own forward between adversarial steps, with activation checkpointing."""
+    net = make_adversarial(Checkpointed(reentrant=False), 'taf')
+    net.adversarial_loss(*clips)['loss'].backward()
+    net.zero_grad()
+    before = net.layer4[1].adv_num_batches_tracked.clone()
+    F.cross_entropy(net(clips[0]), clips[1]).backward()
+    assert net.layer4[1].adv_weight.grad is None
+    assert net.layer4[1].adv_num_batches_tracked == before
 
 
 @pytest.mark.parametrize('begin', [0, 10])
