@@ -131,8 +131,9 @@ def test_non_finite_gradient_never_reaches_the_next_forward():
         grad[1] = float('nan')
         return grad
 
-    solver(steps=3).run(torch.randn(3, 4), InputSpace(), gradient)
-    assert len(seen) == 3 and all(x.isfinite().all() for x in seen)
+    for norm in ('linf', 'l2'):
+        solver(norm=norm, steps=3).run(torch.randn(3, 4), InputSpace(), gradient)
+    assert len(seen) == 6 and all(x.isfinite().all() for x in seen)
 
 
 def test_zero_gradient_leaves_the_input():
