@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import adv_plugins  # noqa: F401 (heals MMAction2 before its first import)
 
@@ -33,6 +34,25 @@ class Conv3dNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer4(self.bn1(self.stem(x)).relu())
         return self.fc(self.dropout(x.mean(dim=(2, 3, 4))))
+
+
+class ConvCounter(TorchDispatchMode):
+    """Counts the forwards and backwards of the convolutions with weights of one shape."""
+
+    def __init__(self, weight_shape):
+        super().__init__()
+        self.weight_shape = weight_shape
+        self.forwards = self.input_only = self.full = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name()
+        if name == 'aten::convolution' and args[1].shape == self.weight_shape:
+            self.forwards += 1
+        if name == 'aten::convolution_backward' and args[2].shape == self.weight_shape:
+            wants_weight = args[-1][1]
+            self.full += wants_weight
+            self.input_only += not wants_weight
+        return func(*args, **(kwargs or {}))
 
 
 def tsm_config(

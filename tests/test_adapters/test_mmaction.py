@@ -10,6 +10,7 @@ from helpers import (
     MEAN,
     NUM_CLASSES,
     STD,
+    ConvCounter,
     assert_same,
     build_recognizer,
     data_samples,
@@ -50,6 +51,15 @@ def test_losses_and_their_names(case):
     assert log_vars['loss'] == losses['loss_cls'] + losses['adv_loss_cls']
     total.backward()
     assert all(value.grad is not None for value in model.parameters())
+
+
+def test_taf_is_two_forwards_one_input_backward_and_two_full_backwards():
+    """Counted at the stem of the backbone, which the gradient of the inputs has to pass."""
+    model = make_adversarial(build_recognizer(tsm_config()), 'taf')
+    inputs, samples = torch.randn(2, 4, 3, 32, 32), data_samples([1, 0])
+    with ConvCounter(model.backbone.conv1.conv.weight.shape) as counter:
+        model.parse_losses(model(inputs, samples, mode='loss'))[0].backward()
+    assert (counter.forwards, counter.input_only, counter.full) == (2, 1, 2)
 
 
 def test_everything_but_training_losses_is_the_plain_model(case):

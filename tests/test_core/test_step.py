@@ -6,9 +6,8 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Conv3dNet, assert_same, snapshot
+from helpers import Conv3dNet, ConvCounter, assert_same, snapshot
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from adv_plugins import (
@@ -38,25 +37,6 @@ RECIPES = {
 @pytest.fixture(params=RECIPES, ids=list(RECIPES))
 def recipe(request):
     return RECIPES[request.param]
-
-
-class ConvCounter(TorchDispatchMode):
-    """Counts the forwards and backwards of the convolutions with weights of one shape."""
-
-    def __init__(self, weight_shape):
-        super().__init__()
-        self.weight_shape = weight_shape
-        self.forwards = self.input_only = self.full = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name()
-        if name == 'aten::convolution' and args[1].shape == self.weight_shape:
-            self.forwards += 1
-        if name == 'aten::convolution_backward' and args[2].shape == self.weight_shape:
-            wants_weight = args[-1][1]
-            self.full += wants_weight
-            self.input_only += not wants_weight
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(

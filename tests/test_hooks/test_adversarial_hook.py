@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import build_recognizer, data_samples, runner_config, tsm_config
 from mmengine.hooks import Hook
+from mmengine.hub import get_config
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, load_checkpoint
 
@@ -265,26 +266,6 @@ def test_validation_is_the_clean_path(train):
     assert len(values[0]) == 2 and values[0] == values[1]
 
 
-def test_tpn_head_forgets_its_stale_classifier(train):
-    from mmengine.model import BaseModule
-
-    runner = train(max_epochs=1, custom_hooks=[dict(type='TAFHook')])
-    hook = next(h for h in runner.hooks if type(h).__name__ == 'TAFHook')
-    from mmaction.models.heads import TPNHead
-
-    head = TPNHead(num_classes=6, in_channels=512)
-    assert isinstance(head, BaseModule)
-    runner.model.cls_head = head
-    keys = list(head.state_dict())
-    for value in (1.0, 2.0):
-        head.fc_cls.weight.data.fill_(value)
-        with torch.no_grad():
-            head(torch.ones(1, 512, 8, 7, 7), fcn_test=True)
-        assert head.new_cls.weight.unique() == value, 'answers with the current classifier'
-        hook.after_val_epoch(runner)
-        assert list(head.state_dict()) == keys
-
-
 def test_checkpoint_loads_with_mmengine(train, tmp_path):
     runner = train(custom_hooks=[dict(type='TAFHook')])
     model = build_recognizer(tsm_config())
@@ -302,3 +283,36 @@ def test_adversarial_state_of_a_checkpoint_fits_make_adversarial(train, tmp_path
     ours, theirs = adversarial_state_dict(model), adversarial_state_dict(runner.model)
     del ours['adversary.iteration'], theirs['adversary.iteration']
     assert_equal_state(ours, theirs)
+
+
+@pytest.mark.slow
+def test_tpn_validates_with_its_current_classifier(train, tmp_path):
+    """The stock TPN of Something-Something under TAF, validated twice (mmaction2#831)."""
+    stock = 'mmaction::recognition/tpn/tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb.py'
+    model = get_config(stock).model
+    model.backbone.update(pretrained=None, pretrained2d=False, num_segments=4)
+    model.cls_head.update(num_classes=6)
+    model.neck.aux_head_cfg.update(out_channels=6)
+    model.test_cfg = dict(fcn_test=True, num_segs=4)
+    seen = []
+
+    @HOOKS.register_module(force=True)
+    class LookAtClassifier(Hook):
+        def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            head = runner.model.cls_head
+            seen.append(torch.equal(head.new_cls.weight.flatten(1), head.fc_cls.weight))
+
+    loader = runner_config('unused').train_dataloader
+    runner = train(
+        model=model,
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=1),
+        val_dataloader=loader,
+        val_cfg=dict(type='ValLoop'),
+        val_evaluator=dict(type='AccMetric'),
+        custom_hooks=[dict(type='TAFHook'), dict(type='LookAtClassifier', _scope_='mmengine')],
+    )
+    assert seen == [True] * 4
+    assert 'adv_loss_aux' in scalars(runner)[0]
+    state = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=True)['state_dict']
+    assert not [name for name in state if 'new_cls' in name]
+    build_recognizer(model).load_state_dict(state, strict=True)

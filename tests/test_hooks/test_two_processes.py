@@ -44,6 +44,7 @@ def worker(rank: int, folder: str, hook: dict[str, Any], settings: dict[str, Any
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('hook', 'settings'),
     [
@@ -51,7 +52,6 @@ def worker(rank: int, folder: str, hook: dict[str, Any], settings: dict[str, Any
         (dict(type='TAFHook', interval=2), {}),
         (dict(type='TAFHook', interval=2), dict(find_unused_parameters=True)),
         (dict(type='TAFHook', begin=2), dict(gradient_as_bucket_view=True)),
-        (dict(type='AdvPropHook', steps=1, begin=1), {}),
     ],
     ids=str,
 )
