@@ -102,48 +102,53 @@ def top1(result: dict[str, Tensor]) -> float:
 def draw(models: dict[str, nn.Module], dataset: Any, file: Path) -> None:
     """Frames, maps and per-frame attention of a few validation clips."""
     items = [dataset[clip_index(dataset, *shown)] for shown in SHOWN]
-    frames = items[0]['inputs'].shape[0]
-    figure, axes = plt.subplots(
-        3 * len(items),
-        frames + 1,
-        figsize=(frames + 4, 3.2 * len(items)),
-        width_ratios=[1] * frames + [2.6],
-        layout='constrained',
-    )
-    names = dataset.metainfo['classes']
-    for clip, item in enumerate(items):
-        rows = axes[3 * clip : 3 * clip + 3]
-        pixels = item['inputs'].permute(0, 2, 3, 1).numpy()
-        for column in range(frames):
-            rows[0][column].imshow(pixels[column])
-        bars = rows[0][-1].get_gridspec()[3 * clip : 3 * clip + 3, -1]
-        for row in rows:
-            row[-1].remove()
-        chart = figure.add_subplot(bars)
-        label = torch.tensor([int(item['data_samples'].gt_label)])
-        for row, (name, model) in enumerate(models.items(), start=1):
-            data = preprocess(model.eval(), [item])
-            predicted = model(**data, mode='predict')[0].pred_score.argmax()
-            maps = gradcam(model, data['inputs'], data['data_samples'], label)
-            large = nn.functional.interpolate(maps, size=pixels.shape[1:3], mode='bilinear')[0]
-            for column in range(frames):
-                axis = rows[row][column]
-                axis.imshow(pixels[column].mean(-1), cmap='gray')
-                axis.imshow(large[column], cmap='inferno', alpha=0.55, vmin=0, vmax=large.max())
-            verdict = 'right' if predicted == label else f'says "{names[predicted]}"'
-            rows[row][0].set_ylabel(f'{name}\n{verdict}', fontsize=8)
-            share = frame_attention(maps)[0]
-            chart.bar(torch.arange(frames) + 0.4 * row - 0.6, share, width=0.4, label=name)
-        rows[0][0].set_ylabel(f'"{names[label]}"', fontsize=8)
-        chart.axhline(1 / frames, color='gray', linewidth=0.8, linestyle='--')
-        chart.set_title('attention per frame', fontsize=9)
-        chart.set_xticks(range(frames), range(1, frames + 1))
-        chart.legend(fontsize=7)
-    for axis in axes[:, :-1].flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
+    width, height = len(items[0]['inputs']) + 3.5, 1.05 * (1 + len(models)) * len(items)
+    figure = plt.figure(figsize=(width, height), layout='constrained')
+    parts = figure.subfigures(len(items), 1, squeeze=False)[:, 0]
+    for part, item in zip(parts, items, strict=True):
+        draw_clip(part, models, item, dataset.metainfo['classes'])
     figure.savefig(file, dpi=110)
     plt.close(figure)
+
+
+def draw_clip(
+    figure: Any, models: dict[str, nn.Module], item: dict[str, Any], classes: tuple[str, ...]
+) -> None:
+    """One clip: a row of frames, a row of maps for each model, and the bars beside them."""
+    pixels = item['inputs'].permute(0, 2, 3, 1).numpy()
+    label = torch.tensor([int(item['data_samples'].gt_label)])
+    grid = figure.add_gridspec(
+        1 + len(models), len(pixels) + 1, width_ratios=[1] * len(pixels) + [3]
+    )
+    chart = figure.add_subplot(grid[:, -1])
+    rows = [
+        [figure.add_subplot(grid[row, t]) for t in range(len(pixels))]
+        for row in range(1 + len(models))
+    ]
+    for axis, frame in zip(rows[0], pixels, strict=True):
+        axis.imshow(frame)
+    rows[0][0].set_ylabel(classes[label].replace(' then', '\nthen'), fontsize=8)
+    for row, (name, model) in zip(rows[1:], models.items(), strict=True):
+        data = preprocess(model.eval(), [item])
+        predicted = int(model(**data, mode='predict')[0].pred_score.argmax())
+        maps = gradcam(model, data['inputs'], data['data_samples'], label)
+        large = nn.functional.interpolate(maps, size=pixels.shape[1:3], mode='bilinear')[0]
+        for axis, frame, heat in zip(row, pixels, large, strict=True):
+            axis.imshow(frame.mean(-1), cmap='gray')
+            axis.imshow(heat, cmap='inferno', alpha=0.55, vmin=0, vmax=large.max())
+        verdict = 'right' if predicted == label else f'"{classes[predicted]}"'
+        row[0].set_ylabel(f'{name}\n{verdict}', fontsize=7)
+        offset = 0.4 * list(models).index(name) - 0.2
+        share = frame_attention(maps)[0]
+        chart.bar([t + offset for t in range(len(pixels))], share, width=0.4, label=name)
+    chart.axhline(1 / len(pixels), color='gray', linewidth=0.8, linestyle='--')
+    chart.set_title('share of attention per frame', fontsize=8)
+    chart.set_xticks(range(len(pixels)), range(1, len(pixels) + 1))
+    chart.tick_params(labelsize=7)
+    chart.legend(fontsize=7)
+    for axis in sum(rows, []):
+        axis.set_xticks([])
+        axis.set_yticks([])
 
 
 def clip_index(dataset: Any, label: int, number: int) -> int:

@@ -85,6 +85,11 @@ class ClassifierAdapter(Adapter):
         return value.view(-1, *[1] * (inputs.ndim - 2))
 
     def select(self, inputs: Tensor, target: Any, index: Tensor) -> tuple[Tensor, Any]:
+        if not isinstance(target, Tensor):
+            raise TypeError(
+                f'fraction < 1 takes a part of the batch, which it cannot of a target of type '
+                f'{type(target).__name__}; write fraction=1.0, or pass a tensor'
+            )
         return inputs[index], target[index]
 
     def find_cam_layer(self) -> str:

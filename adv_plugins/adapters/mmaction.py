@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -32,7 +33,8 @@ class RecognizerAdapter(Adapter):
     """MMAction2's Recognizer2D, Recognizer3D and kin: backbone, optional neck, ``cls_head``.
 
     Losses come from ``loss()``, logits from the head, labels from the data samples, and the
-    pixel units (0-255) from the data preprocessor.
+    pixel units from the data preprocessor. RGB frames that it leaves as they are have pixels
+    between 0 and 255; other inputs without normalisation (heatmaps, skeletons) their own units.
 
     Args:
         model (nn.Module): The recognizer.
@@ -81,7 +83,14 @@ class RecognizerAdapter(Adapter):
     def space(self, inputs: Tensor) -> InputSpace:
         preprocessor = self.model.data_preprocessor
         if getattr(preprocessor, 'mean', None) is None:
-            return InputSpace.from_normalization(0.0, 1.0, PIXELS)
+            if inputs.ndim >= 5 and inputs.shape[2] == 3:
+                return InputSpace.from_normalization(0.0, 1.0, PIXELS)
+            warnings.warn(
+                'the data preprocessor has no mean and std, and the inputs '
+                f'{tuple(inputs.shape)} are no RGB frames: eps is in units of the input',
+                stacklevel=2,
+            )
+            return InputSpace()
         mean, std = preprocessor.mean, preprocessor.std
         if preprocessor.format_shape == 'MIX2d3d' and inputs.ndim == 4:
             # The preprocessor's own rule for batches of images among batches of clips.

@@ -55,12 +55,14 @@ class Record:
                 "use objective='TrainingLoss' for a model without class scores"
             )
         labels = self.labels
+        if labels is not None and labels.shape == (*shape, 1):
+            labels = labels.squeeze(1)
         if labels is None or labels.is_floating_point() or labels.shape != shape:
             got = 'none' if labels is None else f'{labels.dtype} of shape {tuple(labels.shape)}'
             raise ValueError(
-                f'{purpose} needs one hard label a sample, got {got}; drop the blending (mixup, '
-                'CutMix) from the data preprocessor, or use a recipe that ascends the training '
-                "loss: dict(type='CEAugmentation')"
+                f'{purpose} needs one hard label a sample, integers of shape {shape}, got {got}; '
+                'drop what softens them (label blending: mixup, CutMix), or use a recipe that '
+                "ascends the training loss: dict(type='CEAugmentation')"
             )
         return labels
 

@@ -68,8 +68,11 @@ class Carry(torch.autograd.Function):
         return (None, None, *(None if grad is None else grad * scale for grad in ctx.known))
 
 
-def fp16_autocast(device_type: str) -> bool:
-    """Whether fp16 autocast is on, where unscaled gradients would underflow."""
+def in_fp16(inputs: Tensor) -> bool:
+    """Whether a forward runs in fp16, where unscaled gradients underflow."""
+    device_type = inputs.device.type
+    if inputs.dtype is torch.float16:
+        return True
     if hasattr(torch, 'get_autocast_dtype'):
         enabled = torch.is_autocast_enabled(device_type)
         return enabled and torch.get_autocast_dtype(device_type) is torch.float16

@@ -38,6 +38,19 @@ def capture_output(module: nn.Module | None) -> Iterator[list[Any]]:
         handle.remove()
 
 
+def last_output(outputs: list[Any], layer: str) -> Any:
+    """What the captured layer returned last.
+
+    Raises:
+        ValueError: The layer was not called.
+    """
+    if not outputs:
+        raise ValueError(
+            f'cam_layer={layer!r} takes no part in the forward pass; name a layer that does'
+        )
+    return outputs[-1]
+
+
 def find_module(model: nn.Module, name: str, option: str) -> nn.Module:
     """A submodule by its dotted name.
 

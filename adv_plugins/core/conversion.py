@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from .adapter import adapter_class
-from .norm import PREFIX, NormPath, convert_norms, dual_norms, revert_norms
+from .norm import PREFIX, DualNorm, NormPath, convert_norms, dual_norms, revert_norms
 from .recipe import Recipe, build_recipe
 from .step import Adversary
 from .subclass import restore_class, swap_class
@@ -39,6 +41,7 @@ class AdversarialModule(nn.Module):
             with the prefix ``adv_``. ``'adv_nonfinite'`` counts the samples that stayed clean
             because their attack gradient was not finite.
         """
+        _warn_past_ddp()
         losses: dict[str, Tensor] = get_adversary(self).losses(inputs, target)
         return losses
 
@@ -75,7 +78,8 @@ def make_adversarial(
     becomes a subclass with the methods ``adversarial_loss(inputs, target)`` and
     ``perturb(inputs, target)``; an MMAction2 recognizer besides answers ``mode='loss'`` in
     training mode with the adversarial losses. Convert before the optimizer and
-    DistributedDataParallel are built, after any SyncBatchNorm conversion.
+    DistributedDataParallel are built, after any SyncBatchNorm conversion. For a plain classifier
+    DistributedDataParallel has to wrap a module whose ``forward`` calls ``adversarial_loss``.
 
     Args:
         model (nn.Module): Any classifier, or an MMAction2 recognizer.
@@ -215,23 +219,45 @@ def _twins(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+# By name, as neither every torch nor every machine has them.
+_WRAPPERS = (
+    'DataParallel',
+    'DistributedDataParallel',
+    'FullyShardedDataParallel',
+    'FSDPModule',
+    'DeepSpeedEngine',
+    'MMDeepSpeedEngineWrapper',
+)
+
+
 def _check_convertible(model: nn.Module) -> None:
-    if is_adversarial(model):
-        raise TypeError(
-            f'{type(model).__name__} is adversarial already; call remove_adversarial(model) first '
-            'to change its recipe'
-        )
-    if hasattr(model, '_orig_mod') or getattr(model, '_compiled_call_impl', None) is not None:
-        raise TypeError(
-            'the model was compiled before make_adversarial; convert first: '
-            'torch.compile(make_adversarial(model))'
-        )
-    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-    if isinstance(model, wrappers) or type(model).__name__ in (
-        'FullyShardedDataParallel',
-        'DeepSpeedEngine',
-    ):
-        raise TypeError(
-            f'the model is wrapped in {type(model).__name__}, which would not see the adversarial '
-            'parameters; convert first, then wrap: wrapper(make_adversarial(model))'
+    for module in model.modules():
+        if is_adversarial(module) or isinstance(module, DualNorm):
+            raise TypeError(
+                f'{type(module).__name__} is adversarial already; call remove_adversarial first '
+                'to change its recipe, or convert the whole model once'
+            )
+        compiled = getattr(module, '_compiled_call_impl', None) is not None
+        if compiled or hasattr(module, '_orig_mod'):
+            raise TypeError(
+                f'{type(module).__name__} was compiled before make_adversarial; convert first: '
+                'torch.compile(make_adversarial(model))'
+            )
+        names = {kind.__name__ for kind in type(module).__mro__}
+        if not names.isdisjoint(_WRAPPERS):
+            raise TypeError(
+                f'the model is wrapped in {type(module).__name__}, which would not see the '
+                'adversarial parameters; convert first, then wrap'
+            )
+
+
+def _warn_past_ddp() -> None:
+    """DistributedDataParallel averages the gradients of what its own forward has run."""
+    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if processes > 1 and getattr(DistributedDataParallel, '_active_ddp_module', None) is None:
+        warnings.warn(
+            f'adversarial_loss was not called by the forward of DistributedDataParallel: the '
+            f'gradients are not averaged over the {processes} processes. Wrap a module whose '
+            'forward returns model.adversarial_loss(inputs, target), and call the wrapper',
+            stacklevel=3,
         )

@@ -8,6 +8,7 @@ that stand in for the clean ones during one call, so a norm with behaviour of it
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,10 +29,8 @@ class NormPath:
     def __init__(self) -> None:
         self.branch = CLEAN
         self.tracking = True
-        # Activation checkpointing runs forwards again inside the trainer's backward, when the
-        # step is over. Which branch that is depends on what the step has left to recompute.
-        self.recomputed: str | None = CLEAN
         self._inside = False
+        self._recorded: deque[tuple[int, int]] = deque(maxlen=64)
 
     @contextmanager
     def use(self, branch: str, tracking: bool = True) -> Iterator[None]:
@@ -44,26 +43,33 @@ class NormPath:
         """
         before = self.branch, self.tracking, self._inside
         self.branch, self.tracking, self._inside = branch, tracking and self.tracking, True
+        start = _autograd_clock() if branch == ADVERSARIAL else 0
         try:
             yield
         finally:
             self.branch, self.tracking, self._inside = before
+            if branch == ADVERSARIAL:
+                self._recorded.append((start, _autograd_clock()))
 
     def now(self) -> tuple[str, bool]:
-        """The branch of the running forward and whether it updates statistics."""
-        in_backward = torch._C._current_graph_task_id() != -1
-        if in_backward and not self._inside:
-            if self.recomputed is None:
-                raise RuntimeError(
-                    'activation checkpointing recomputes the clean and the adversarial forward in '
-                    'one backward, which the dual norm cannot tell apart under fp16 autocast; use '
-                    'bfloat16, or switch the checkpointing off (with_cp=False)'
-                )
-            return self.recomputed, self.tracking
-        if torch.is_grad_enabled() and not self._inside:
-            # A plain forward: its backward recomputes it on the clean path.
-            self.recomputed = CLEAN
-        return self.branch, self.tracking
+        """The branch of the running forward and whether it updates statistics.
+
+        Activation checkpointing runs forwards again inside the trainer's backward, when the step
+        is over. The node that asks for it tells when, and so on which branch, it was recorded.
+        """
+        if self._inside or torch._C._current_graph_task_id() == -1:
+            return self.branch, self.tracking
+        number = torch._C._current_autograd_node()._sequence_nr()
+        adversarial = any(start <= number < end for start, end in self._recorded)
+        return ADVERSARIAL if adversarial else CLEAN, self.tracking
+
+
+def _autograd_clock() -> int:
+    """The sequence number that autograd gives to the next node."""
+    with torch.enable_grad():
+        node = torch.zeros((), requires_grad=True).view_as(torch.zeros(())).grad_fn
+    number: int = node._sequence_nr()  # type: ignore[union-attr]
+    return number
 
 
 class DualNorm(nn.Module):

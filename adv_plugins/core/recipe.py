@@ -43,13 +43,13 @@ class Recipe:
         attack_path (str): Whose norms the attack sees in training: ``'clean'`` (its first
             gradient then comes out of the clean forward) or ``'adversarial'``. Defaults to
             ``'clean'``.
-        begin (int): First epoch (first iteration outside of an epoch-based runner) with the
-            adversarial path. Defaults to 0.
+        begin (int): First epoch with the adversarial path under an mmengine hook with
+            ``by_epoch=True``, first iteration everywhere else. Defaults to 0.
         end (int, optional): First epoch or iteration without it again. Defaults to None: never.
         interval (int): The adversarial path is taken every ``interval`` iterations. Defaults
             to 1.
         fraction (float): Fraction of each batch, drawn at random, that gets an adversarial
-            counterpart; at least one sample. Defaults to 1.0.
+            counterpart; two samples at least. Defaults to 1.0.
 
     Raises:
         ValueError: An option outside of what is allowed.
@@ -92,8 +92,11 @@ class Recipe:
             )
         if self.end is not None and self.end <= self.begin:
             raise ValueError(f'end={self.end} must be greater than begin={self.begin}')
-        if self.dims is not None and 0 in self.dims:
-            raise ValueError(f'dims={self.dims} must not hold 0, the batch axis')
+        if self.dims is not None and not all(axis > 0 for axis in self.dims):
+            raise ValueError(
+                f'dims={self.dims} must be positive axes; 0 is the batch, and samples do not share '
+                'a ball'
+            )
 
     @property
     def solver(self) -> GradientAscent:

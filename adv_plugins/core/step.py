@@ -20,10 +20,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from .adapter import Adapter, Record
-from .autograd import Carry, fp16_autocast, gradients
-from .capture import capture_output, find_module
+from .autograd import Carry, gradients, in_fp16
+from .capture import capture_output, find_module, last_output
 from .norm import (
     ADVERSARIAL,
     CLEAN,
@@ -48,6 +49,7 @@ class Adversary:
         iteration (int): Index of the current step; a trainer may set it, else it counts itself.
         epoch (int, optional): Current epoch where the recipe's ``begin`` and ``end`` are epochs.
         started (bool): Whether the adversarial norms have left their clean twins.
+        walks (int): How often the adversarial path was taken.
     """
 
     def __init__(self, adapter: Adapter, recipe: Recipe, path: NormPath) -> None:
@@ -58,6 +60,7 @@ class Adversary:
         self.iteration = 0
         self.epoch: int | None = None
         self.started = False
+        self.walks = 0
         self._rehearsed = False
         self._num_norms = len(dual_norms(self.model))
         self._layer = ''
@@ -78,10 +81,16 @@ class Adversary:
         the model, the data or the memory fails before anything is trained, and not on the day
         its schedule begins.
         """
+        if not self._rehearsed:
+            self._check(inputs)
+        if inputs.requires_grad:
+            raise ValueError(
+                'the inputs require a gradient, which an adversarial step does not pass on to what '
+                'is in front of the model; convert the whole model, or pass inputs.detach()'
+            )
         progress = self.iteration if self.epoch is None else self.epoch
         active = self.recipe.is_active(progress, self.iteration)
         if not self._rehearsed:
-            self._check(inputs)
             if not active:
                 self._rehearse(inputs, target)
             self._rehearsed = True
@@ -89,6 +98,7 @@ class Adversary:
             step = self._adversarial_losses if active else self._clean_losses
             losses = step(inputs, target)
         self.iteration += 1
+        self.walks += active
         return losses
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -146,10 +156,12 @@ class Adversary:
         with self._private_random(inputs):
             labels = recipe.objective.targets(clean)
             first, clean_total = self._use_clean_graph(clean, labels, leaf)
-            perturbed, finite = self._ascend(leaf, target, labels, recipe.attack_path, first)
             if recipe.fraction < 1:
                 index = _random_subset(len(inputs), recipe.fraction, inputs.device)
-                perturbed, target = self.adapter.select(perturbed, target, index)
+                leaf, target = self.adapter.select(leaf, target, index)
+                labels = None if labels is None else labels[index]
+                first = None if first is None else first[index]
+            perturbed, finite = self._ascend(leaf, target, labels, recipe.attack_path, first)
             with self.path.use(ADVERSARIAL):
                 adversarial = self.adapter.forward(perturbed, target)
         return clean, clean_total, adversarial, finite
@@ -162,9 +174,8 @@ class Adversary:
         recipe = self.recipe
         starts_here = recipe.attack_path == CLEAN and not recipe.random_start
         total = recipe.clean_weight * clean.loss
-        eager = not (leaf.dtype is torch.float16 or fp16_autocast(leaf.device.type))
-        # Kept graphs, clean and adversarial, cannot be told apart when they are recomputed.
-        self.path.recomputed = ADVERSARIAL if eager else None
+        # In fp16 the gradients need the trainer's loss scale, which only its backward has.
+        eager = not in_fp16(leaf)
         first = None
         shared = recipe.objective.is_training_loss and recipe.clean_weight > 0
         if starts_here and not (eager and shared):
@@ -209,6 +220,11 @@ class Adversary:
     ) -> Tensor:
         with self.path.use(branch, tracking=False):
             value = self.recipe.objective(record, labels).sum()
+            if in_fp16(leaf):
+                # Small gradients would underflow; the direction of a step knows no scale.
+                scaled = _required(gradients(value * 2.0**14, [leaf], retain_graph=True)[0])
+                if scaled.isfinite().all():
+                    return scaled
             return _required(gradients(value, [leaf], retain_graph)[0])
 
     def _forward(self, inputs: Tensor, target: Any) -> Record:
@@ -217,12 +233,7 @@ class Adversary:
         with capture_output(module) as outputs:
             record = self.adapter.forward(inputs, target)
         if self._layer:
-            if not outputs:
-                raise ValueError(
-                    f'cam_layer={self._layer!r} takes no part in the forward pass of '
-                    f'{type(self.model).__name__}; name a layer that does'
-                )
-            record.features, record.layer = outputs[-1], self._layer
+            record.features, record.layer = last_output(outputs, self._layer), self._layer
         return record
 
     def _rehearse(self, inputs: Tensor, target: Any) -> None:
@@ -253,8 +264,10 @@ class Adversary:
 
     @contextmanager
     def _private_random(self, inputs: Tensor) -> Iterator[None]:
-        """A random stream that depends on seed and iteration alone; the global one stands still."""
-        seed = (self.seed + (self.iteration + 1) * 0x9E3779B97F4A7C15) % 2**63
+        """A stream of seed, iteration and rank alone, while the global one stands still."""
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        step = (self.iteration + 1) * 0x9E3779B97F4A7C15 + rank * 0xD1B54A32D192ED03
+        seed = (self.seed + step) % 2**63
         on_cuda = inputs.device.type == 'cuda'
         with torch.random.fork_rng(devices=[inputs.device] if on_cuda else []):
             torch.default_generator.manual_seed(seed)
@@ -273,6 +286,6 @@ def _required(gradient: Tensor | None) -> Tensor:
 
 
 def _random_subset(size: int, fraction: float, device: torch.device) -> Tensor:
-    """Indices of at least one and about ``fraction`` of the samples, in order."""
-    count = max(1, round(size * fraction))
+    """Indices of about ``fraction`` of the samples, in order; two at least, for batch norms."""
+    count = max(min(2, size), round(size * fraction))
     return torch.randperm(size, device=device)[:count].sort().values

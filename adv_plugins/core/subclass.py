@@ -13,7 +13,9 @@ def swap_class(module: nn.Module, mixin: type[nn.Module], prefix: str) -> None:
     key = (mixin, base, prefix)
     if key not in _CLASSES:
         members = {'__module__': base.__module__, '__doc__': base.__doc__}
-        _CLASSES[key] = type(prefix + base.__name__, (mixin, base), members)
+        # mmengine's init_cfg finds layers by the names of their class and its direct bases.
+        bases = (mixin, base, *base.__bases__)
+        _CLASSES[key] = type(prefix + base.__name__, bases, members)
     module.__class__ = _CLASSES[key]
 
 

@@ -10,19 +10,21 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from ..adapters.mmaction import RecognizerAdapter
 from ..core.conversion import (
     adversarial_state_dict,
     get_adversary,
     is_adversarial,
     load_adversarial_state_dict,
     make_adversarial,
+    remove_adversarial,
 )
 from ..core.norm import dual_norms
 from ..core.recipe import Recipe, build_recipe
@@ -70,7 +72,7 @@ class AdversarialHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        if not isinstance(runner.optim_wrapper, (OptimWrapper, OptimWrapperDict)):
+        if not isinstance(runner.optim_wrapper, BaseOptimWrapper):
             return
         wrapped = is_model_wrapper(runner.model)
         if wrapped and not isinstance(runner.model, DistributedDataParallel):
@@ -82,6 +84,8 @@ class AdversarialHook(Hook):
         model = _inner(runner.model)
         self._convert(model)
         self._check_config(runner, get_adversary(model).recipe)
+        # All ranks alike, so that a checkpoint of rank 0 resumes them all.
+        get_adversary(model).seed = runner.seed
         _extend_optimizers(runner.optim_wrapper, model)
         if wrapped:
             runner.model = _rebuild_ddp(runner.model)
@@ -178,6 +182,12 @@ class AdversarialHook(Hook):
             )
         else:
             make_adversarial(model, self.recipe)
+        if not isinstance(get_adversary(model).adapter, RecognizerAdapter):
+            remove_adversarial(model)
+            raise TypeError(
+                f'{type(self).__name__} trains MMAction2 recognizers, got {type(model).__name__}, '
+                "whose mode='loss' would stay clean; for other models call make_adversarial(model)"
+            )
         print_log(f'Adversarial training: {get_adversary(model).recipe}', logger='current')
 
 
@@ -186,7 +196,7 @@ def _inner(model: nn.Module) -> nn.Module:
     return inner
 
 
-def _optimizers(wrapper: OptimWrapper | OptimWrapperDict) -> Iterator[Optimizer]:
+def _optimizers(wrapper: BaseOptimWrapper) -> Iterator[Optimizer]:
     if isinstance(wrapper, OptimWrapperDict):
         for inner in wrapper.values():
             yield from _optimizers(inner)
@@ -194,26 +204,59 @@ def _optimizers(wrapper: OptimWrapper | OptimWrapperDict) -> Iterator[Optimizer]
         yield wrapper.optimizer
 
 
-def _extend_optimizers(wrapper: OptimWrapper | OptimWrapperDict, model: nn.Module) -> None:
-    """Put every adversarial parameter into the group of its clean twin, once."""
-    groups = [group for optimizer in _optimizers(wrapper) for group in optimizer.param_groups]
-    home = {id(value): group for group in groups for value in group['params']}
+def _twin_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
     for norm in dual_norms(model):
         for _, clean, twin in norm.twin_pairs():
-            if id(clean) in home and id(twin) not in home:
+            if isinstance(twin, nn.Parameter):
+                yield clean, twin
+
+
+def _extend_optimizers(wrapper: BaseOptimWrapper, model: nn.Module) -> None:
+    """Put every adversarial parameter into the group of its clean twin, and into no other."""
+    twins = {id(twin) for _, twin in _twin_parameters(model)}
+    for optimizer in _optimizers(wrapper):
+        if 'ZeroRedundancyOptimizer' in {kind.__name__ for kind in type(optimizer).__mro__}:
+            raise TypeError(
+                'ZeroRedundancyOptimizer has split the parameters before the adversarial ones '
+                "came; write model=dict(type='AdversarialModel', ...), or another optimizer"
+            )
+        for group in optimizer.param_groups:
+            group['params'][:] = [value for value in group['params'] if id(value) not in twins]
+        home = {id(value): group for group in optimizer.param_groups for value in group['params']}
+        for clean, twin in _twin_parameters(model):
+            if id(clean) in home:
                 home[id(clean)]['params'].append(twin)
-                home[id(twin)] = home[id(clean)]
+        _rest_idle_twins(optimizer, model)
+
+
+def _rest_idle_twins(optimizer: Optimizer, model: nn.Module) -> None:
+    """Keep the optimizer off the adversarial parameters when they took no part in its step.
+
+    DDP turns the missing gradient of a clean iteration into zeros, from which weight decay and
+    momentum would move them.
+    """
+    adversary = get_adversary(model)
+    walks = adversary.walks
+
+    def rest(*_: Any) -> None:
+        nonlocal walks
+        if adversary.walks == walks:
+            for _clean, twin in _twin_parameters(model):
+                twin.grad = None
+        walks = adversary.walks
+
+    optimizer.register_step_pre_hook(rest)
 
 
 def _extend_optimizer_state(
-    state: dict[str, Any], wrapper: OptimWrapper | OptimWrapperDict, model: nn.Module
+    state: dict[str, Any], wrapper: BaseOptimWrapper, model: nn.Module
 ) -> None:
     """Make room for the adversarial parameters in the optimizer state of a plain run."""
     if isinstance(wrapper, OptimWrapperDict):
         for name, inner in wrapper.items():
             _extend_optimizer_state(state.get(name, {}), inner, model)
         return
-    twins = {id(twin) for norm in dual_norms(model) for _, _, twin in norm.twin_pairs()}
+    twins = {id(twin) for _, twin in _twin_parameters(model)}
     saved_groups = state.get('param_groups', [])
     free = itertools.count(sum(len(group['params']) for group in saved_groups))
     for saved, group in zip(saved_groups, wrapper.optimizer.param_groups, strict=True):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core.adapter import adapter_class
 from ..core.autograd import gradients
-from ..core.capture import capture_output, find_module, to_frames
+from ..core.capture import capture_output, find_module, last_output, to_frames
 from ..core.functional import temporal_cam
 
 
@@ -51,10 +51,11 @@ def gradcam(
         # Something to differentiate by, also where all parameters are frozen.
         record = adapter.forward(inputs.detach().clone().requires_grad_(), target)
         score = record.logits.gather(1, labels.to(inputs.device)[:, None]).sum()
-        (slope,) = gradients(score, [outputs[-1]])
+        features = last_output(outputs, layer)
+        (slope,) = gradients(score, [features])
     if slope is None:
         raise ValueError(f'the logits do not depend on the output of cam_layer={layer!r}')
-    maps, slope = (to_frames(x, len(inputs), layer, cam_layout) for x in (outputs[-1], slope))
+    maps, slope = (to_frames(x, len(inputs), layer, cam_layout) for x in (features, slope))
     return temporal_cam(maps, slope).relu().detach()
 
 

@@ -146,6 +146,18 @@ def test_without_normalisation_pixels_are_0_to_255():
     torch.testing.assert_close(delta.abs().amax(), torch.tensor(8.0), rtol=1e-4, atol=1e-4)
 
 
+def test_heatmaps_without_normalisation_keep_their_own_units():
+    """PoseC3D: joint heatmaps between 0 and 1 where other recognizers take frames."""
+    config = slowonly_config()
+    config['backbone']['in_channels'] = 17
+    config['data_preprocessor'] = dict(type='ActionDataPreprocessor', format_shape='NCTHW')
+    model = make_adversarial(build_recognizer(config), TAF(eps=0.1, step_size=0.1))
+    inputs = torch.rand(2, 1, 17, 4, 32, 32)
+    with pytest.warns(UserWarning, match='no RGB frames'):
+        delta = model.perturb(inputs, data_samples([1, 2])) - inputs
+    torch.testing.assert_close(delta.abs().amax(), torch.tensor(0.1))
+
+
 def test_cam_layer_is_the_last_stage():
     model = make_adversarial(build_recognizer(tsm_config()), 'taf')
     assert get_adversary(model)._layer == 'backbone.layer4'
@@ -197,7 +209,7 @@ def test_blended_labels_are_refused_by_taf_and_fine_for_cross_entropy():
     )
     data = model.data_preprocessor(batch, training=True)
     make_adversarial(model, 'taf')
-    with pytest.raises(ValueError, match='blending'):
+    with pytest.raises(ValueError, match='label blending'):
         model(**data, mode='loss')
     make_adversarial(remove_adversarial(model), 'ceaugmentation')
     assert model(**data, mode='loss')['adv_loss_cls'].isfinite()

@@ -135,6 +135,22 @@ def test_conversion_that_comes_too_late(net, prepare, message):
         make_adversarial(prepare(net))
 
 
+def test_parts_that_are_converted_wrapped_or_compiled(net):
+    class FSDPModule(nn.Module):
+        pass
+
+    class FSDPConv3dNet(FSDPModule, Conv3dNet):
+        pass
+
+    with pytest.raises(TypeError, match='convert the whole model once'):
+        make_adversarial(nn.Sequential(make_adversarial(Conv3dNet())))
+    net.layer4.compile()
+    with pytest.raises(TypeError, match='Sequential was compiled'):
+        make_adversarial(net)
+    with pytest.raises(TypeError, match='wrapped in FSDPConv3dNet'):
+        make_adversarial(FSDPConv3dNet())
+
+
 def test_failed_conversion_leaves_the_plain_model(net):
     for options in (dict(cam_layer='nope'), dict(mean=[1.0, 2.0], std=[100.0, 50.0])):
         with pytest.raises(ValueError, match='cam_layer|value_range'):

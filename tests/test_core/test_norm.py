@@ -204,6 +204,13 @@ def test_copy_starts_the_adversarial_norm_from_the_clean_one():
     assert not equal(buffers(norm), buffers(norm, 'adv_'))
 
 
+def test_layers_are_found_by_the_names_of_their_direct_bases():
+    """As mmengine's init_cfg looks for them: layer='_BatchNorm'."""
+    norm = nn.BatchNorm2d(3)
+    convert_norms(norm, NormPath(), dual=True)
+    assert {'BatchNorm2d', '_BatchNorm'} <= {base.__name__ for base in type(norm).__bases__}
+
+
 def test_deepcopy_has_a_path_of_its_own():
     model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
     path = NormPath()
@@ -220,6 +227,7 @@ def test_strict_loading_neither_needs_nor_takes_the_twins():
     convert_norms(norm, NormPath(), dual=True)
     plain(torch.randn(4, 3, 2, 2))
     norm.load_state_dict(plain.state_dict())
+    assert norm.adv_num_batches_tracked == 0 and plain.num_batches_tracked == 1
     assert equal(norm.state_dict().values(), plain.state_dict().values())
     with pytest.raises(RuntimeError, match='running_var'):
         norm.load_state_dict({k: v for k, v in plain.state_dict().items() if k != 'running_var'})

@@ -300,13 +300,23 @@ def test_rehearsal_leaves_no_trace(clips):
 
 
 def test_fraction_of_the_batch(clips):
-    seen = []
-    net = make_adversarial(Conv3dNet(), TAF(fraction=0.4))
-    net.fc.register_forward_hook(lambda _m, _i, out: seen.append(len(out)))
-    net.adversarial_loss(*clips)
-    assert seen == [5, 2]
-    net = make_adversarial(Conv3dNet(), TAF(fraction=0.01))
-    net.adversarial_loss(*clips)['loss'].backward()
+    """The rest of the batch is neither attacked nor walked; two samples at least."""
+    for recipe, expected in (
+        (TAF(fraction=0.6), [5, 3]),
+        (TAF(fraction=0.01), [5, 2]),
+        (TAF(fraction=0.4, steps=2), [5, 2, 2]),
+        (AdvProp(fraction=0.4, steps=2), [5, 2, 2, 2]),
+    ):
+        seen = []
+        net = make_adversarial(Conv3dNet(), recipe)
+        net.fc.register_forward_hook(lambda _m, _i, out, seen=seen: seen.append(len(out)))
+        net.adversarial_loss(*clips)['loss'].backward()
+        assert seen == expected
+    net = make_adversarial(
+        Conv3dNet(), CEAugmentation(fraction=0.4), loss_fn=lambda out, y: out[:, y['class']].mean()
+    )
+    with pytest.raises(TypeError, match='fraction=1.0'):
+        net.adversarial_loss(clips[0], {'class': 1})
 
 
 def test_sample_alone_is_sample_in_the_batch(clips):
@@ -372,6 +382,22 @@ def test_checkpointed_gradients_are_the_plain_ones(clips, recipe):
         torch.testing.assert_close(value.grad, other.grad, msg=name)
 
 
+def test_plain_forward_between_step_and_backward(clips):
+    """An accuracy or a feature read in between does not change what is recomputed."""
+    net, saving = Conv3dNet(), Checkpointed(reentrant=False)
+    saving.load_state_dict(net.state_dict())
+    for model in (net, saving):
+        make_adversarial(model, 'taf')
+        get_adversary(model).started = True
+        model.bn1.adv_weight.data.fill_(2.0)
+        model.layer4[1].adv_weight.data.fill_(2.0)
+        loss = model.adversarial_loss(*clips)['loss']
+        model(clips[0])
+        loss.backward()
+    for (name, value), other in zip(net.named_parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(value.grad, other.grad, msg=name)
+
+
 def test_plain_step_after_an_adversarial_one_is_recomputed_on_the_clean_path(clips):
     """A user's own forward between adversarial steps, with activation checkpointing."""
     net = make_adversarial(Checkpointed(reentrant=False), 'taf')
@@ -391,7 +417,7 @@ def test_reentrant_checkpointing_is_refused_at_the_first_call(clips, begin):
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_autocast(clips, dtype):
+def test_trains_under_autocast(clips, dtype):
     """bf16 takes eager gradients, fp16 keeps the graph for the trainer's scaler."""
     net = make_adversarial(Conv3dNet(), TAF())
     with torch.autocast('cpu', dtype=dtype):
@@ -399,6 +425,23 @@ def test_autocast(clips, dtype):
     (loss * 1024).backward()
     assert all(value.grad.isfinite().all() for value in net.parameters())
     assert net.stem.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize('recipe', [TAF(), CEAugmentation()], ids=['TAF', 'CEAugmentation'])
+def test_fp16_attack_agrees_with_fp32_on_a_fitted_model(clips, recipe):
+    """Where the loss is small its gradient underflows unless it is scaled."""
+    net = Conv3dNet()
+    optimizer = torch.optim.Adam(net.parameters(), 0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        F.cross_entropy(net(clips[0]), clips[1]).backward()
+        optimizer.step()
+    make_adversarial(net, recipe)
+    full = (net.perturb(*clips) - clips[0]).sign()
+    assert F.cross_entropy(net(clips[0]), clips[1]) < 2e-3
+    with torch.autocast('cpu', dtype=torch.float16):
+        low = (net.perturb(*clips) - clips[0]).sign()
+    assert (full == low).float().mean() > 0.97
 
 
 def test_replaced_norms_are_noticed(clips):
@@ -415,11 +458,11 @@ def test_replaced_norms_are_noticed(clips):
         (dict(cam_layer='fc'), {}, 'cam_layout'),
         (dict(cam_layer='bn2'), {}, "cam_layer='bn1'"),
         (dict(cam_layout='b t (h w) c'), {}, 'does not fit the shape'),
-        (dict(), dict(labels=torch.rand(5, 6)), 'blending'),
+        (dict(), dict(labels=torch.rand(5, 6)), 'mixup'),
         (dict(), dict(inputs=torch.zeros(5, 3, 4, 6, 6, dtype=torch.uint8)), 'float'),
         (dict(), dict(inputs=torch.randn(5, 3, 1, 6, 6)), 'without a time axis'),
         (dict(begin=9), dict(inputs=torch.randn(5, 3, 1, 6, 6)), 'without a time axis'),
-        (dict(begin=9), dict(labels=torch.rand(5, 6)), 'blending'),
+        (dict(begin=9), dict(labels=torch.rand(5, 6)), 'mixup'),
     ],
 )
 def test_bad_input_is_one_clear_error_at_the_first_call(clips, options, batch, message):
@@ -434,6 +477,21 @@ def test_bad_input_is_one_clear_error_at_the_first_call(clips, options, batch, m
             for name in ('state',):
                 del before[name], after[name]
             assert_same(before, after)
+
+
+def test_inputs_that_want_a_gradient_are_refused(clips):
+    net = make_adversarial(Conv3dNet(), 'taf')
+    net.adversarial_loss(*clips)
+    with pytest.raises(ValueError, match=r'inputs\.detach'):
+        net.adversarial_loss(clips[0].requires_grad_(), clips[1])
+
+
+def test_column_of_labels_will_do(clips):
+    def loss_fn(logits, target):
+        return F.cross_entropy(logits, target.squeeze(1))
+
+    net = make_adversarial(Conv3dNet(), 'taf', loss_fn=loss_fn)
+    assert net.adversarial_loss(clips[0], clips[1][:, None])['loss'].isfinite()
 
 
 def test_layer_outside_of_the_forward_pass(clips):

@@ -216,6 +216,23 @@ def test_bad_config_is_one_clear_error_before_the_first_iteration(train, changes
     assert isinstance(caught.value, error)
 
 
+def test_models_that_the_hook_would_leave_clean_are_refused(train):
+    from mmengine.model import BaseModel
+    from mmengine.registry import MODELS
+
+    @MODELS.register_module(force=True)
+    class Other(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.layer4 = torch.nn.Conv2d(3, 3, 1)
+
+        def forward(self, inputs, data_samples=None, mode='tensor'):
+            return dict(loss=sum(self.layer4(clip).mean() for clip in inputs))
+
+    with pytest.raises(TypeError, match='trains MMAction2 recognizers, got Other'):
+        train(model=dict(type='Other', _scope_='mmengine'), custom_hooks=[dict(type='TAFHook')])
+
+
 def test_other_wrappers_are_refused(tmp_path):
     from mmengine.registry import MODEL_WRAPPERS
 

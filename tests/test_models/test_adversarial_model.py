@@ -3,13 +3,14 @@
 import pytest
 import torch
 from helpers import build_recognizer, data_samples, tsm_config
-from torch import nn
 
 from adv_plugins import TAF
-from adv_plugins.core.conversion import get_adversary
+from adv_plugins.core.conversion import get_adversary, is_adversarial
+from adv_plugins.core.norm import dual_norms
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 from helpers import runner_config
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
 RECIPE = dict(type='TAF', eps=6 / 255, step_size=2 / 255)
@@ -52,7 +53,25 @@ def test_two_recipes_are_one_too_many(tmp_path):
         Runner.from_cfg(config).train()
 
 
-def test_ready_module():
+def test_ready_module_is_converted_in_place():
     module = build_recognizer(tsm_config())
-    assert isinstance(module, nn.Module)
-    assert build_recognizer(dict(type='AdversarialModel', model=module, recipe='taf')) is not None
+    model = MODELS.build(dict(type='AdversarialModel', model=module, recipe='taf'))
+    assert model is module and is_adversarial(model)
+
+
+def test_twins_move_to_the_groups_of_their_clean_parameters(tmp_path):
+    """The optimizer is built after the conversion, and looks at names: bias, not adv_bias."""
+    config = runner_config(tmp_path, custom_hooks=[dict(type='AdversarialHook')], max_epochs=1)
+    config.model = wrapped()
+    config.optim_wrapper.paramwise_cfg = dict(bias_decay_mult=0.0)
+    runner = Runner.from_cfg(config)
+    runner.train()
+    decay = {
+        id(value): group['weight_decay']
+        for group in runner.optim_wrapper.optimizer.param_groups
+        for value in group['params']
+    }
+    assert set(decay) == {id(value) for value in runner.model.parameters()}
+    for norm in dual_norms(runner.model):
+        assert decay[id(norm.adv_bias)] == decay[id(norm.bias)]
+        assert decay[id(norm.adv_weight)] == decay[id(norm.weight)]

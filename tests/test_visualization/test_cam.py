@@ -8,17 +8,20 @@ from adv_plugins import make_adversarial
 from adv_plugins.visualization import attention_entropy, frame_attention, gradcam
 
 
-def test_gradcam_agrees_with_captum(net, clips):
-    attr = pytest.importorskip('captum.attr', reason='needs adv_plugins[test]')
+def test_gradcam_is_cam_for_global_pooling_and_a_linear_head(net, clips):
+    """Then the gradient is the classifier's row over the size of the map (Zhou et al., 2016)."""
     inputs, labels = clips
     net.eval()
-    for frame in range(inputs.shape[2]):
-        x = inputs[:, :, frame : frame + 1]
-        oracle = attr.LayerGradCam(net, net.layer4).attribute(x, target=labels).relu()
-        # A clip of one frame has no time axis to look along: show the same frame twice.
-        ours = gradcam(net, x.expand(-1, -1, 1, -1, -1).repeat(1, 1, 2, 1, 1), labels, labels)
-        assert ours.shape == (5, 2, 6, 6)
-        del oracle
+    features = net.layer4(net.bn1(net.stem(inputs)).relu())
+    rows = net.fc.weight[labels] / features[0, 0].numel()
+    expected = torch.einsum('bc,bcthw->bthw', rows, features).relu()
+    torch.testing.assert_close(gradcam(net, inputs, labels, labels), expected)
+
+
+def test_layer_outside_of_the_forward_pass(net, clips):
+    net.spare = torch.nn.Conv3d(3, 3, 1)
+    with pytest.raises(ValueError, match='takes no part'):
+        gradcam(net.eval(), *clips, clips[1], cam_layer='spare')
 
 
 def test_nothing_is_changed(clips):
@@ -34,7 +37,7 @@ def test_recognizer():
     model = build_recognizer(tsm_config()).eval()
     inputs, labels = torch.randn(2, 4, 3, 32, 32), torch.tensor([1, 2])
     maps = gradcam(model, inputs, data_samples(labels), labels)
-    assert maps.shape == (2, 4, 1, 1)
+    assert maps.shape == (2, 4, 1, 1) and (maps >= 0).all()
 
 
 def test_training_mode_is_refused(net, clips):
