@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..core.adapter import Adapter, Record, register_adapter
 from ..core.attack import InputSpace
 from ..core.conversion import AdversarialModule
+from ..core.recipe import Recipe
 
 
 @register_adapter
@@ -107,14 +108,9 @@ class ClassifierAdapter(Adapter):
         return stages[0]
 
     def report(
-        self,
-        clean: Record,
-        clean_weight: float,
-        clean_total: Tensor,
-        adversarial: Record,
-        adv_weight: float,
+        self, clean: Record, adversarial: Record, clean_total: Tensor, recipe: Recipe
     ) -> dict[str, Tensor]:
-        adv_total = adv_weight * adversarial.loss
+        adv_total = recipe.adv_weight * adversarial.loss
         return {
             'loss': clean_total + adv_total,
             'clean_loss': clean_total.detach(),

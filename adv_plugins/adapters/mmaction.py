@@ -12,6 +12,7 @@ from ..core.adapter import Adapter, Record, register_adapter
 from ..core.attack import InputSpace
 from ..core.capture import capture_output
 from ..core.conversion import AdversarialModule
+from ..core.recipe import Recipe
 
 PIXELS = (0.0, 255.0)
 
@@ -110,18 +111,13 @@ class RecognizerAdapter(Adapter):
         return f'backbone.{stages[-1]}'
 
     def report(
-        self,
-        clean: Record,
-        clean_weight: float,
-        clean_total: Tensor,
-        adversarial: Record,
-        adv_weight: float,
+        self, clean: Record, adversarial: Record, clean_total: Tensor, recipe: Recipe
     ) -> dict[str, Tensor]:
-        losses = _weighted({k: v.detach() for k, v in clean.losses.items()}, clean_weight)
+        losses = _weighted({k: v.detach() for k, v in clean.losses.items()}, recipe.clean_weight)
         # The trainer sums all losses: the clean gradient rides on the first of them.
         first = next(name for name in losses if 'loss' in name)
         losses[first] = losses[first] + (clean_total - clean_total.detach())
-        adversarial_losses = _weighted(adversarial.losses, adv_weight)
+        adversarial_losses = _weighted(adversarial.losses, recipe.adv_weight)
         return losses | {f'adv_{name}': value for name, value in adversarial_losses.items()}
 
 

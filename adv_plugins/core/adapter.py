@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from .attack import InputSpace
+from .recipe import Recipe
 
 
 @dataclass
@@ -109,21 +110,15 @@ class Adapter(ABC):
 
     @abstractmethod
     def report(
-        self,
-        clean: Record,
-        clean_weight: float,
-        clean_total: Tensor,
-        adversarial: Record,
-        adv_weight: float,
+        self, clean: Record, adversarial: Record, clean_total: Tensor, recipe: Recipe
     ) -> dict[str, Tensor]:
         """The losses of a step as the model's trainer reads them.
 
         Args:
             clean (Record): The clean forward; only the values of its losses are to be used.
-            clean_weight (float): Their weight.
-            clean_total (Tensor): The weighted clean total, which carries the clean gradient.
             adversarial (Record): The adversarial forward, with its graph.
-            adv_weight (float): Its weight.
+            clean_total (Tensor): The weighted clean total, which carries the clean gradient.
+            recipe (Recipe): The recipe, for the weights of both.
         """
 
 

@@ -135,15 +135,12 @@ class Adversary:
         return losses
 
     def _adversarial_losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
-        recipe = self.recipe
         if not self.started:
             copy_clean_to_adversarial(self.model)
             self.started = True
         mirror_requires_grad(self.model)
         clean, clean_total, adversarial, finite = self._walk(inputs, target)
-        losses = self.adapter.report(
-            clean, recipe.clean_weight, clean_total, adversarial, recipe.adv_weight
-        )
+        losses = self.adapter.report(clean, adversarial, clean_total, self.recipe)
         losses['adv_nonfinite'] = (~finite).sum().float()
         return losses
 
