@@ -217,8 +217,8 @@ def _extend_optimizers(wrapper: BaseOptimWrapper, model: nn.Module) -> None:
     for optimizer in _optimizers(wrapper):
         if 'ZeroRedundancyOptimizer' in {kind.__name__ for kind in type(optimizer).__mro__}:
             raise TypeError(
-                'ZeroRedundancyOptimizer has split the parameters before the adversarial ones '
-                "came; write model=dict(type='AdversarialModel', ...), or another optimizer"
+                'ZeroRedundancyOptimizer split the parameters among the processes before the '
+                "adversarial ones came; write the plain one: optimizer=dict(type='SGD', ...)"
             )
         for group in optimizer.param_groups:
             group['params'][:] = [value for value in group['params'] if id(value) not in twins]
