@@ -15,16 +15,21 @@ from .core.conversion import (
     remove_adversarial,
 )
 from .core.objectives import CrossEntropy, Objective, TemporalCAM, TrainingLoss
-from .core.recipe import TAF, AdvProp, CEAugmentation, Recipe
+from .core.recipe import AART, ART, TAF, AdvProp, CEAugmentation, Recipe
+from .core.regularizers import AttentionFrobenius, Regularizer
 from .version import __version__
 
 __all__ = [
+    'AART',
+    'ART',
     'TAF',
     'AdvProp',
+    'AttentionFrobenius',
     'CEAugmentation',
     'CrossEntropy',
     'Objective',
     'Recipe',
+    'Regularizer',
     'TemporalCAM',
     'TrainingLoss',
     '__version__',
@@ -36,11 +41,28 @@ __all__ = [
     'remove_adversarial',
 ]
 
-_NEED_MMENGINE = ('AdvPropHook', 'AdversarialHook', 'TAFHook', 'datasets', 'hooks', 'models')
+_NEED_MMENGINE = (
+    'AARTHook',
+    'ARTHook',
+    'AdvPropHook',
+    'AdversarialHook',
+    'TAFHook',
+    'datasets',
+    'evaluation',
+    'hooks',
+    'models',
+)
 
 if _find_spec('mmengine') is not None:
-    from . import datasets, hooks, models  # noqa: F401 (registers what configs name)
-    from .hooks import AdversarialHook, AdvPropHook, TAFHook  # noqa: F401
+    # Imported for what they register, which configs name.
+    from . import datasets, evaluation, hooks, models  # noqa: F401
+    from .hooks import (  # noqa: F401
+        AARTHook,
+        AdversarialHook,
+        AdvPropHook,
+        ARTHook,
+        TAFHook,
+    )
 
     __all__ += _NEED_MMENGINE
 

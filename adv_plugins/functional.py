@@ -2,6 +2,8 @@
 
 from .core.functional import (
     ascent_direction,
+    attention_frobenius,
+    attention_mse,
     project,
     random_wrong_labels,
     temporal_cam,
@@ -10,6 +12,8 @@ from .core.functional import (
 
 __all__ = [
     'ascent_direction',
+    'attention_frobenius',
+    'attention_mse',
     'project',
     'random_wrong_labels',
     'temporal_cam',

@@ -215,3 +215,66 @@ def runner_config(work_dir: Any, max_epochs: int = 2, **changes: Any) -> Any:
         experiment_name=uuid.uuid4().hex,
     )
     return Config({**config, **changes})
+
+
+class FeatureVideos(torch.utils.data.Dataset):
+    """Seven ragged videos of fixed random features with several labels each."""
+
+    metainfo: dict[str, Any] = {'classes': tuple('abcdef')}
+
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        from mmaction.structures import ActionDataSample
+
+        generator = torch.Generator().manual_seed(index)
+        features = {
+            name: torch.randn(2 + index % 3, width, generator=generator)
+            for name, width in (('rgb', 16), ('audio', 8))
+        }
+        label = torch.randint(2, (6,), generator=generator).float()
+        return dict(inputs=features, data_samples=ActionDataSample().set_gt_label(label))
+
+
+def feature_config(work_dir: Any, train_iters: int = 0, **changes: Any) -> Any:
+    """A config with a small FeatureTransformer, to test or (``train_iters``) to train it."""
+    from mmengine.config import Config
+    from mmengine.registry import DATASETS
+
+    DATASETS.register_module(module=FeatureVideos, force=True)
+    loader = dict(
+        batch_size=3,
+        num_workers=0,
+        dataset=dict(type='FeatureVideos', _scope_='mmengine'),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='pseudo_collate'),
+    )
+    config = dict(
+        default_scope='mmaction',
+        work_dir=str(work_dir),
+        model=dict(
+            type='FeatureTransformer',
+            modalities=dict(rgb=16, audio=8),
+            num_classes=6,
+            width=8,
+            num_heads=2,
+        ),
+        log_level='WARNING',
+        randomness=dict(seed=0),
+        experiment_name=uuid.uuid4().hex,
+    )
+    if train_iters:
+        config |= dict(
+            train_dataloader=dict(loader, sampler=dict(type='InfiniteSampler', shuffle=True)),
+            train_cfg=dict(type='IterBasedTrainLoop', max_iters=train_iters, val_interval=2),
+            optim_wrapper=dict(optimizer=dict(type='Adam', lr=1e-2)),
+            log_processor=dict(by_epoch=False),
+        )
+    else:
+        config |= dict(
+            test_dataloader=loader,
+            test_evaluator=dict(type='YT8MMetric'),
+            test_cfg=dict(type='AdversarialTestLoop'),
+        )
+    return Config({**config, **changes})

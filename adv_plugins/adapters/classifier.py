@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..core.adapter import Adapter, Record, register_adapter
 from ..core.attack import InputSpace
+from ..core.batch import Inputs, batch_size
 from ..core.conversion import AdversarialModule
 from ..core.recipe import Recipe
 
@@ -58,19 +59,19 @@ class ClassifierAdapter(Adapter):
     def handles(cls, model: nn.Module) -> bool:
         return True
 
-    def forward(self, inputs: Tensor, target: Any) -> Record:
+    def forward(self, inputs: Inputs, target: Any) -> Record:
         output = self.model(inputs)
         logits = getattr(output, 'logits', output)
         loss = self.loss_fn(logits, target)
         if not isinstance(loss, Tensor) or loss.ndim:
             raise ValueError("loss_fn must return one scalar tensor; write reduction='mean' in it")
         labels = target if isinstance(target, Tensor) else None
-        return Record({'loss': loss}, loss, logits, labels, len(inputs))
+        return Record({'loss': loss}, loss, logits, labels, batch_size(inputs))
 
-    def space(self, inputs: Tensor) -> InputSpace:
+    def space(self, values: Tensor, name: str) -> InputSpace:
         if not self.normalized:
             return InputSpace()
-        mean, std = (self._on_channels(value, inputs) for value in (self.mean, self.std))
+        mean, std = (self._on_channels(value, values) for value in (self.mean, self.std))
         return InputSpace.from_normalization(mean, std, self.value_range)
 
     def _on_channels(self, value: Tensor, inputs: Tensor) -> Tensor:
@@ -85,13 +86,13 @@ class ClassifierAdapter(Adapter):
             )
         return value.view(-1, *[1] * (inputs.ndim - 2))
 
-    def select(self, inputs: Tensor, target: Any, index: Tensor) -> tuple[Tensor, Any]:
+    def select(self, target: Any, index: Tensor) -> Any:
         if not isinstance(target, Tensor):
             raise TypeError(
                 f'fraction < 1 takes a part of the batch, which it cannot of a target of type '
                 f'{type(target).__name__}; write fraction=1.0, or pass a tensor'
             )
-        return inputs[index], target[index]
+        return target[index]
 
     def find_cam_layer(self) -> str:
         stages = [name for name in ('layer4', 'backbone.layer4') if _has(self.model, name)]
@@ -108,14 +109,17 @@ class ClassifierAdapter(Adapter):
         return stages[0]
 
     def report(
-        self, clean: Record, adversarial: Record, clean_total: Tensor, recipe: Recipe
+        self,
+        clean: Record,
+        adversarial: Record,
+        clean_total: Tensor,
+        penalties: Mapping[str, Tensor],
+        recipe: Recipe,
     ) -> dict[str, Tensor]:
         adv_total = recipe.adv_weight * adversarial.loss
-        return {
-            'loss': clean_total + adv_total,
-            'clean_loss': clean_total.detach(),
-            'adv_loss': adv_total.detach(),
-        }
+        parts = {'clean_loss': clean_total, 'adv_loss': adv_total, **penalties}
+        total = sum(penalties.values(), clean_total + adv_total)
+        return {'loss': total, **{name: part.detach() for name, part in parts.items()}}
 
 
 def _has(model: nn.Module, name: str) -> bool:

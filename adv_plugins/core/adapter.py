@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from .attack import InputSpace
+from .attention import AttentionMap
+from .batch import Inputs, per_sample
 from .recipe import Recipe
 
 
@@ -26,6 +28,8 @@ class Record:
         batch_size (int): B.
         features (Any): The output of ``layer`` with its graph. Defaults to None: not captured.
         layer (str): Dotted name of the captured layer. Defaults to ''.
+        attention (list[AttentionMap]): The attention maps, in the order of the forward. Defaults
+            to an empty list: not captured.
     """
 
     losses: Mapping[str, Tensor]
@@ -35,12 +39,27 @@ class Record:
     batch_size: int
     features: Any = None
     layer: str = ''
+    attention: list[AttentionMap] = field(default_factory=list)
 
     def drop_graph(self) -> None:
         """Keep the values of the losses, let go of everything that holds the graph."""
         self.losses = {name: value.detach() for name, value in self.losses.items()}
         self.loss = self.loss.detach()
         self.logits = self.features = None
+        self.attention = [replace(m, weights=m.weights.detach()) for m in self.attention]
+
+    def take_attention(self, index: Tensor) -> Record:
+        """The record of the samples at ``index``, as far as its attention goes."""
+        count = self.batch_size
+
+        def rows(value: Tensor) -> Tensor:
+            return per_sample(value, count)[index].flatten(0, 1)
+
+        attention = [
+            replace(m, weights=rows(m.weights), valid=None if m.valid is None else rows(m.valid))
+            for m in self.attention
+        ]
+        return replace(self, attention=attention, batch_size=len(index))
 
     def hard_labels(self, purpose: str) -> Tensor:
         """The labels as integers (B,), with logits to go with them.
@@ -89,16 +108,16 @@ class Adapter(ABC):
         """Whether this adapter is made for the model."""
 
     @abstractmethod
-    def forward(self, inputs: Tensor, target: Any) -> Record:
+    def forward(self, inputs: Inputs, target: Any) -> Record:
         """The model's own training forward."""
 
     @abstractmethod
-    def space(self, inputs: Tensor) -> InputSpace:
-        """The map from pixel units to these inputs."""
+    def space(self, values: Tensor, name: str) -> InputSpace:
+        """The map from pixel units to the values of a modality (``''`` for a lone tensor)."""
 
     @abstractmethod
-    def select(self, inputs: Tensor, target: Any, index: Tensor) -> tuple[Tensor, Any]:
-        """The samples of a batch at ``index``."""
+    def select(self, target: Any, index: Tensor) -> Any:
+        """The labels or data samples at ``index``."""
 
     @abstractmethod
     def find_cam_layer(self) -> str:
@@ -110,7 +129,12 @@ class Adapter(ABC):
 
     @abstractmethod
     def report(
-        self, clean: Record, adversarial: Record, clean_total: Tensor, recipe: Recipe
+        self,
+        clean: Record,
+        adversarial: Record,
+        clean_total: Tensor,
+        penalties: Mapping[str, Tensor],
+        recipe: Recipe,
     ) -> dict[str, Tensor]:
         """The losses of a step as the model's trainer reads them.
 
@@ -118,7 +142,8 @@ class Adapter(ABC):
             clean (Record): The clean forward; only the values of its losses are to be used.
             adversarial (Record): The adversarial forward, with its graph.
             clean_total (Tensor): The weighted clean total, which carries the clean gradient.
-            recipe (Recipe): The recipe, for the weights of both.
+            penalties (Mapping[str, Tensor]): The weighted regularizers, by their log keys.
+            recipe (Recipe): The recipe, for the weights of both records.
         """
 
 

@@ -7,13 +7,17 @@ normalisation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .functional import ascent_direction, project
+
+Values = dict[str, Tensor]
+"""One tensor a modality."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,14 @@ class InputSpace:
             the input itself.
         low (Tensor | float, optional): The smallest valid input. Defaults to None: unbounded.
         high (Tensor | float, optional): The largest valid input. Defaults to None: unbounded.
+        valid (Tensor, optional): Boolean, broadcastable to the input: False is padding, which
+            stays as it is. Defaults to None: all of it may be perturbed.
     """
 
     scale: Tensor | float = 1.0
     low: Tensor | float | None = None
     high: Tensor | float | None = None
+    valid: Tensor | None = None
 
     @classmethod
     def from_normalization(
@@ -43,6 +50,18 @@ class InputSpace:
         low, high = value_range
         return cls((high - low) / std, (low - mean) / std, (high - mean) / std)
 
+    def scale_like(self, values: Tensor) -> Tensor:
+        """The scale as a tensor of the dtype and device of ``values``."""
+        return torch.as_tensor(self.scale, dtype=values.dtype, device=values.device)
+
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        """The gradient by a perturbation in pixel units, none of it on padding (chain rule)."""
+        return self.drop_padding(gradient * self.scale_like(gradient))
+
+    def drop_padding(self, values: Tensor) -> Tensor:
+        """Zero wherever the input is padding."""
+        return values if self.valid is None else values.masked_fill(~self.valid, 0)
+
     def clamp(self, perturbed: Tensor, clean: Tensor) -> Tensor:
         """Clip to valid values, except that a clean value outside of them may stay."""
         if self.low is None or self.high is None:
@@ -54,7 +73,7 @@ class InputSpace:
 
 @dataclass(frozen=True)
 class GradientAscent:
-    """K steps of projected steepest ascent from a clean batch (taf.txt eq. 6).
+    """K steps of projected steepest ascent from a clean batch (taf.txt eq. 6; a-art.txt eq. 4).
 
     Args:
         norm (str): ``'linf'`` (signed gradient) or ``'l2'`` (normalised gradient).
@@ -62,7 +81,8 @@ class GradientAscent:
         step_size (float): β, the length of a step, in pixel units.
         steps (int): K.
         dims (tuple[int, ...], optional): The axes one norm runs over. Defaults to None: all
-            but the batch axis, one ball a sample.
+            but the batch axis, one ball a sample and modality.
+        joint (bool): Whether one norm runs over all modalities of a sample.
         random_start (bool): Whether the first gradient is taken at a random point of the ball.
         clamp (bool): Whether adversarial inputs are clipped to valid pixels.
     """
@@ -72,72 +92,116 @@ class GradientAscent:
     step_size: float
     steps: int
     dims: tuple[int, ...] | None
+    joint: bool
     random_start: bool
     clamp: bool
 
     def run(
         self,
-        clean: Tensor,
-        space: InputSpace,
-        gradient: Callable[[Tensor], Tensor],
-        first: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        clean: Mapping[str, Tensor],
+        spaces: Mapping[str, InputSpace],
+        gradient: Callable[[Values], Values],
+        first: Values | None = None,
+    ) -> tuple[Values, Tensor]:
         """Ascend.
 
         Args:
-            clean (Tensor): The batch to perturb, in the model's input space.
-            space (InputSpace): Its map to pixel units.
-            gradient (Callable): Gives the gradient of the objective at a batch like ``clean``.
-            first (Tensor, optional): The gradient at ``clean`` itself where it is already
-                known; only used without a random start. Defaults to None.
+            clean (Mapping[str, Tensor]): The modalities of the batch to perturb, in the model's
+                input space.
+            spaces (Mapping[str, InputSpace]): The map to pixel units of each.
+            gradient (Callable): Gives the gradient of the objective at modalities like ``clean``.
+            first (dict[str, Tensor], optional): The gradient at ``clean`` itself where it is
+                already known; only used without a random start. Defaults to None.
 
         Returns:
-            tuple[Tensor, Tensor]: The adversarial batch (detached; shape, dtype and space of
-            ``clean``) and a boolean per sample that is False where a gradient was not finite.
-            Such a sample is returned clean.
+            tuple[dict[str, Tensor], Tensor]: The adversarial modalities (detached; shape, dtype
+            and space of ``clean``) and a boolean per sample that is False where a gradient was
+            not finite. Such a sample is returned clean.
         """
-        clean = clean.detach()
-        dims = self.dims or tuple(range(1, clean.ndim))
-        wide = torch.promote_types(clean.dtype, torch.float32)
-        scale = torch.as_tensor(space.scale, dtype=wide, device=clean.device)
-        finite = torch.ones(len(clean), dtype=torch.bool, device=clean.device)
-        delta = self._start(clean.to(wide), dims) if self.random_start else None
+        clean = {name: value.detach() for name, value in clean.items()}
+        zero = {name: torch.zeros_like(value, dtype=_wide(value)) for name, value in clean.items()}
+        some = next(iter(clean.values()))
+        finite = torch.ones(len(some), dtype=torch.bool, device=some.device)
+        delta = self._start(zero, spaces) if self.random_start else None
         for _ in range(self.steps):
             if delta is None:
-                delta = torch.zeros_like(clean, dtype=wide)
+                delta = zero
                 grad = gradient(clean) if first is None else first
             else:
-                grad = gradient(self._apply(clean, delta, space, scale))
-            # The chain rule: one pixel unit is `scale` in the model's input.
-            grad = grad.detach().to(wide) * scale
-            healthy = grad.flatten(1).isfinite().all(dim=1)
+                grad = gradient(self._apply(clean, delta, spaces))
+            grad = {
+                name: spaces[name].pull_back(grad[name].detach().to(start.dtype))
+                for name, start in zero.items()
+            }
+            healthy = _all_finite(grad)
             finite &= healthy
-            grad = torch.where(_per_sample(healthy, grad), grad, torch.zeros_like(grad))
-            delta = delta + self.step_size * ascent_direction(grad, self.norm, dims)
-            delta = project(delta, self.eps, self.norm, dims)
+            grad = _where(healthy, grad)
+            direction = self._per_ball(partial(ascent_direction, norm=self.norm), grad)
+            delta = {name: delta[name] + self.step_size * direction[name] for name in delta}
+            delta = self._per_ball(partial(project, eps=self.eps, norm=self.norm), delta)
         assert delta is not None
-        delta = torch.where(_per_sample(finite, delta), delta, torch.zeros_like(delta))
-        return self._apply(clean, delta, space, scale), finite
+        return self._apply(clean, _where(finite, delta), spaces), finite
 
-    def _start(self, like: Tensor, dims: tuple[int, ...]) -> Tensor:
+    def _per_ball(self, rule: Callable[..., Tensor], values: Values) -> Values:
+        """Apply a rule over the axes that one norm runs over; jointly: over the concatenation."""
+        if not self.joint:
+            return {
+                name: rule(value, dims=self.dims or tuple(range(1, value.ndim)))
+                for name, value in values.items()
+            }
+        flat = rule(torch.cat([value.flatten(1) for value in values.values()], dim=1), dims=(1,))
+        parts = torch.split(flat, [value[0].numel() for value in values.values()], dim=1)
+        return {
+            name: part.view_as(value)
+            for (name, value), part in zip(values.items(), parts, strict=True)
+        }
+
+    def _start(self, zero: Values, spaces: Mapping[str, InputSpace]) -> Values:
         """A point drawn evenly from the ball."""
         if self.norm == 'linf':
-            return torch.empty_like(like).uniform_(-self.eps, self.eps)
-        direction = torch.randn_like(like)
-        length = torch.linalg.vector_norm(direction, dim=dims, keepdim=True)
-        radius = torch.rand_like(length).pow(length.numel() / direction.numel())
-        start: Tensor = direction * (self.eps * radius / length)
-        return start
+            noise = {n: torch.empty_like(v).uniform_(-self.eps, self.eps) for n, v in zero.items()}
+            return {name: spaces[name].drop_padding(value) for name, value in noise.items()}
+        noise = {n: spaces[n].drop_padding(torch.randn_like(v)) for n, v in zero.items()}
+        return self._per_ball(partial(_shrink_evenly, eps=self.eps), noise)
 
-    def _apply(self, clean: Tensor, delta: Tensor, space: InputSpace, scale: Tensor) -> Tensor:
-        """The input at a perturbation, never further from ``clean`` than asked for."""
-        shift = delta * scale
+    def _apply(self, clean: Values, delta: Values, spaces: Mapping[str, InputSpace]) -> Values:
+        """The inputs at a perturbation, never further from ``clean`` than asked for."""
+        return {name: self._shifted(clean[name], delta[name], spaces[name]) for name in clean}
+
+    def _shifted(self, clean: Tensor, delta: Tensor, space: InputSpace) -> Tensor:
+        shift = delta * space.scale_like(delta)
         perturbed = (clean.to(shift.dtype) + shift).to(clean.dtype)
         if clean.dtype in (torch.float16, torch.bfloat16):
             # Rounding to few bits may leave the ball: step back towards the clean value.
             overshoot = (perturbed.float() - clean.float()).abs() > shift.abs()
             perturbed = torch.where(overshoot, _step_towards(perturbed, clean), perturbed)
         return space.clamp(perturbed, clean) if self.clamp else perturbed
+
+
+def _wide(value: Tensor) -> torch.dtype:
+    return torch.promote_types(value.dtype, torch.float32)
+
+
+def _all_finite(values: Values) -> Tensor:
+    """Which samples are finite in every modality, shape (B,)."""
+    flags = [value.flatten(1).isfinite().all(dim=1) for value in values.values()]
+    return torch.stack(flags).all(dim=0)
+
+
+def _where(keep: Tensor, values: Values) -> Values:
+    """The values of the samples to keep, zero for the others."""
+    return {
+        name: torch.where(_per_sample(keep, value), value, torch.zeros_like(value))
+        for name, value in values.items()
+    }
+
+
+def _shrink_evenly(noise: Tensor, eps: float, dims: tuple[int, ...]) -> Tensor:
+    """Normal noise as a point drawn evenly from the l2 ball of its nonzero entries."""
+    length = torch.linalg.vector_norm(noise, dim=dims, keepdim=True)
+    entries = (noise != 0).sum(dim=dims, keepdim=True).clamp(min=1)
+    radius = torch.rand_like(length).pow(1 / entries)
+    return noise * (eps * radius / torch.where(length > 0, length, torch.ones_like(length)))
 
 
 def _per_sample(flags: Tensor, like: Tensor) -> Tensor:

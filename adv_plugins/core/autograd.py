@@ -25,7 +25,8 @@ def gradients(
         tuple[Tensor | None, ...]: One an input; None where ``value`` does not depend on it.
 
     Raises:
-        RuntimeError: The graph holds a reentrant activation checkpoint.
+        RuntimeError: The graph holds a reentrant activation checkpoint, or a layer that cannot
+            be differentiated twice (fused attention, SyncBatchNorm) where that is needed.
     """
     try:
         # A backward under autocast would run fp32 regions of the forward in half precision.
@@ -38,6 +39,12 @@ def gradients(
                 allow_unused=True,
             )
     except RuntimeError as error:
+        if 'derivative for' in str(error):
+            raise RuntimeError(
+                f'a layer behind the CAM layer has no second derivative ({error}); write '
+                'second_order=False, which holds the channel weights of the CAM constant, or '
+                'name a later cam_layer'
+            ) from error
         if 'checkpoint' not in str(error):
             raise
         raise RuntimeError(

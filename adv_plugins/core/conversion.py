@@ -12,6 +12,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from .adapter import adapter_class
+from .batch import Inputs
 from .norm import PREFIX, DualNorm, NormPath, convert_norms, dual_norms, revert_norms
 from .recipe import Recipe, build_recipe
 from .step import Adversary
@@ -26,11 +27,13 @@ _BOOKKEEPING = ('seed', 'iteration', 'started')
 class AdversarialModule(nn.Module):
     """What :func:`make_adversarial` adds to the class of a model."""
 
-    def adversarial_loss(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
+    def adversarial_loss(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
         """The losses of one training iteration under the recipe.
 
         Args:
-            inputs (Tensor): A batch, as the model's own training forward takes it.
+            inputs (Tensor | dict): A batch, as the model's own training forward takes it: one
+                tensor, or named ones. Of a dict the floating-point tensors are perturbed, where
+                the boolean ``<name>_mask`` beside them (True = valid) says so.
             target (Any): Its labels, shape (B,) or (B, num_classes); data samples for a
                 recognizer.
 
@@ -39,26 +42,30 @@ class AdversarialModule(nn.Module):
             ``backward()`` on, ``'clean_loss'`` and ``'adv_loss'`` are its weighted parts; a
             recognizer returns its own losses, weighted, and those of the adversarial path
             with the prefix ``adv_``. ``'adv_nonfinite'`` counts the samples that stayed clean
-            because their attack gradient was not finite.
+            because their attack gradient was not finite. ``'adv_eps'`` is ε and
+            ``'adv_ratio'`` (``'adv_ratio_<name>'``) the mean of ``||R|| / ||X||`` as the model is
+            fed them. A regularizer appears as ``'loss_<name>'``, weighted, and ``'<name>'``.
         """
         _warn_past_ddp()
         losses: dict[str, Tensor] = get_adversary(self).losses(inputs, target)
         return losses
 
-    def perturb(self, inputs: Tensor, target: Any) -> Tensor:
+    def perturb(self, inputs: Inputs, target: Any) -> Inputs:
         """The adversarial inputs of the recipe; nothing of the model is changed.
 
         In eval mode the deployed (clean) path is attacked; in training mode the path that the
         recipe attacks, with batch statistics.
 
         Args:
-            inputs (Tensor): A batch, as the model's own training forward takes it.
+            inputs (Tensor | dict): A batch, as the model's own training forward takes it: one
+                tensor, or named ones. Of a dict the floating-point tensors are perturbed, where
+                the boolean ``<name>_mask`` beside them (True = valid) says so.
             target (Any): Its labels, or its data samples for a recognizer.
 
         Returns:
-            Tensor: Detached, of the shape, dtype and space of ``inputs``.
+            Tensor | dict: Detached, of the shape, dtype and space of ``inputs``.
         """
-        perturbed: Tensor = get_adversary(self).perturb(inputs, target)
+        perturbed: Inputs = get_adversary(self).perturb(inputs, target)
         return perturbed
 
 

@@ -126,6 +126,54 @@ def project(delta: Tensor, eps: float | Tensor, norm: str, dims: tuple[int, ...]
     return delta * shrink.clamp(max=1)
 
 
+def relative_size(perturbation: Tensor, clean: Tensor) -> Tensor:
+    """``||R||_2 / ||X||_2`` of every sample, shape (B,); 0 where X is 0."""
+    size = torch.linalg.vector_norm(perturbation.flatten(1), dim=1, dtype=torch.float32)
+    whole = torch.linalg.vector_norm(clean.flatten(1), dim=1, dtype=torch.float32)
+    return torch.where(whole > 0, size / torch.where(whole > 0, whole, 1.0), 0.0)
+
+
+def attention_frobenius(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+    """How far two attention maps are apart: ``||A - A_adv||_F``, not squared (a-art.txt 2.2).
+
+    Args:
+        a (Tensor): Attention maps, averaged over heads, shape (B, T, T); or (B, W, T, T) for W
+            blocks (windows, frames) of attention a sample, which count as one matrix.
+        b (Tensor): The maps to compare with, same shape.
+        mask (Tensor, optional): Boolean, True for valid frames, shape (B, T) or (B, W, T): only
+            the block of valid queries and valid keys counts. Defaults to None: all are valid.
+
+    Returns:
+        Tensor: One norm a sample, shape (B,), with gradient 0 where both maps are equal.
+
+    Raises:
+        ValueError: Shapes do not fit.
+    """
+    if a.shape != b.shape or a.ndim < 3:
+        raise ValueError(
+            'attention_frobenius takes two maps of one shape (B, T, T), got '
+            f'{tuple(a.shape)} and {tuple(b.shape)}'
+        )
+    difference = (a - b).masked_fill(~_valid_block(a, mask), 0)
+    distance: Tensor = torch.linalg.vector_norm(difference.flatten(1), dim=1)
+    return distance
+
+
+def attention_mse(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared difference of two attention maps over their valid entries (a-art.txt 3.2.2).
+
+    Args:
+        a (Tensor): Attention maps as :func:`attention_frobenius` takes them.
+        b (Tensor): The maps to compare with.
+        mask (Tensor, optional): True for valid frames. Defaults to None: all are valid.
+
+    Returns:
+        Tensor: One mean a sample, shape (B,).
+    """
+    entries = _valid_block(a, mask).expand(a.shape).flatten(1).sum(dim=1)
+    return attention_frobenius(a, b, mask).square() / entries
+
+
 def random_wrong_labels(
     labels: Tensor, num_classes: int, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -151,6 +199,18 @@ def check_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         choices = ' or '.join(f'{option}={choice!r}' for choice in allowed)
         raise ValueError(f'{option}={value!r} is unknown; write {choices}')
+
+
+def _valid_block(maps: Tensor, mask: Tensor | None) -> Tensor:
+    """Where query and key are valid, broadcastable to the maps."""
+    if mask is None:
+        return torch.ones((), dtype=torch.bool, device=maps.device)
+    if mask.shape != maps.shape[:-1] or maps.shape[-1] != maps.shape[-2]:
+        raise ValueError(
+            f'a mask of the shape {tuple(mask.shape)} does not fit square maps '
+            f'{tuple(maps.shape)}; it has one entry a frame: {tuple(maps.shape[:-1])}'
+        )
+    return mask.unsqueeze(-1) & mask.unsqueeze(-2)
 
 
 def _like(eps: float | Tensor, delta: Tensor) -> Tensor:

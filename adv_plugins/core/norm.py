@@ -182,6 +182,14 @@ def dual_norms(model: nn.Module) -> list[DualNorm]:
     return [module for module in model.modules() if isinstance(module, DualNorm)]
 
 
+def twin_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+    """Clean and adversarial parameter of every doubled one."""
+    for module in dual_norms(model):
+        for _, clean, twin in module.twin_pairs():
+            if isinstance(clean, nn.Parameter) and isinstance(twin, nn.Parameter):
+                yield clean, twin
+
+
 @torch.no_grad()
 def copy_clean_to_adversarial(model: nn.Module) -> None:
     """Set every adversarial twin to its clean value."""
@@ -192,7 +200,5 @@ def copy_clean_to_adversarial(model: nn.Module) -> None:
 
 def mirror_requires_grad(model: nn.Module) -> None:
     """Freeze and unfreeze adversarial parameters with their clean twins (partial_bn, ...)."""
-    for module in dual_norms(model):
-        for _, clean, twin in module.twin_pairs():
-            if isinstance(twin, nn.Parameter):
-                twin.requires_grad_(clean.requires_grad)
+    for clean, twin in twin_parameters(model):
+        twin.requires_grad_(clean.requires_grad)

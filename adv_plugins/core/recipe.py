@@ -1,20 +1,21 @@
 """Recipes: what fills the picture of an adversarial step, and the papers' own fillings.
 
 A recipe is threat model (norm, eps, axes, clamp) × solver (steps, step size, start) × objective
-× weights × norm policy × schedule (begin, end, interval, fraction of the batch).
+× regularizers × weights × norm policy × schedule (begin, end, interval, fraction of the batch).
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .attack import GradientAscent
 from .functional import CAM_NORMALIZATIONS, CAM_WEIGHTINGS, NORMS, check_choice
 from .objectives import OBJECTIVES, Objective, TemporalCAM, TrainingLoss
+from .regularizers import REGULARIZERS, AttentionFrobenius, Regularizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +28,23 @@ class Recipe:
         eps (float): Radius of the ball around each sample: a fraction of the value range
             (8/255 = eight grey levels) wherever the model's normalisation is known, in units of
             the input otherwise.
-        step_size (float): β, the length of an attack step, in the unit of ``eps``.
+        step_size (float, optional): β, the length of an attack step, in the unit of ``eps``.
+            Defaults to None: ε for K=1, and 2.5 ε / K for more steps.
         steps (int): K, number of attack steps. Defaults to 1.
         norm (str): ``'linf'`` or ``'l2'``. Defaults to ``'linf'``.
-        dims (tuple[int, ...], optional): Axes of the input that one norm runs over. Defaults to
-            None: all but the batch, one ball a sample.
+        dims (tuple[int, ...], optional): Axes of the input that one norm runs over: ``(2,)``
+            is one ball for each frame of features (B, T, D). Defaults to None: all but the
+            batch, one ball for each sample and modality.
+        joint (bool): Whether one norm runs over all modalities of a sample together. Defaults to
+            False.
         random_start (bool): Whether the attack starts at a random point of the ball. Defaults
             to False: at the clean input.
         clamp (bool): Whether adversarial inputs are clipped to valid pixels. False is the bare
             projection of taf.txt eq. 6. Defaults to True.
         clean_weight (float): Weight of the clean losses. Defaults to 1.0.
         adv_weight (float): Weight of the adversarial losses. Defaults to 1.0.
+        regularizers (Sequence[Regularizer | dict | str]): Penalties on the pair of clean and
+            adversarial forward, each added with its weight. Defaults to ().
         dual_bn (bool): Whether the adversarial path has normalisation entries of its own.
             Defaults to True.
         attack_path (str): Whose norms the attack sees in training: ``'clean'`` (its first
@@ -60,14 +67,16 @@ class Recipe:
 
     objective: Any
     eps: float
-    step_size: float
+    step_size: float | None = None
     steps: int = 1
     norm: str = 'linf'
     dims: tuple[int, ...] | None = None
+    joint: bool = False
     random_start: bool = False
     clamp: bool = True
     clean_weight: float = 1.0
     adv_weight: float = 1.0
+    regularizers: Any = ()
     dual_bn: bool = True
     attack_path: str = 'clean'
     begin: int = 0
@@ -77,10 +86,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'objective', build_objective(self.objective))
+        object.__setattr__(self, 'regularizers', build_regularizers(self.regularizers))
         check_choice('norm', self.norm, NORMS)
         check_choice('attack_path', self.attack_path, ('clean', 'adversarial'))
         for option in ('eps', 'step_size', 'clean_weight', 'adv_weight', 'begin'):
-            if not getattr(self, option) >= 0:
+            if getattr(self, option) is not None and not getattr(self, option) >= 0:
                 raise ValueError(f'{option}={getattr(self, option)} must not be negative')
         for option in ('steps', 'interval'):
             if getattr(self, option) < 1:
@@ -92,6 +102,11 @@ class Recipe:
             )
         if self.end is not None and self.end <= self.begin:
             raise ValueError(f'end={self.end} must be greater than begin={self.begin}')
+        if self.joint and self.dims is not None:
+            raise ValueError(
+                f'joint=True is one norm over all that a sample has, dims={self.dims} one over '
+                'some axes; write one of them'
+            )
         if self.dims is not None and not all(axis > 0 for axis in self.dims):
             raise ValueError(
                 f'dims={self.dims} must be positive axes; 0 is the batch, and samples do not share '
@@ -101,12 +116,14 @@ class Recipe:
     @property
     def solver(self) -> GradientAscent:
         """The attack of this recipe."""
+        step_size = self.eps if self.steps == 1 else 2.5 * self.eps / self.steps
         return GradientAscent(
             norm=self.norm,
             eps=self.eps,
-            step_size=self.step_size,
+            step_size=step_size if self.step_size is None else self.step_size,
             steps=self.steps,
             dims=self.dims,
+            joint=self.joint,
             random_start=self.random_start,
             clamp=self.clamp,
         )
@@ -152,7 +169,7 @@ class TAF(Recipe):
     clean_weight: float = field(init=False, repr=False, default=1.0)
     adv_weight: float = field(init=False, repr=False, default=1.0)
     eps: float = 64 / 255
-    step_size: float = 32 / 255
+    step_size: float | None = 32 / 255
     alpha: float = 0.7
     num_frames: int | None = None
     cam_layer: str | None = None
@@ -193,7 +210,7 @@ class CEAugmentation(Recipe):
     clean_weight: float = field(init=False, repr=False, default=1.0)
     adv_weight: float = field(init=False, repr=False, default=1.0)
     eps: float = 64 / 255
-    step_size: float = 32 / 255
+    step_size: float | None = 32 / 255
     alpha: float = 0.7
 
     def __post_init__(self) -> None:
@@ -214,13 +231,75 @@ class AdvProp(Recipe):
 
     objective: Any = field(default_factory=TrainingLoss)
     eps: float = 4 / 255
-    step_size: float = 1 / 255
+    step_size: float | None = 1 / 255
     steps: int = 5
     attack_path: str = 'adversarial'
 
 
+@dataclass(frozen=True, kw_only=True)
+class ART(Recipe):
+    """Adversarially robust training of a Transformer on features (a-art.txt eq. 2-4).
+
+    One ℓ2-normalised ascent step on the training loss; clean and adversarial inputs share all
+    weights. Takes the options of :class:`Recipe` (``objective`` and the weights apart) with the
+    paper's defaults, and
+
+    Args:
+        alpha (float): α of eq. 2: weight of the adversarial losses beside the clean ones' 1.
+            Defaults to 1.0.
+        eps (float): ε, in the units of the features, for each video (all of its valid frames)
+            and each modality; see ``dims`` and ``joint``. Defaults to 0.5.
+
+    Example:
+        >>> custom_hooks = [dict(type='ARTHook', eps=0.5, alpha=1.0)]
+    """
+
+    objective: Any = field(init=False, repr=False, default_factory=TrainingLoss)
+    clean_weight: float = field(init=False, repr=False, default=1.0)
+    adv_weight: float = field(init=False, repr=False, default=1.0)
+    norm: str = 'l2'
+    eps: float = 0.5
+    alpha: float = 1.0
+    clamp: bool = False
+    dual_bn: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.alpha >= 0:
+            raise ValueError(f'alpha={self.alpha} must not be negative; the paper has alpha=1')
+        object.__setattr__(self, 'adv_weight', self.alpha)
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AART(ART):
+    """ART with attention-map regularisation (a-art.txt 2.2).
+
+    Takes the options of :class:`ART` (``regularizers`` apart), and
+
+    Args:
+        beta (float): β_Fr, the weight of ``mean_i ||A_i - A_i^adv||_F`` of each attention
+            module. Defaults to 0.001.
+        attention (Sequence[str], optional): Dotted names of the attention modules. Defaults to
+            None: all that are found.
+
+    Example:
+        >>> custom_hooks = [dict(type='AARTHook', eps=0.5, alpha=1.0, beta=0.001)]
+    """
+
+    regularizers: Any = field(init=False, repr=False, default=())
+    beta: float = 0.001
+    attention: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.beta >= 0:
+            raise ValueError(f'beta={self.beta} must not be negative; the paper has beta=0.001')
+        term = AttentionFrobenius(weight=self.beta, modules=self.attention)
+        object.__setattr__(self, 'regularizers', (term,))
+        super().__post_init__()
+
+
 RECIPES: dict[str, type[Recipe]] = {
-    kind.__name__: kind for kind in (Recipe, TAF, CEAugmentation, AdvProp)
+    kind.__name__: kind for kind in (Recipe, TAF, CEAugmentation, AdvProp, ART, AART)
 }
 
 
@@ -257,12 +336,41 @@ def build_objective(objective: Objective | str | Mapping[str, Any]) -> Objective
     """An objective from an objective, its class name or a config dict."""
     if isinstance(objective, Objective):
         return objective
-    options: dict[str, Any] = {}
-    if isinstance(objective, Mapping):
-        options = dict(objective)
-        objective = options.pop('type', '')
-    built: Objective = _build('objective', OBJECTIVES, objective, options)
+    built: Objective = _build('objective', OBJECTIVES, *_name_and_options(objective))
     return built
+
+
+def build_regularizers(
+    regularizers: Sequence[Regularizer | str | Mapping[str, Any]],
+) -> tuple[Regularizer, ...]:
+    """Regularizers from regularizers, their class names or config dicts.
+
+    Raises:
+        ValueError: Not a list, an unknown regularizer or option, or two of one name, which the
+            log could not tell apart.
+    """
+    if isinstance(regularizers, (Regularizer, str, Mapping)):
+        raise ValueError(
+            f'regularizers={regularizers!r} must be a list; write regularizers=[{regularizers!r}]'
+        )
+    built = tuple(
+        entry
+        if isinstance(entry, Regularizer)
+        else _build('regularizer', REGULARIZERS, *_name_and_options(entry))
+        for entry in regularizers
+    )
+    names = [entry.name for entry in built]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f'regularizers has {name!r} twice; write it once')
+    return built
+
+
+def _name_and_options(entry: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    if not isinstance(entry, Mapping):
+        return entry, {}
+    options = dict(entry)
+    return options.pop('type', ''), options
 
 
 def _build(option: str, kinds: Mapping[str, type[Any]], name: Any, options: dict[str, Any]) -> Any:

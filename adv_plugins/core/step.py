@@ -6,25 +6,33 @@
                       objective(record) ── ∇x ──► x' = Π_ε(x + β·rule(∇x))        K times
     x' ─ adversarial forward (adversarial norms) ──► adversarial Record
     total = clean_weight · L(clean) + adv_weight · L(adversarial)
+            + Σ weight · regularizer(clean Record, adversarial Record)
 
 The clean loss' parameter gradients are taken as soon as the attack has read the clean graph,
 which is then freed: the peak memory is that of one forward. They reach the trainer's one backward
-through :class:`~adv_plugins.core.autograd.Carry`.
+through :class:`~adv_plugins.core.autograd.Carry`. A regularizer differentiates the clean record
+too: with one, the clean graph lives until that backward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from . import batch
 from .adapter import Adapter, Record
+from .attack import InputSpace, Values
+from .attention import AttentionMap, capture_attention
 from .autograd import Carry, gradients, in_fp16
+from .batch import Inputs
 from .capture import capture_output, find_module, last_output
+from .functional import relative_size
 from .norm import (
     ADVERSARIAL,
     CLEAN,
@@ -32,8 +40,28 @@ from .norm import (
     copy_clean_to_adversarial,
     dual_norms,
     mirror_requires_grad,
+    twin_parameters,
 )
 from .recipe import Recipe
+
+
+@dataclass
+class Walk:
+    """What one walk over both paths has found.
+
+    Args:
+        clean (Record): The clean record.
+        adversarial (Record): The adversarial record.
+        clean_total (Tensor): The weighted clean loss, carrying its gradients.
+        penalties (dict[str, Tensor]): The weighted regularizers, by their log keys.
+        metrics (dict[str, Tensor]): What is logged and not summed.
+    """
+
+    clean: Record
+    adversarial: Record
+    clean_total: Tensor
+    penalties: dict[str, Tensor]
+    metrics: dict[str, Tensor]
 
 
 class Adversary:
@@ -67,6 +95,9 @@ class Adversary:
         if recipe.objective.needs_features:
             self._layer = recipe.objective.cam_layer or adapter.find_cam_layer()
             find_module(self.model, self._layer, 'cam_layer')
+        for regularizer in recipe.regularizers:
+            for name in regularizer.modules or ():
+                find_module(self.model, name, 'modules')
 
     @property
     def model(self) -> nn.Module:
@@ -74,7 +105,7 @@ class Adversary:
         return self.adapter.model
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
+    def losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
         """The losses of one training iteration; the plain ones where the schedule says so.
 
         The first call walks the adversarial path in any case, so that a recipe that does not fit
@@ -83,7 +114,7 @@ class Adversary:
         """
         if not self._rehearsed:
             self._check(inputs)
-        if inputs.requires_grad:
+        if any(value.requires_grad for value in batch.modalities(inputs).values()):
             raise ValueError(
                 'the inputs require a gradient, which an adversarial step does not pass on to what '
                 'is in front of the model; convert the whole model, or pass inputs.detach()'
@@ -102,142 +133,191 @@ class Adversary:
         return losses
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def perturb(self, inputs: Tensor, target: Any) -> Tensor:
+    def perturb(self, inputs: Inputs, target: Any) -> Inputs:
         """The adversarial inputs; in eval mode those of the deployed (clean) path."""
         self._check(inputs)
         trained = self.model.training and self.started
         branch = self.recipe.attack_path if trained else CLEAN
         with torch.inference_mode(False), torch.enable_grad(), self._private_random(inputs):
-            leaf = inputs.detach().clone().requires_grad_()
+            values = {n: v.clone() for n, v in batch.modalities(inputs).items()}
+            inputs, leaves = _leaves(batch.replace(inputs, values))
             with self.path.use(branch, tracking=False):
-                record = self._forward(leaf, target)
+                record = self._forward(inputs, target)
             labels = self.recipe.objective.targets(record)
             first = None
             if not self.recipe.random_start:
-                first = self._attack_gradient(record, labels, leaf, branch)
+                first = self._attack_gradient(record, labels, leaves, branch)
             del record
-            return self._ascend(leaf, target, labels, branch, first)[0]
+            return self._ascend(inputs, target, labels, branch, first)[0]
 
-    def _clean_losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
+    def _clean_losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
         """The plain model's losses, from which a backward still reaches every parameter: one
         that it did not reach would be an error in DistributedDataParallel."""
         losses = dict(self.adapter.forward(inputs, target).losses)
-        twins = [
-            twin
-            for norm in dual_norms(self.model)
-            for _, _, twin in norm.twin_pairs()
-            if twin.requires_grad
-        ]
+        twins = [twin for _, twin in twin_parameters(self.model) if twin.requires_grad]
         if twins:
             first = next(name for name in losses if 'loss' in name)
-            nothing = Carry.apply(inputs.new_zeros(()), [None] * len(twins), *twins)
-            losses[first] = losses[first] + nothing
+            zero = losses[first].detach().new_zeros(())
+            losses[first] = losses[first] + Carry.apply(zero, [None] * len(twins), *twins)
         return losses
 
-    def _adversarial_losses(self, inputs: Tensor, target: Any) -> dict[str, Tensor]:
+    def _adversarial_losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
         if not self.started:
             copy_clean_to_adversarial(self.model)
             self.started = True
         mirror_requires_grad(self.model)
-        clean, clean_total, adversarial, finite = self._walk(inputs, target)
-        losses = self.adapter.report(clean, adversarial, clean_total, self.recipe)
-        losses['adv_nonfinite'] = (~finite).sum().float()
-        return losses
+        walk = self._walk(inputs, target)
+        losses = self.adapter.report(
+            walk.clean, walk.adversarial, walk.clean_total, walk.penalties, self.recipe
+        )
+        return {**losses, **walk.metrics}
 
-    def _walk(self, inputs: Tensor, target: Any) -> tuple[Record, Tensor, Record, Tensor]:
-        """Both paths: clean record, weighted clean total, adversarial record, finite samples."""
+    def _walk(self, inputs: Inputs, target: Any) -> Walk:
         recipe = self.recipe
-        leaf = inputs.detach().requires_grad_()
+        inputs, leaves = _leaves(inputs)
+        # Records are compared under the same dropout.
+        random = _random_state(inputs) if recipe.regularizers else None
         with self.path.use(CLEAN):
-            clean = self._forward(leaf, target)
+            clean = self._forward(inputs, target, attention=True)
         with self._private_random(inputs):
             labels = recipe.objective.targets(clean)
-            first, clean_total = self._use_clean_graph(clean, labels, leaf)
+            first, clean_total = self._use_clean_graph(clean, labels, leaves)
+            reference = clean
             if recipe.fraction < 1:
-                index = _random_subset(len(inputs), recipe.fraction, inputs.device)
-                leaf, target = self.adapter.select(leaf, target, index)
+                index = _random_subset(inputs, recipe.fraction)
+                inputs, target = batch.take(inputs, index), self.adapter.select(target, index)
                 labels = None if labels is None else labels[index]
-                first = None if first is None else first[index]
-            perturbed, finite = self._ascend(leaf, target, labels, recipe.attack_path, first)
+                first = None if first is None else {n: g[index] for n, g in first.items()}
+                reference = clean.take_attention(index)
+            perturbed, finite = self._ascend(inputs, target, labels, recipe.attack_path, first)
+            if random is not None:
+                _set_random_state(random)
             with self.path.use(ADVERSARIAL):
-                adversarial = self.adapter.forward(perturbed, target)
-        return clean, clean_total, adversarial, finite
+                adversarial = self._forward(perturbed, target, features=False, attention=True)
+        penalties, metrics = self._regularize(reference, adversarial)
+        metrics['adv_nonfinite'] = (~finite).sum().float()
+        metrics |= self._sizes(inputs, perturbed)
+        clean.attention = adversarial.attention = []
+        return Walk(clean, adversarial, clean_total, penalties, metrics)
+
+    def _regularize(
+        self, clean: Record, adversarial: Record
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weighted regularizers, and what they are before their weights."""
+        penalties, metrics = {}, {}
+        for regularizer in self.recipe.regularizers:
+            with torch.set_grad_enabled(regularizer.weight > 0):
+                value = regularizer(clean, adversarial)
+            metrics[regularizer.name] = value.detach()
+            penalties[f'loss_{regularizer.name}'] = regularizer.weight * value
+        return penalties, metrics
+
+    def _sizes(self, inputs: Inputs, perturbed: Inputs) -> dict[str, Tensor]:
+        """ε, and ||R|| / ||X|| of every modality as the model is fed them, mean over the batch:
+        without the second, the first says little about features."""
+        clean, moved = batch.modalities(inputs), batch.modalities(perturbed)
+        sizes = {'adv_eps': next(iter(clean.values())).new_tensor(self.recipe.eps)}
+        for name, value in clean.items():
+            ratio = relative_size(moved[name].detach() - value.detach(), value.detach())
+            sizes[f'adv_ratio_{name}' if name else 'adv_ratio'] = ratio.mean()
+        return sizes
 
     def _use_clean_graph(
-        self, clean: Record, labels: Tensor | None, leaf: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
+        self, clean: Record, labels: Tensor | None, leaves: Values
+    ) -> tuple[Values | None, Tensor]:
         """All that needs the clean graph, which is freed: the attack's first gradient (where
         the attack starts there) and the weighted clean loss, carrying its gradients."""
         recipe = self.recipe
         starts_here = recipe.attack_path == CLEAN and not recipe.random_start
         total = recipe.clean_weight * clean.loss
         # In fp16 the gradients need the trainer's loss scale, which only its backward has.
-        eager = not in_fp16(leaf)
-        first = None
+        kept = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
+        eager = not kept and not any(in_fp16(leaf) for leaf in leaves.values())
+        first: Values | None = None
         shared = recipe.objective.is_training_loss and recipe.clean_weight > 0
         if starts_here and not (eager and shared):
-            first = self._attack_gradient(clean, labels, leaf, CLEAN, retain_graph=True)
+            first = self._attack_gradient(clean, labels, leaves, CLEAN, retain_graph=True)
         if eager:
             parameters = self._trainable()
-            wanted = [*parameters, leaf] if starts_here and shared else parameters
+            wanted = [*parameters, *leaves.values()] if starts_here and shared else parameters
             with self.path.use(CLEAN):
                 known = gradients(total, wanted) if wanted else ()
             if len(wanted) > len(parameters):
                 # The step's direction does not depend on the positive weight of the loss.
-                first = _required(known[-1])
+                first = _by_name(leaves, known[len(parameters) :])
             total = cast(Tensor, Carry.apply(total.detach(), known[: len(parameters)], *parameters))
             clean.drop_graph()
         return first, total
 
     def _ascend(
         self,
-        leaf: Tensor,
+        inputs: Inputs,
         target: Any,
         labels: Tensor | None,
         branch: str,
-        first: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+        first: Values | None,
+    ) -> tuple[Inputs, Tensor]:
         """Run the recipe's attack from a batch on one branch, statistics frozen."""
 
-        def gradient(batch: Tensor) -> Tensor:
-            batch = batch.detach().requires_grad_()
+        def gradient(values: Values) -> Values:
+            moved, leaves = _leaves(batch.replace(inputs, values))
             with self.path.use(branch, tracking=False):
-                record = self._forward(batch, target)
-            return self._attack_gradient(record, labels, batch, branch)
+                record = self._forward(moved, target)
+            return self._attack_gradient(record, labels, leaves, branch)
 
-        return self.recipe.solver.run(leaf, self.adapter.space(leaf), gradient, first)
+        clean = batch.modalities(inputs)
+        spaces = {name: self._space(inputs, name) for name in clean}
+        perturbed, finite = self.recipe.solver.run(clean, spaces, gradient, first)
+        return batch.replace(inputs, perturbed), finite
+
+    def _space(self, inputs: Inputs, name: str) -> InputSpace:
+        space = self.adapter.space(batch.modalities(inputs)[name], name)
+        return replace(space, valid=batch.valid_entries(inputs, name))
 
     def _attack_gradient(
         self,
         record: Record,
         labels: Tensor | None,
-        leaf: Tensor,
+        leaves: Values,
         branch: str,
         retain_graph: bool = False,
-    ) -> Tensor:
+    ) -> Values:
+        tensors = list(leaves.values())
         with self.path.use(branch, tracking=False):
             value = self.recipe.objective(record, labels).sum()
-            if in_fp16(leaf):
+            if any(in_fp16(leaf) for leaf in tensors):
                 # Small gradients would underflow; the direction of a step knows no scale.
-                scaled = _required(gradients(value * 2.0**14, [leaf], retain_graph=True)[0])
-                if scaled.isfinite().all():
+                scaled = _by_name(leaves, gradients(value * 2.0**14, tensors, retain_graph=True))
+                if all(gradient.isfinite().all() for gradient in scaled.values()):
                     return scaled
-            return _required(gradients(value, [leaf], retain_graph)[0])
+            return _by_name(leaves, gradients(value, tensors, retain_graph))
 
-    def _forward(self, inputs: Tensor, target: Any) -> Record:
-        """A forward with the features that the objective reads."""
-        module = self.model.get_submodule(self._layer) if self._layer else None
-        with capture_output(module) as outputs:
+    def _forward(
+        self, inputs: Inputs, target: Any, features: bool = True, attention: bool = False
+    ) -> Record:
+        """A forward with the features that the objective reads, and on demand the attention maps
+        that the regularizers read."""
+        layer = self._layer if features else ''
+        module = self.model.get_submodule(layer) if layer else None
+        readers = [entry for entry in self.recipe.regularizers if entry.needs_attention]
+        names = [name for entry in readers for name in entry.modules or ()]
+        everything = any(entry.modules is None for entry in readers)
+        listening: AbstractContextManager[list[AttentionMap]] = nullcontext([])
+        if attention and readers:
+            listening = capture_attention(self.model, None if everything else names)
+        with capture_output(module) as outputs, listening as maps:
             record = self.adapter.forward(inputs, target)
-        if self._layer:
-            record.features, record.layer = last_output(outputs, self._layer), self._layer
+        if layer:
+            record.features, record.layer = last_output(outputs, layer), layer
+        record.attention = maps
         return record
 
-    def _rehearse(self, inputs: Tensor, target: Any) -> None:
+    def _rehearse(self, inputs: Inputs, target: Any) -> None:
         """Walk the whole step, backward included, and leave no trace of it."""
         with self._private_random(inputs), self.path.use(CLEAN, tracking=False):
-            _, clean_total, adversarial, _ = self._walk(inputs, target)
-            total = clean_total + self.recipe.adv_weight * adversarial.loss
+            walk = self._walk(inputs, target)
+            total = walk.clean_total + self.recipe.adv_weight * walk.adversarial.loss
+            total = sum(walk.penalties.values(), total)
             parameters = self._trainable()
             if parameters:
                 with self.path.use(ADVERSARIAL):
@@ -247,12 +327,8 @@ class Adversary:
         return [value for value in self.model.parameters() if value.requires_grad]
 
     def _check(self, inputs: Any) -> None:
-        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-            got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
-            raise TypeError(
-                f'an attack needs inputs that are one floating-point tensor, got {got}; convert '
-                'them before (inputs.float()), or let the data preprocessor normalise them'
-            )
+        for name in batch.modalities(inputs):
+            batch.valid_entries(inputs, name)
         if len(dual_norms(self.model)) != self._num_norms:
             raise RuntimeError(
                 'norm layers were replaced after make_adversarial (a SyncBN conversion?): their '
@@ -260,29 +336,61 @@ class Adversary:
             )
 
     @contextmanager
-    def _private_random(self, inputs: Tensor) -> Iterator[None]:
+    def _private_random(self, inputs: Inputs) -> Iterator[None]:
         """A stream of seed, iteration and rank alone, while the global one stands still."""
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         step = (self.iteration + 1) * 0x9E3779B97F4A7C15 + rank * 0xD1B54A32D192ED03
         seed = (self.seed + step) % 2**63
-        on_cuda = inputs.device.type == 'cuda'
-        with torch.random.fork_rng(devices=[inputs.device] if on_cuda else []):
-            torch.default_generator.manual_seed(seed)
-            if on_cuda:
-                torch.cuda.default_generators[inputs.get_device()].manual_seed(seed)
+        generators = _generators(inputs)
+        devices = [generator.device for generator in generators if generator.device.type == 'cuda']
+        with torch.random.fork_rng(devices=devices):
+            for generator in generators:
+                generator.manual_seed(seed)
             yield
 
 
-def _required(gradient: Tensor | None) -> Tensor:
-    if gradient is None:
+def _leaves(inputs: Inputs) -> tuple[Inputs, Values]:
+    """The batch with its modalities as leaves to differentiate by, and these."""
+    values = batch.modalities(inputs)
+    leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+    return batch.replace(inputs, leaves), leaves
+
+
+def _by_name(leaves: Values, found: Sequence[Tensor | None]) -> Values:
+    """Gradients by modality; zero for one that the objective does not depend on."""
+    if all(gradient is None for gradient in found):
         raise ValueError(
             'the attack objective does not depend on the inputs: does the model detach them, or '
             'run its backbone without gradients?'
         )
-    return gradient
+    return {
+        name: torch.zeros_like(leaf) if gradient is None else gradient
+        for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
+    }
 
 
-def _random_subset(size: int, fraction: float, device: torch.device) -> Tensor:
+def _random_subset(inputs: Inputs, fraction: float) -> Tensor:
     """Indices of about ``fraction`` of the samples, in order; two at least, for batch norms."""
+    size = batch.batch_size(inputs)
+    device = next(iter(batch.modalities(inputs).values())).device
     count = max(min(2, size), round(size * fraction))
     return torch.randperm(size, device=device)[:count].sort().values
+
+
+def _generators(inputs: Inputs) -> list[torch.Generator]:
+    """The global random streams that a forward of this batch draws from."""
+    device = next(iter(batch.modalities(inputs).values())).device
+    generators = [torch.default_generator]
+    if device.type == 'cuda':
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    return generators
+
+
+def _random_state(inputs: Inputs) -> list[tuple[torch.Generator, Tensor]]:
+    return [(generator, generator.get_state()) for generator in _generators(inputs)]
+
+
+def _set_random_state(state: list[tuple[torch.Generator, Tensor]]) -> None:
+    for generator, value in state:
+        generator.set_state(value)

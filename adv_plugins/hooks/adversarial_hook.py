@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from ..adapters.mmaction import RecognizerAdapter
+from ..adapters.mmaction import AdversarialRecognizer
 from ..core.conversion import (
     adversarial_state_dict,
     get_adversary,
@@ -26,7 +26,7 @@ from ..core.conversion import (
     make_adversarial,
     remove_adversarial,
 )
-from ..core.norm import dual_norms
+from ..core.norm import twin_parameters
 from ..core.recipe import Recipe, build_recipe
 
 ENTRY = 'adversarial'
@@ -182,7 +182,7 @@ class AdversarialHook(Hook):
             )
         else:
             make_adversarial(model, self.recipe)
-        if not isinstance(get_adversary(model).adapter, RecognizerAdapter):
+        if not isinstance(model, AdversarialRecognizer):
             remove_adversarial(model)
             raise TypeError(
                 f'{type(self).__name__} trains MMAction2 recognizers, got {type(model).__name__}, '
@@ -204,16 +204,9 @@ def _optimizers(wrapper: BaseOptimWrapper) -> Iterator[Optimizer]:
         yield wrapper.optimizer
 
 
-def _twin_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-    for norm in dual_norms(model):
-        for _, clean, twin in norm.twin_pairs():
-            if isinstance(twin, nn.Parameter):
-                yield clean, twin
-
-
 def _extend_optimizers(wrapper: BaseOptimWrapper, model: nn.Module) -> None:
     """Put every adversarial parameter into the group of its clean twin, and into no other."""
-    twins = {id(twin) for _, twin in _twin_parameters(model)}
+    twins = {id(twin) for _, twin in twin_parameters(model)}
     for optimizer in _optimizers(wrapper):
         if 'ZeroRedundancyOptimizer' in {kind.__name__ for kind in type(optimizer).__mro__}:
             raise TypeError(
@@ -223,7 +216,7 @@ def _extend_optimizers(wrapper: BaseOptimWrapper, model: nn.Module) -> None:
         for group in optimizer.param_groups:
             group['params'][:] = [value for value in group['params'] if id(value) not in twins]
         home = {id(value): group for group in optimizer.param_groups for value in group['params']}
-        for clean, twin in _twin_parameters(model):
+        for clean, twin in twin_parameters(model):
             if id(clean) in home:
                 home[id(clean)]['params'].append(twin)
         _rest_idle_twins(optimizer, model)
@@ -241,7 +234,7 @@ def _rest_idle_twins(optimizer: Optimizer, model: nn.Module) -> None:
     def rest(*_: Any) -> None:
         nonlocal walks
         if adversary.walks == walks:
-            for _clean, twin in _twin_parameters(model):
+            for _clean, twin in twin_parameters(model):
                 twin.grad = None
         walks = adversary.walks
 
@@ -256,7 +249,7 @@ def _extend_optimizer_state(
         for name, inner in wrapper.items():
             _extend_optimizer_state(state.get(name, {}), inner, model)
         return
-    twins = {id(twin) for _, twin in _twin_parameters(model)}
+    twins = {id(twin) for _, twin in twin_parameters(model)}
     saved_groups = state.get('param_groups', [])
     free = itertools.count(sum(len(group['params']) for group in saved_groups))
     for saved, group in zip(saved_groups, wrapper.optimizer.param_groups, strict=True):

@@ -31,6 +31,41 @@ class TAFHook(AdversarialHook):
 
 
 @HOOKS.register_module()
+class ARTHook(AdversarialHook):
+    """Train a model of features adversarially with ART (a-art.txt eq. 2-4).
+
+    Args:
+        by_epoch (bool): Whether ``begin`` and ``end`` count epochs. Defaults to True.
+        **options: Options of :class:`~adv_plugins.ART`: ``eps=0.5``, ``alpha=1.0``,
+            ``steps=1``, ``dims=None`` (one ball a video and modality), ``joint=False`` and the
+            rest of them.
+
+    Example:
+        >>> custom_hooks = [dict(type='ARTHook', eps=0.5, alpha=1.0)]
+    """
+
+    def __init__(self, by_epoch: bool = True, **options: Any) -> None:
+        super().__init__(dict(type='ART', **options), by_epoch)
+
+
+@HOOKS.register_module()
+class AARTHook(AdversarialHook):
+    """Train a Transformer of features with A-ART: ART and attention maps that do not move.
+
+    Args:
+        by_epoch (bool): Whether ``begin`` and ``end`` count epochs. Defaults to True.
+        **options: Options of :class:`~adv_plugins.AART`: those of :class:`ARTHook`,
+            ``beta=0.001`` and ``attention=None`` (all attention modules).
+
+    Example:
+        >>> custom_hooks = [dict(type='AARTHook', eps=0.5, alpha=1.0, beta=0.001)]
+    """
+
+    def __init__(self, by_epoch: bool = True, **options: Any) -> None:
+        super().__init__(dict(type='AART', **options), by_epoch)
+
+
+@HOOKS.register_module()
 class AdvPropHook(AdversarialHook):
     """Train a recognizer with AdvProp (Xie et al., CVPR 2020).
 

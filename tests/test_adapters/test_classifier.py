@@ -54,10 +54,10 @@ def test_channels_are_axis_1_unless_the_tensor_says_otherwise():
     """T == C == 3 is where guessing goes silently wrong."""
     adapter = get_adversary(make_adversarial(Conv3dNet(), mean=MEAN, std=STD)).adapter
     frames = torch.zeros(2, 3, 3, 6, 6)
-    assert adapter.space(frames).scale.shape == (3, 1, 1, 1)
+    assert adapter.space(frames, '').scale.shape == (3, 1, 1, 1)
     shaped = torch.tensor(STD).view(3, 1, 1)
     adapter = get_adversary(make_adversarial(Conv3dNet(), mean=shaped, std=shaped)).adapter
-    assert torch.equal(adapter.space(frames).scale, 1 / shaped)
+    assert torch.equal(adapter.space(frames, '').scale, 1 / shaped)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ def test_losses_and_their_names(case):
     losses = model(inputs, samples, mode='loss')
     torch.manual_seed(1)
     expected = plain(inputs, samples, mode='loss')
-    assert set(losses) == set(expected) | {f'adv_{name}' for name in expected} | {'adv_nonfinite'}
+    added = {'adv_nonfinite', 'adv_eps', 'adv_ratio'}
+    assert set(losses) == set(expected) | {f'adv_{name}' for name in expected} | added
     torch.testing.assert_close(losses['loss_cls'], 0.7 * expected['loss_cls'])
     assert losses['top1_acc'] == expected['top1_acc']
     total, log_vars = model.parse_losses(losses)

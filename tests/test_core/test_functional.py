@@ -6,8 +6,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adv_plugins.core.functional import relative_size
 from adv_plugins.functional import (
     ascent_direction,
+    attention_frobenius,
+    attention_mse,
     project,
     random_wrong_labels,
     temporal_cam,
@@ -184,3 +187,61 @@ def test_wrong_labels_are_wrong_and_even():
         others = counts[torch.arange(4) != label].float()
         # 1000 expected each, standard deviation 26
         assert (others - 1000).abs().max() < 130
+
+
+def test_attention_frobenius_against_matrix_norms():
+    a, b = torch.rand(2, 3, 5, 5), torch.rand(2, 3, 5, 5)
+    torch.testing.assert_close(
+        attention_frobenius(a[:, 0], b[:, 0]), torch.linalg.matrix_norm((a - b)[:, 0], 'fro')
+    )
+    blocks = attention_frobenius(a, b)
+    expected = torch.stack([torch.linalg.matrix_norm(torch.block_diag(*d)) for d in a - b])
+    torch.testing.assert_close(blocks, expected)
+
+
+def test_attention_frobenius_counts_the_valid_block_alone():
+    a, b = torch.rand(2, 5, 5), torch.rand(2, 5, 5)
+    mask = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
+    expected = torch.stack([(a - b)[0, :3, :3].norm(), (a - b)[1].norm()])
+    torch.testing.assert_close(attention_frobenius(a, b, mask), expected)
+    a[0, 3:] = float('nan')
+    torch.testing.assert_close(attention_frobenius(a, b, mask), expected)
+
+
+def test_attention_frobenius_has_a_finite_gradient_where_the_maps_agree():
+    a = torch.rand(2, 4, 4, requires_grad=True)
+    b = a.detach().clone()
+    b[1, 0, 0] += 0.5
+    b.requires_grad_()
+    attention_frobenius(a, b).sum().backward()
+    assert (a.grad[0] == 0).all() and a.grad.isfinite().all()
+    # A norm, not its square: the slope does not depend on the distance.
+    torch.testing.assert_close(a.grad[1, 0, 0], torch.tensor(-1.0))
+    torch.testing.assert_close(b.grad, -a.grad)
+
+
+@pytest.mark.parametrize(
+    'shapes',
+    [((2, 4, 4), (2, 3, 3), None), ((4, 4), (4, 4), None), ((2, 4, 4), (2, 4, 4), (2, 3))],
+)
+def test_attention_frobenius_refuses_other_shapes(shapes):
+    a, b, mask = shapes
+    mask = None if mask is None else torch.ones(mask, dtype=torch.bool)
+    with pytest.raises(ValueError, match='attention_frobenius|mask of the shape'):
+        attention_frobenius(torch.rand(a), torch.rand(b), mask)
+
+
+def test_relative_size():
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    assert relative_size(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), x).tolist() == [
+        pytest.approx(0.2),
+        0.0,
+    ]
+
+
+def test_attention_mse_is_a_mean_over_what_is_valid():
+    a, b = torch.rand(2, 3, 5, 5), torch.rand(2, 3, 5, 5)
+    torch.testing.assert_close(attention_mse(a, b), (a - b).square().mean(dim=(1, 2, 3)))
+    mask = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
+    expected = torch.stack([(a - b)[0, 0, :3, :3].square().mean(), (a - b)[1, 0].square().mean()])
+    torch.testing.assert_close(attention_mse(a[:, 0], b[:, 0], mask), expected)

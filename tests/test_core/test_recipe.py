@@ -5,8 +5,11 @@ import dataclasses
 import pytest
 
 from adv_plugins import (
+    AART,
+    ART,
     TAF,
     AdvProp,
+    AttentionFrobenius,
     CEAugmentation,
     CrossEntropy,
     Recipe,
@@ -15,6 +18,7 @@ from adv_plugins import (
 )
 from adv_plugins.core.objectives import OBJECTIVES
 from adv_plugins.core.recipe import RECIPES, build_recipe
+from adv_plugins.core.regularizers import REGULARIZERS
 
 
 def test_defaults_of_the_papers():
@@ -29,6 +33,31 @@ def test_defaults_of_the_papers():
     prop = AdvProp()
     assert (prop.eps, prop.step_size, prop.steps) == (4 / 255, 1 / 255, 5)
     assert (prop.clean_weight, prop.adv_weight) == (1, 1) and prop.attack_path == 'adversarial'
+    for art in (ART(), AART()):
+        assert art.objective == TrainingLoss() and not art.dual_bn and not art.clamp
+        assert (art.norm, art.eps, art.solver.step_size, art.steps) == ('l2', 0.5, 0.5, 1)
+        assert (art.clean_weight, art.adv_weight, art.joint, art.dims) == (1, 1, False, None)
+    assert ART().regularizers == () and AART().regularizers == (AttentionFrobenius(weight=0.001),)
+
+
+def test_weights_of_art_follow_alpha_and_beta():
+    art = AART(alpha=3, beta=0.5, attention=['a'])
+    assert (art.clean_weight, art.adv_weight) == (1, 3)
+    assert art.regularizers == (AttentionFrobenius(weight=0.5, modules=['a']),)
+    assert dataclasses.replace(art, beta=0.25).regularizers[0].weight == 0.25
+
+
+def test_step_size_follows_eps_unless_given():
+    assert dataclasses.replace(ART(), eps=2.0).solver.step_size == 2.0
+    assert ART(eps=2.0, steps=10).solver.step_size == 0.5
+    assert ART(eps=2.0, steps=10, step_size=0.1).solver.step_size == 0.1
+
+
+def test_regularizers_join_any_recipe():
+    term = dict(type='AttentionFrobenius', weight=0.5)
+    for entry in (term, AttentionFrobenius(weight=0.5)):
+        assert TAF(regularizers=[entry]).regularizers == (AttentionFrobenius(weight=0.5),)
+    assert TAF(regularizers=['attention_frobenius']).regularizers == (AttentionFrobenius(),)
 
 
 @pytest.mark.parametrize(
@@ -37,12 +66,15 @@ def test_defaults_of_the_papers():
         TAF(num_frames=3),
         CEAugmentation(steps=2),
         AdvProp(),
+        ART(eps=1.0, joint=True),
+        AART(beta=0.1),
+        TAF(regularizers=[AttentionFrobenius()]),
         Recipe(objective=CrossEntropy(), eps=1, step_size=1),
     ],
     ids=str,
 )
 def test_repr_and_replace_round_trip(recipe):
-    assert eval(repr(recipe), {**RECIPES, **OBJECTIVES}) == recipe
+    assert eval(repr(recipe), {**RECIPES, **OBJECTIVES, **REGULARIZERS}) == recipe
     assert dataclasses.replace(recipe, interval=2).interval == 2
 
 
@@ -66,7 +98,7 @@ def test_composed_from_parts():
         (lambda: build_recipe('zzz'), "'Recipe', 'TAF', 'CEAugmentation', 'AdvProp'"),
         (lambda: build_recipe('taf', step=1), 'write steps, step_size'),
         (lambda: build_recipe('taf', objective='loss'), 'TAF has no option objective='),
-        (lambda: build_recipe('Recipe'), 'needs the options objective, eps, step_size'),
+        (lambda: build_recipe('Recipe'), 'needs the options objective, eps'),
         (lambda: build_recipe(TAF(), eps=1), 'eps=1 beside a ready recipe'),
         (lambda: Recipe(objective='temporal_kam', eps=1, step_size=1), "write 'TemporalCAM'"),
         (lambda: TAF(eps=-1 / 255), 'eps=-0.0039'),
@@ -83,6 +115,14 @@ def test_composed_from_parts():
         (lambda: TAF(num_frames=0), 'num_frames=0 must be at least 1'),
         (lambda: TAF(cam_normalize='mean'), "normalize='minmax' or normalize='max'"),
         (lambda: AdvProp(attack_path='main'), "attack_path='clean'"),
+        (lambda: ART(joint=True, dims=(2,)), 'write one of them'),
+        (lambda: ART(alpha=-1), 'alpha=-1'),
+        (lambda: AART(beta=-1), 'beta=-1'),
+        (lambda: AART(attention='encoders'), r"write modules=\['encoders'\]"),
+        (lambda: TAF(regularizers='AttentionFrobenius'), 'must be a list'),
+        (lambda: TAF(regularizers=['AttentionFrobenus']), "write 'AttentionFrobenius'"),
+        (lambda: TAF(regularizers=[dict(type='AttentionFrobenius', beta=1)]), 'weight'),
+        (lambda: TAF(regularizers=['AttentionFrobenius'] * 2), 'twice'),
     ],
 )
 def test_errors_name_the_option_and_what_to_write(call, message):

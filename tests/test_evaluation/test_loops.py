@@ -1,0 +1,147 @@
+"""Clean and attacked metrics in one pass, against each of them computed by hand."""
+
+import pytest
+import torch
+from helpers import assert_same, data_samples, feature_config, snapshot, tsm_config
+from mmengine.runner import Runner
+
+from adv_plugins import make_adversarial
+from adv_plugins.core.attention import capture_attention
+from adv_plugins.core.functional import attention_mse, relative_size
+from adv_plugins.evaluation import deepfool, global_average_precision, robustness
+from adv_plugins.evaluation.loops import AdversarialTestLoop
+
+pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+
+
+def runner(work_dir, **changes):
+    return Runner.from_cfg(feature_config(work_dir, **changes))
+
+
+def batches(run):
+    """The batches as the model is fed them, one after the other."""
+    for batch in run.build_dataloader(run.cfg.test_dataloader):
+        yield run.model.data_preprocessor(batch, False)
+
+
+ATTACKS = dict(
+    fgm=dict(type='ART', eps=2.0),
+    pgd=dict(type='ART', eps=2.0, steps=5),
+    noise=dict(type='ART', eps=2.0, step_size=0.0, random_start=True),
+)
+
+
+def test_every_number_is_what_it_says(tmp_path):
+    run = runner(
+        tmp_path,
+        test_cfg=dict(
+            type='AdversarialTestLoop',
+            attacks=ATTACKS,
+            attention=True,
+            deepfool=dict(max_iter=20, num_videos=5),
+        ),
+    )
+    plain = runner(tmp_path, test_cfg=dict(type='TestLoop'))
+    plain.model.load_state_dict(run.model.state_dict())
+    before = snapshot(run.model.eval())
+    metrics = run.test()
+    # A data loader draws its base seed.
+    after = snapshot(run.model) | {'rng': before['rng']}
+    assert_same(before, after)
+    for key, value in plain.test().items():
+        assert metrics[key] == value, key
+
+    model = plain.model.eval()
+    attacker = make_adversarial(runner(tmp_path).model.eval(), 'art', eps=2.0)
+    attacker.load_state_dict(model.state_dict())
+    scores, labels, ratios, moved_by, fooled = [], [], [], [], []
+    for data in batches(plain):
+        inputs, samples = data['inputs'], data['data_samples']
+        moved = attacker.perturb(inputs, samples)
+        with torch.no_grad(), capture_attention(model) as clean_maps:
+            model(inputs)
+        with torch.no_grad(), capture_attention(model) as maps:
+            scores.append(model(moved).sigmoid())
+        labels += [sample.gt_label for sample in samples]
+        ratios.append(relative_size(moved['rgb'] - inputs['rgb'], inputs['rgb']))
+        moved_by.append(
+            torch.stack(
+                [
+                    attention_mse(a.weights, b.weights, inputs[f'{name}_mask'])
+                    for a, b, name in zip(clean_maps, maps, ('rgb', 'audio'), strict=True)
+                ]
+            )
+        )
+        x = {name: inputs[name] for name in ('rgb', 'audio')}
+        valid = {name: inputs[f'{name}_mask'][..., None] for name in x}
+        masks = {name: inputs[name] for name in ('rgb_mask', 'audio_mask')}
+        result = deepfool(lambda v, masks=masks: model({**v, **masks}), x, max_iter=20, valid=valid)
+        fooled.append(torch.stack([robustness(result, x, valid), result.success]))
+    gap = global_average_precision(torch.cat(scores), torch.stack(labels))
+    assert metrics['fgm/GAP'] == pytest.approx(gap)
+    assert metrics['fgm/eps'] == 2.0
+    assert metrics['fgm/ratio_rgb'] == pytest.approx(torch.cat(ratios).mean().item())
+    moved_by = torch.cat(moved_by, dim=1).mean(dim=1)
+    assert metrics['fgm/attention_mse'] == pytest.approx(moved_by.mean().item())
+    each = [value for key, value in metrics.items() if key.startswith('fgm/attention_mse/')]
+    assert each == pytest.approx(moved_by.tolist())
+    rho, success = torch.cat(fooled, dim=1)[:, :5]
+    assert success.any()
+    assert metrics['deepfool/rho_mean'] == pytest.approx(rho[success.bool()].mean().item())
+    assert metrics['pgd/GAP'] <= metrics['fgm/GAP'] < metrics['noise/GAP'] <= metrics['GAP'] + 0.05
+    assert run.test() == pytest.approx(metrics, rel=0, abs=0, nan_ok=True)
+
+
+def test_validation_in_a_training_with_a_hook(tmp_path):
+    """The loop is built before the hook converts the model."""
+    loader = runner(tmp_path).cfg.test_dataloader
+    run = runner(
+        tmp_path,
+        train_iters=4,
+        val_dataloader=loader,
+        val_evaluator=dict(type='YT8MMetric'),
+        val_cfg=dict(type='AdversarialValLoop', attacks=dict(fgm=dict(type='ART', eps=1.0))),
+        custom_hooks=[dict(type='AARTHook', by_epoch=False)],
+        default_hooks=dict(
+            checkpoint=dict(
+                type='CheckpointHook',
+                by_epoch=False,
+                interval=4,
+                save_best='fgm/GAP',
+                rule='greater',
+            ),
+        ),
+    )
+    run.train()
+    scalars = run.message_hub.log_scalars
+    for key in ('train/loss_cls', 'train/adv_loss_cls', 'train/loss_attention_frobenius'):
+        assert len(scalars[key].data[0]) == 4, key
+    assert scalars['train/adv_eps'].current() == 0.5
+    assert 0 < scalars['train/adv_ratio_rgb'].current() < 1
+    assert scalars['val/fgm/GAP'].current() <= scalars['val/GAP'].current()
+    # The checkpoint is the plain model's.
+    state = torch.load(tmp_path / 'iter_4.pth', weights_only=True)['state_dict']
+    runner(tmp_path).model.load_state_dict(state, strict=True)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(attacks=dict(fgm=dict(type='ARTT'))), "attacks.'fgm'.: .*write 'ART'"),
+        (dict(attacks={'a/b': dict(type='ART')}), 'a/b'),
+        (dict(deepfool=dict(maxiter=3)), 'maxiter.*max_iter'),
+        (dict(deepfool=dict(criterion='top5')), 'top5.*top1_change'),
+    ],
+)
+def test_bad_options_are_told_before_the_first_video(tmp_path, options, message):
+    run = runner(tmp_path, test_cfg=dict(type='AdversarialTestLoop', **options))
+    with pytest.raises(ValueError, match=message):
+        run.test_loop  # noqa: B018 (built on access)
+
+
+def test_model_without_attention_says_so(tmp_path):
+    config = dict(type='AdversarialTestLoop', attention=True)
+    run = runner(tmp_path, model=tsm_config(), test_cfg=config)
+    assert isinstance(run.test_loop, AdversarialTestLoop)
+    with pytest.raises(ValueError, match='attention=False'):
+        run.test_loop._predict(torch.zeros(2, 4, 3, 32, 32), data_samples([0, 0]))
