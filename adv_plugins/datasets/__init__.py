@@ -4,6 +4,7 @@ from .arrow_of_time import ArrowOfTime
 from .features import FeatureDataset, YT8MFrameDataset
 from .label_space import LabelSpace, Node
 from .ordered_digits import OrderedDigits
+from .yt8m_sample import YT8MSample
 
 __all__ = [
     'ArrowOfTime',
@@ -12,4 +13,5 @@ __all__ = [
     'Node',
     'OrderedDigits',
     'YT8MFrameDataset',
+    'YT8MSample',
 ]

@@ -33,7 +33,8 @@ class _FrameFeatureDataset(BaseDataset):
     """What datasets of frame features share: the subset of records, checks, target and item.
 
     A record is a number into what the subclass has opened. ``sample_idx`` is the position in the
-    dataset, after videos without labels are dropped and ``indices`` are taken.
+    dataset, after ``indices`` are taken and videos without labels dropped: ``indices`` mean the
+    same videos whatever the label space.
 
     Args:
         ann_file (str | Sequence[str]): See the subclass.
@@ -83,14 +84,14 @@ class _FrameFeatureDataset(BaseDataset):
         """The file and place of a record, for messages."""
 
     def full_init(self) -> None:
-        """Open the records, drop those without labels if asked for, and take ``indices``."""
+        """Open the records, take ``indices``, and drop those without labels if asked for."""
         if self._fully_initialized:
             return
         self._records = self._open()
-        if self.empty_labels == 'drop':
-            self._drop_empty()
         if self._indices is not None:
             self._records = _take(self._records, self._indices)
+        if self.empty_labels == 'drop':
+            self._drop_empty()
         self._fully_initialized = True
 
     @force_full_init

@@ -108,7 +108,7 @@ def deepfool(
             iterations += moves
             del logits, probe  # The old graph goes before the new one is made.
             logits, probe = _forward(logits_fn, x, clean, perturbation)
-            success |= moves & goal.reached(logits.detach())
+            success |= goal.reached(logits.detach())
             # Where no step was found none will be: nothing has changed.
             finished |= success | ~moves
     result = perturbation if isinstance(x, Mapping) else perturbation['x']
@@ -235,9 +235,8 @@ def _step_to_boundary(
         norm = _joint_norm(normal)
         value = value.detach()
         distance = value.abs() / norm
-        # A norm of 0 or infinity and a NaN are no boundary.
-        usable = allowed & (norm > 0) & norm.isfinite() & distance.isfinite()
-        better = usable & (distance < nearest)
+        # Without a gradient the distance is infinite or NaN, and that is never nearer.
+        better = allowed & norm.isfinite() & (distance < nearest)
         nearest = torch.where(better, distance, nearest)
         scale = torch.where(value > 0, -1, 1) * (distance + _PUSH) / norm
         for name, part in step.items():

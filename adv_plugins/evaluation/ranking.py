@@ -277,9 +277,10 @@ def _checked(
             f'scores must be probabilities between 0 and 1, got {low:.4g} to {high:.4g}; if they '
             'are logits, apply torch.sigmoid first'
         )
-    positive = labels.astype(bool)
-    if labels.dtype != bool and not (labels == positive).all():
-        video, label = np.argwhere(labels != positive)[0]
+    positive = labels == 1
+    neither = positive != (labels != 0)
+    if neither.any():
+        video, label = np.argwhere(neither)[0]
         raise ValueError(
             f'labels must be 0 or 1, got {labels[video, label]} for video {video}, class {label}'
         )
@@ -298,22 +299,20 @@ def _summarise(
     scores: NDArray[Any], positive: NDArray[np.bool_], dtype: np.dtype[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """The records of some videos, and the class ids of their missed labels."""
-    ids = _best(scores, dtype['ids'].shape[0])
     records = np.empty(len(scores), dtype)
+    records['scores'], ids = _best(scores, dtype['ids'].shape[0])
     records['ids'] = ids
-    records['scores'] = np.take_along_axis(scores, ids, axis=1)
     records['hits'] = np.take_along_axis(positive, ids, axis=1)
     records['num_labels'] = np.count_nonzero(positive, axis=1)
     records['perr_hits'] = _perr_hits(scores, positive, records)
 
-    rows = np.flatnonzero(records['num_labels'] > np.count_nonzero(records['hits'], axis=1))
-    outside = positive[rows]
-    np.put_along_axis(outside, ids[rows], False, axis=1)
+    outside = positive.copy()
+    np.put_along_axis(outside, ids, False, axis=1)
     return records, (np.flatnonzero(outside) % scores.shape[1]).astype(dtype['ids'].base)
 
 
-def _best(scores: NDArray[Any], count: int) -> NDArray[np.intp]:
-    """Classes of each row's ``count`` best scores, best first; of equal ones the lower index."""
+def _best(scores: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Each row's ``count`` best scores and their classes; of equal scores the lower class first."""
     num_rows, num_classes = scores.shape
     if count < num_classes:
         # A partition finds the last score that is kept. Where more classes than there is room for
@@ -329,8 +328,9 @@ def _best(scores: NDArray[Any], count: int) -> NDArray[np.intp]:
         ids = places - num_classes * np.arange(num_rows)[:, None]
     else:
         ids = np.broadcast_to(np.arange(num_classes), scores.shape)
-    order = np.argsort(-np.take_along_axis(scores, ids, axis=1), axis=1, kind='stable')
-    return np.take_along_axis(ids, order, axis=1)
+    best = np.take_along_axis(scores, ids, axis=1)
+    order = np.argsort(-best, axis=1, kind='stable')
+    return np.take_along_axis(best, order, axis=1), np.take_along_axis(ids, order, axis=1)
 
 
 def _perr_hits(
@@ -347,8 +347,7 @@ def _perr_hits(
     # Videos with more labels than predictions were kept are few: rank all their classes.
     rows = np.flatnonzero(num_labels > records['scores'].shape[1])
     if rows.size:
-        ids = _best(scores[rows], scores.shape[1])
-        best = np.take_along_axis(scores[rows], ids, axis=1)
+        best, ids = _best(scores[rows], scores.shape[1])
         hits = np.take_along_axis(positive[rows], ids, axis=1)
         found[rows] = count(best, hits, num_labels[rows])
     return found
@@ -366,9 +365,9 @@ def _precision_sum(scores: NDArray[Any], hits: NDArray[np.bool_]) -> float:
     """
     ranking, positives = np.sort(scores), np.sort(scores[hits])
     above, equal = _above_and_equal(ranking, positives)
+    if (equal == 1).all():
+        return float((np.arange(len(positives), 0, -1) / (above + 1)).sum())
     found, found_equal = _above_and_equal(positives, positives)
-    if not (equal > 1).any():
-        return float(((found + 1) / (above + 1)).sum())
     # In a run of n equal scores with h positives, given a positive at one place, each place before
     # it holds another with chance (h - 1) / (n - 1). At place j the precision then is
     # (found + 1 + chance * (j - 1)) / (above + j); the mean over j = 1..n has a closed form.

@@ -130,8 +130,7 @@ class YT8MMetric(BaseMetric):
         metrics.update(num_videos=len(whole), num_unlabelled=whole.num_unlabelled)
         metrics.update(self._over_partitions(entries))
         for place, (name, ids) in enumerate(self.verticals.items(), start=1):
-            members = [entry[place] for entry in results if entry[place]]
-            part = self._summary(members, len(ids))
+            part = self._summary([entry[place] for entry in results], len(ids))
             metrics.update({f'{name}/{key}': value for key, value in self._metrics(part).items()})
             metrics[f'{name}/num_videos'] = len(part)
         return metrics

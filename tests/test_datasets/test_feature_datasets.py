@@ -373,13 +373,15 @@ def test_positions_end_with_the_dataset(yt8m_dataset: Callable, errors: str) -> 
             dataset[position]
 
 
-def test_videos_without_labels_are_dropped_before_indices(
+def test_indices_mean_the_same_videos_whatever_the_label_space(
     yt8m_dataset: Callable, own_dataset: Callable
 ) -> None:
     kept = [i for i, labels in enumerate(LABELS) if labels]
     for dataset in (yt8m_dataset(empty_labels='drop'), own_dataset(empty_labels='drop')):
         assert [name.split('/')[-1] for name in ids(dataset)] == [f'v{i}' for i in kept]
-    assert ids(yt8m_dataset(empty_labels='drop', indices=3)) == [f'v{i}' for i in kept[:3]]
+    first = [f'v{i}' for i in kept if i < 5]
+    assert 0 < len(first) < 5
+    assert ids(yt8m_dataset(empty_labels='drop', indices=5)) == first
 
 
 def test_a_label_space_that_leaves_labels_out(yt8m_dataset: Callable) -> None:

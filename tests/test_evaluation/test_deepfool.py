@@ -236,13 +236,14 @@ def test_a_broken_sample_stops_alone(how: str) -> None:
     assert (result.perturbation[2] == 0).all()
 
 
-def test_a_gradient_that_is_not_finite_is_not_taken() -> None:
-    """The nearest boundary of the second sample has a NaN gradient: the next one is taken."""
+@pytest.mark.parametrize('value', ['nan', 'inf'])
+def test_a_gradient_that_is_not_finite_is_not_taken(value: str) -> None:
+    """The nearest boundary of the second sample has no finite gradient: take the next one."""
     x = torch.tensor([[1.0, 1.0], [1.0, 1.0]]).double()
 
     def logits_fn(x: Tensor) -> Tensor:
         near = x[:, 1] - 0.1
-        bad = torch.tensor([0.0, float('nan')]).double()
+        bad = torch.tensor([0.0, float(value)]).double()
         near.register_hook(lambda gradient: torch.where(gradient == 0, gradient, gradient + bad))
         return torch.stack((x[:, 0], near, -x[:, 0]), dim=1)
 
@@ -250,6 +251,27 @@ def test_a_gradient_that_is_not_finite_is_not_taken() -> None:
     expected = [0.1 / math.sqrt(2) + PUSH, 1 + PUSH]
     assert norms(result.perturbation).tolist() == pytest.approx(expected)
     assert result.success.all()
+
+
+def test_logits_that_are_nan_are_no_success() -> None:
+    x = torch.randn(2, 3)
+    nan = float('nan')
+    labels = torch.tensor([[0, 1], [0, 1]])
+    # From the start, where argmax names class 0.
+    result = deepfool(lambda x: x[:, :2] * nan, x, criterion='hit1', labels=labels)
+    assert not result.success.any()
+    # After a step.
+    model = nn.Linear(3, 2)
+    start = model(x)
+
+    def breaks(x: Tensor) -> Tensor:
+        logits = model(x)
+        moved = (logits - start).detach().abs().amax(1, keepdim=True) > 1e-6
+        return torch.where(moved, nan, logits)
+
+    result = deepfool(breaks, x)
+    assert not result.success.any()
+    assert (result.iterations == 1).all()
 
 
 # ---- masks and modalities
@@ -403,6 +425,18 @@ def test_one_forward_a_step_and_one_backward_a_candidate() -> None:
     steps = int(deepfool(logits_fn, x, num_candidates=4).iterations.max())
     assert steps > 1
     assert calls == {'forward': steps + 1, 'backward': steps * 3}
+
+
+def test_what_is_stuck_is_not_tried_again() -> None:
+    model, calls = mlp(), []
+
+    def flat(x: Tensor) -> Tensor:
+        calls.append(x)
+        return model(x).detach() + 0 * x.sum()
+
+    result = deepfool(flat, torch.randn(3, 3, 4))
+    assert not result.success.any()
+    assert len(calls) == 2
 
 
 # ---- rho

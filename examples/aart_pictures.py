@@ -1,0 +1,298 @@
+r"""The pictures of a-art.txt from trained models: attention under attack, and robustness.
+
+    python examples/aart_pictures.py --out pictures \
+        --model Non-ART mm_configs/aart/transformer_1xb64_yt8m-sample.py non-art.pth \
+        --model A-ART mm_configs/aart/aart-transformer_1xb64_yt8m-sample.py a-art.pth
+
+Each model is attacked with its own gradients, by one l2 step a modality (a-art.txt eq. 4). Written
+are, for each modality, the attention maps and profiles of one test video and of its adversary
+(figures 1 and 2), and the robustness by DeepFool over some test videos (figure 4). The test set is
+that of the first config. For models of frame features, such as FeatureTransformer; of several
+encoder layers the last is looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from torch import Tensor, nn
+
+from adv_plugins import make_adversarial
+from adv_plugins.core.attention import capture_attention
+from adv_plugins.core.batch import MASK, modalities, replace
+from adv_plugins.evaluation import deepfool, robustness, robustness_summary
+from adv_plugins.functional import attention_mse
+from adv_plugins.visualization import (
+    attention_profile,
+    plot_attention_maps,
+    plot_attention_profiles,
+    plot_robustness,
+)
+
+BATCH_SIZE = 16
+MAX_ITER = 50
+
+
+@dataclass
+class Attention:
+    """The attention maps of some videos and of their adversaries, for one modality.
+
+    Args:
+        clean (Tensor): Those of the videos, shape (B, T, T).
+        adversarial (Tensor): Those of their adversaries, same shape.
+        valid (Tensor): True for valid frames, shape (B, T).
+    """
+
+    clean: Tensor
+    adversarial: Tensor
+    valid: Tensor
+
+    @property
+    def maps(self) -> tuple[Tensor, Tensor]:
+        """Both maps of the first video."""
+        return self.clean[0], self.adversarial[0]
+
+    @property
+    def profiles(self) -> tuple[Tensor, Tensor]:
+        """Both profiles of the first video."""
+        clean, adversarial = (
+            attention_profile(maps, self.valid)[0] for maps in (self.clean, self.adversarial)
+        )
+        return clean, adversarial
+
+    @property
+    def mse(self) -> Tensor:
+        """How far the map of each video moves, shape (B,)."""
+        return attention_mse(self.clean, self.adversarial, self.valid)
+
+
+def load_model(config: Path, checkpoint: Path, eps: float) -> nn.Module:
+    """A trained model that can attack itself.
+
+    Args:
+        config (Path): The config that it was trained with.
+        checkpoint (Path): Its checkpoint.
+        eps (float): Length of the attack's step, for each video and modality.
+
+    Returns:
+        nn.Module: The model in eval mode, with ``perturb``.
+    """
+    cfg = read_config(config)
+    model = MODELS.build(cfg.model)
+    saved = torch.load(checkpoint, map_location='cpu', weights_only=True)
+    model.load_state_dict(saved.get('state_dict', saved))
+    return make_adversarial(model.to(get_device()).eval(), 'art', eps=eps)
+
+
+def read_config(config: Path) -> Config:
+    """A config, in whose scope modules are built from here on."""
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.get('default_scope', 'mmaction'))
+    return cfg
+
+
+def preprocess(model: nn.Module, items: list[dict[str, Any]]) -> tuple[dict[str, Tensor], Any]:
+    """Inputs and data samples as they leave the model's data preprocessor."""
+    data = model.data_preprocessor(pseudo_collate(items), False)
+    if not isinstance(data['inputs'], dict):
+        raise SystemExit('the inputs are one tensor; these pictures are of frame features by name')
+    return data['inputs'], data['data_samples']
+
+
+@torch.no_grad()
+def attend(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Attention]:
+    """Attack some videos, and see what the attention does.
+
+    Args:
+        model (nn.Module): One of :func:`load_model`.
+        items (list[dict]): What a dataset gave.
+
+    Returns:
+        dict[str, Attention]: By modality.
+    """
+    inputs, samples = preprocess(model, items)
+    moved = model.perturb(inputs, samples)
+    with capture_attention(model) as clean:
+        model(inputs)
+    with capture_attention(model) as adversarial:
+        model(moved)
+    # Of several layers of a modality the last one stays.
+    found = {
+        name: Attention(before.weights, after.weights, inputs[name + MASK])
+        for before, after in zip(clean, adversarial, strict=True)
+        for name in modalities(inputs)
+        if name in before.name.split('.')
+    }
+    if found.keys() != modalities(inputs).keys():
+        names = [before.name for before in clean]
+        raise SystemExit(
+            f'each of {list(modalities(inputs))} must be part of the name of an attention module, '
+            f'as in encoders.rgb.0.attention; those of {type(model).__name__} are {names}'
+        )
+    return found
+
+
+def fool(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """How far DeepFool has to go for each of some videos.
+
+    Args:
+        model (nn.Module): One of :func:`load_model`.
+        items (list[dict]): What a dataset gave.
+
+    Returns:
+        dict[str, Tensor]: ``rho``, ``success`` and ``iterations``, each of the shape (B,).
+    """
+    inputs, _ = preprocess(model, items)
+    features = modalities(inputs)
+    valid = {name: inputs[name + MASK] for name in features}
+    result = deepfool(
+        lambda values: model(replace(inputs, values)), features, max_iter=MAX_ITER, valid=valid
+    )
+    return {
+        'rho': robustness(result, features, valid),
+        'success': result.success,
+        'iterations': result.iterations,
+    }
+
+
+def measure(model: nn.Module, dataset: Any, count: int) -> tuple[dict[str, float], dict[str, Any]]:
+    """Attention MSE and robustness over the first videos of a data set.
+
+    Args:
+        model (nn.Module): One of :func:`load_model`.
+        dataset (Dataset): The test set.
+        count (int): Number of videos.
+
+    Returns:
+        tuple: The mean attention MSE by modality, over the videos that have it, and what
+        :func:`fool` found for all videos.
+    """
+    moved: dict[str, list[Tensor]] = {}
+    fooled: dict[str, list[Tensor]] = {}
+    for items in batches(dataset, count):
+        for name, attention in attend(model, items).items():
+            moved.setdefault(name, []).append(attention.mse)
+        for name, values in fool(model, items).items():
+            fooled.setdefault(name, []).append(values)
+    mse = {name: torch.cat(values).nanmean().item() for name, values in moved.items()}
+    return mse, {name: torch.cat(values).cpu() for name, values in fooled.items()}
+
+
+def batches(dataset: Any, count: int) -> Iterator[list[dict[str, Any]]]:
+    """The first videos of a data set, some at a time."""
+    for start in range(0, count, BATCH_SIZE):
+        yield [dataset[i] for i in range(start, min(start + BATCH_SIZE, count))]
+
+
+def draw(
+    attention: dict[str, dict[str, Attention]], fooled: dict[str, dict[str, Tensor]], out: Path
+) -> list[Path]:
+    """Draw and save the pictures.
+
+    Args:
+        attention (dict): Of one video, by model and modality.
+        fooled (dict): What :func:`measure` found by DeepFool, by model.
+        out (Path): The folder to write to.
+
+    Returns:
+        list[Path]: The files.
+    """
+    figures = {}
+    first = next(iter(attention.values()))
+    for name in first:
+        shown = {model: found[name] for model, found in attention.items()}
+        valid = first[name].valid[0]
+        figures[f'attention_maps_{name}'] = plot_attention_maps(
+            {model: found.maps for model, found in shown.items()}, valid, name
+        )
+        figures[f'attention_profiles_{name}'] = plot_attention_profiles(
+            {model: found.profiles for model, found in shown.items()}, valid, name
+        )
+    figures['robustness'] = plot_robustness(
+        {
+            model: found['rho'].masked_fill(~found['success'], float('nan'))
+            for model, found in fooled.items()
+        }
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / f'{name}.png' for name in figures]
+    for file, figure in zip(files, figures.values(), strict=True):
+        figure.savefig(file, dpi=120)
+    return files
+
+
+def report(
+    attention: dict[str, dict[str, Attention]],
+    mse: dict[str, dict[str, float]],
+    fooled: dict[str, dict[str, Tensor]],
+) -> str:
+    """What was measured as a Markdown table, one column a model."""
+    count = len(next(iter(fooled.values()))['rho'])
+    rows: dict[str, list[str]] = {}
+    for name in next(iter(mse.values())):
+        rows[f'attention MSE, {name}, shown video'] = [
+            f'{found[name].mse.item():.2e}' for found in attention.values()
+        ]
+        rows[f'attention MSE, {name}, mean over {count} videos'] = [
+            f'{found[name]:.2e}' for found in mse.values()
+        ]
+    summaries = [robustness_summary(**found, max_iter=MAX_ITER) for found in fooled.values()]
+    for key in ('rho_mean', 'rho_median', 'success_rate', 'rho_failed_mean'):
+        rows[f'DeepFool, {key}'] = [f'{summary[key]:.4f}' for summary in summaries]
+    lines = ['| | ' + ' | '.join(fooled) + ' |', '|---|' + '---|' * len(fooled)]
+    lines += [f'| {title} | ' + ' | '.join(columns) + ' |' for title, columns in rows.items()]
+    return '\n'.join(lines)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        '--model',
+        dest='models',
+        action='append',
+        nargs=3,
+        required=True,
+        metavar=('NAME', 'CONFIG', 'CHECKPOINT'),
+        help='may be given several times',
+    )
+    parser.add_argument('--out', type=Path, required=True, help='folder for the PNG files')
+    parser.add_argument('--video', type=int, default=0, help='index in the test set')
+    parser.add_argument('--eps', type=float, default=0.5, help='l2, for each video and modality')
+    parser.add_argument('--num-videos', type=int, default=64, help='to measure robustness on')
+    args = parser.parse_args()
+    names = [name for name, _, _ in args.models]
+    if len(set(names)) < len(names):
+        parser.error(f'--model needs a name of its own for each model, got {", ".join(names)}')
+    if args.num_videos < 1:
+        parser.error(f'--num-videos {args.num_videos} must be 1 or more')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    models = {name: load_model(Path(cfg), Path(ckpt), args.eps) for name, cfg, ckpt in args.models}
+    dataset = DATASETS.build(read_config(Path(args.models[0][1])).test_dataloader.dataset)
+    if not 0 <= args.video < len(dataset):
+        raise SystemExit(f'--video {args.video} must be from 0 to {len(dataset) - 1}')
+    count = min(args.num_videos, len(dataset))
+    attention, mse, fooled = {}, {}, {}
+    for name, model in models.items():
+        attention[name] = attend(model, [dataset[args.video]])
+        mse[name], fooled[name] = measure(model, dataset, count)
+    files = draw(attention, fooled, args.out)
+    print(report(attention, mse, fooled))
+    for file in files:
+        print(f'written: {file}')
+
+
+if __name__ == '__main__':
+    main()

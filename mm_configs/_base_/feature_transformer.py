@@ -1,0 +1,11 @@
+"""The Transformer of a-art.txt 3.1: one layer of 8-head attention for each of rgb and audio."""
+
+model = dict(
+    type='FeatureTransformer',
+    modalities=dict(rgb=1024, audio=128),
+    width=dict(rgb=512, audio=128),
+    depth=1,
+    num_heads=8,
+    # The config that adds a dataset says num_classes.
+    data_preprocessor=dict(type='FeaturePreprocessor'),
+)

@@ -1,0 +1,5 @@
+"""ART on the embedded sample (a-art.txt eq. 2-4)."""
+
+_base_ = 'transformer_1xb64_yt8m-sample.py'
+
+custom_hooks = [dict(type='ARTHook', eps=0.5, alpha=1.0)]
