@@ -41,6 +41,7 @@ def test_config_loads_and_its_model_builds(file):
     if file.parent.name == 'aart' and file not in SAMPLE:
         labels = LabelSpace.from_config(config.train_dataloader.dataset.label_space)
         assert config.model.num_classes == labels.num_classes
+        assert set(config.test_evaluator.verticals or ()) <= set(labels.verticals)
 
 
 def test_the_papers_protocol_on_youtube8m():

@@ -36,7 +36,7 @@ from .ordered_digits import (
 from .yt8m import quantize, write_examples
 
 SPLITS = ('train', 'validate', 'test')
-SIZES = {'train': 1600, 'validate': 300, 'test': 600}
+SIZES = {'train': 2000, 'validate': 300, 'test': 600}
 DIGITS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 VERTICALS = {
     'Paths': (*CLASSES[:4], *CLASSES[10:]),
@@ -91,7 +91,7 @@ class YT8MSample(YT8MFrameDataset):
         data_root (str): Folder for the shards, which belongs to the sample alone. Defaults to
             'data/yt8m_sample'.
         sizes (Mapping[str, int], optional): Videos of each split. Defaults to None, which means
-            dict(train=1600, validate=300, test=600).
+            dict(train=2000, validate=300, test=600).
         seed (int): Chooses the videos, never the split of the glyphs. Defaults to 0.
         pipeline (Sequence[dict | Callable]): Transforms of the items of ``YT8MFrameDataset``.
             Defaults to ().
@@ -173,7 +173,7 @@ def write_sample(
         data_root (str | Path): Folder to make, which belongs to the sample alone: an older sample
             in it is replaced as a whole. A lock file of the same name is left beside it.
         sizes (Mapping[str, int], optional): Videos of each split. Defaults to None, which means
-            dict(train=1600, validate=300, test=600).
+            dict(train=2000, validate=300, test=600).
         seed (int): Chooses the videos. Defaults to 0.
 
     Raises:
@@ -685,7 +685,7 @@ def _checked_sizes(sizes: Mapping[str, int] | None) -> dict[str, int]:
     if not fit or not all(_is_int(size) and size >= 1 for size in sizes.values()):
         raise ValueError(
             f'sizes={sizes!r} must give a number of videos of at least 1 for each split: write '
-            'for example sizes=dict(train=1600, validate=300, test=600).'
+            'for example sizes=dict(train=2000, validate=300, test=600).'
         )
     return {split: int(sizes[split]) for split in SPLITS}
 

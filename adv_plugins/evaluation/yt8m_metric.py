@@ -39,10 +39,11 @@ class YT8MMetric(BaseMetric):
             many disjoint parts of the dataset, each taking every ``partitions``-th video; 5 is
             table 1 of the A-ART paper (arXiv 2110.13950). The standard deviation is that of a
             sample (divided by ``partitions - 1``). Defaults to None.
-        verticals (dict[str, Sequence[int]], optional): Class indices by the name of a vertical.
-            Also report ``<name>/GAP`` and so on, with these classes alone and over the videos
-            with at least one of them as a label (``<name>/num_videos``); NaN if there is none.
-            Defaults to None.
+        verticals (dict[str, Sequence[int]] | Sequence[str], optional): Class indices by the name
+            of a vertical, or names of verticals that the dataset knows. Also report
+            ``<name>/GAP`` and so on, with these classes alone and over the videos with at least
+            one of them as a label (``<name>/num_videos``); NaN if there is none. Defaults to
+            None.
         classes (str): The classes that mAP averages over, ``'present'`` or ``'all'``; see
             :func:`~adv_plugins.evaluation.mean_average_precision`. Defaults to ``'present'``.
         collect_device (str): Where results of several processes meet, ``'cpu'`` or ``'gpu'``.
@@ -58,7 +59,7 @@ class YT8MMetric(BaseMetric):
 
     Example:
         >>> val_evaluator = dict(
-        ...     type='YT8MMetric', partitions=5, verticals={'Finance': [730, 824, 895, 2415]}
+        ...     type='YT8MMetric', partitions=5, verticals=['Finance', 'Arts & Entertainment']
         ... )
     """
 
@@ -69,7 +70,7 @@ class YT8MMetric(BaseMetric):
         self,
         top_k: int = 20,
         partitions: int | None = None,
-        verticals: Mapping[str, Sequence[int]] | None = None,
+        verticals: Mapping[str, Sequence[int]] | Sequence[str] | None = None,
         classes: str = 'present',
         collect_device: str = 'cpu',
         prefix: str | None = None,
@@ -86,9 +87,30 @@ class YT8MMetric(BaseMetric):
             )
         self.top_k = top_k
         self.partitions = partitions
-        self.verticals = _checked_verticals(verticals or {})
+        # Names become classes when the dataset is known.
+        by_class = isinstance(verticals, Mapping)
+        self._named = () if by_class or verticals is None else tuple(verticals)
+        self.verticals = _checked_verticals(verticals if by_class else {})
         self.classes = classes
         self._num_classes: int | None = None
+
+    @property
+    def dataset_meta(self) -> dict[str, Any] | None:
+        """What the dataset says of itself."""
+        return self._dataset_meta
+
+    @dataset_meta.setter
+    def dataset_meta(self, meta: dict[str, Any] | None) -> None:
+        self._dataset_meta = meta
+        known = (meta or {}).get('verticals', {})
+        for name in self._named:
+            if name not in known:
+                raise ValueError(
+                    f'verticals has {name!r}, which the dataset does not; write one of '
+                    f'{sorted(known)}, or a dict of class indices'
+                )
+        if self._named:
+            self.verticals = _checked_verticals({name: known[name] for name in self._named})
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Keep what the metrics need to know of a batch.

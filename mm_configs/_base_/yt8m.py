@@ -65,4 +65,6 @@ test_dataloader = dict(
 )
 
 val_evaluator = dict(type='YT8MMetric')
-test_evaluator = dict(type='YT8MMetric', partitions=5)
+test_evaluator = dict(
+    type='YT8MMetric', partitions=5, verticals=['Finance', 'Arts & Entertainment']
+)

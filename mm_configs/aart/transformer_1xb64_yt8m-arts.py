@@ -9,3 +9,4 @@ val_dataloader = dict(dataset=dataset)
 test_dataloader = dict(dataset=dataset)
 
 model = dict(num_classes=525)
+test_evaluator = dict(verticals=None)

@@ -238,3 +238,14 @@ def test_another_number_of_classes_is_told() -> None:
 def test_no_videos_are_told() -> None:
     with pytest.raises(ValueError, match='seen no video'):
         YT8MMetric().evaluate(size=0)
+
+
+def test_verticals_by_the_names_of_the_dataset() -> None:
+    scores, labels = videos()
+    metric = YT8MMetric(verticals=['Finance'])
+    metric.dataset_meta = dict(verticals=VERTICALS)
+    expected = feed(YT8MMetric(verticals={'Finance': VERTICALS['Finance']}), scores, labels)
+    size = len(scores)
+    assert feed(metric, scores, labels).evaluate(size) == expected.evaluate(size)
+    with pytest.raises(ValueError, match=r"'Finanze'.*\['Arts', 'Finance', 'Nobody'\]"):
+        YT8MMetric(verticals=['Finanze']).dataset_meta = dict(verticals=VERTICALS)
