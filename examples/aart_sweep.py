@@ -1,9 +1,9 @@
-"""Figure 3 of a-art.txt on the embedded sample: validation GAP of ART over ε and over α.
+"""Figure 3 of a-art.txt on the embedded sample: GAP of ART over ε and over α, and A-ART over β.
 
-    python examples/aart_sweep.py [--eps 0.1 0.25 0.5 1 2] [--alpha 0.25 0.5 1 2 4] [--seeds 0]
+    python examples/aart_sweep.py [--eps 0.1 0.5 2] [--alpha 0.25 1 4] [--beta 0.001 0.1]
 
-One of them varies while the other stays at the paper's value (ε=0.5, α=1). The line is Non-ART's
-GAP. Finished runs are kept. Writes ``sweep.png`` and prints the numbers.
+One of them varies while the others stay at the paper's value. The line of the picture is Non-ART's
+validation GAP. Finished runs are kept. Writes ``sweep.png`` and ``sweep.md`` and prints the latter.
 """
 
 from __future__ import annotations
@@ -14,61 +14,83 @@ from statistics import mean, stdev
 from typing import Any
 
 import matplotlib.pyplot as plt
-from aart_table import config_file, train_and_test
+from aart_table import Cell, config_file, spread, train_and_test
 
-PAPER = {'eps': 0.5, 'alpha': 1.0}
-LABELS = {'eps': 'ε, with α = 1', 'alpha': 'α, with ε = 0.5'}
+PAPER = {'eps': 0.5, 'alpha': 1.0, 'beta': 0.001}
+LABELS = {'eps': 'ε (ART, α = 1)', 'alpha': 'α (ART, ε = 0.5)', 'beta': 'β (A-ART, ε = 0.5, α = 1)'}
+COLUMNS = {
+    'validation GAP': ('best', 100),
+    'test GAP': ('GAP', 100),
+    'GAP, one step': ('fgm/GAP', 100),
+    'GAP, ten steps': ('pgd/GAP', 100),
+    'attention MSE · 10⁶': ('fgm/attention_mse', 1e6),
+}
 
 
-def gap(work_dir: Path, dataset: str, seed: int, hook: dict[str, float] | None) -> float:
-    """Best validation GAP of ART with these options, or of Non-ART without."""
-    file = config_file('Non-ART' if hook is None else 'ART', dataset)
+def cell(work_dir: Path, dataset: str, seed: int, option: str = '', value: float = 0.0) -> Cell:
+    """Train and test with one option changed, or Non-ART without; test at the paper's ε."""
+    method = {'': 'Non-ART', 'beta': 'A-ART'}.get(option, 'ART')
+    file = config_file(method, dataset)
     options: dict[str, Any] = {}
     name = file.stem
-    if hook is not None:
-        options['custom_hooks'] = [dict(type='ARTHook', **hook)]
-        name += ''.join(f'-{key}{value:g}' for key, value in hook.items())
-    return train_and_test(file, work_dir / f'{name}-{seed}', seed, **options)['best']
+    if option:
+        keys = PAPER if option == 'beta' else ('eps', 'alpha')
+        hook = {key: value if key == option else PAPER[key] for key in keys}
+        options['custom_hooks'] = [dict(type=method.replace('-', '') + 'Hook', **hook)]
+        name += f'-{option}{value:g}'
+    return train_and_test(file, work_dir / f'{name}-{seed}', seed, **options)
 
 
-def draw(curves: dict[str, dict[float, list[float]]], baseline: list[float], file: Path) -> None:
+def row(name: str, cells: list[Cell]) -> str:
+    """One line of the table."""
+    columns = [spread([c[key] for c in cells], factor) for key, factor in COLUMNS.values()]
+    return f'| {name} | {" | ".join(columns)} |'
+
+
+def draw(curves: dict[str, dict[float, list[Cell]]], baseline: list[Cell], file: Path) -> None:
     """One panel an option: mean and spread over the seeds."""
-    figure, axes = plt.subplots(1, len(curves), figsize=(9, 3.5), layout='constrained', sharey=True)
-    for axis, (option, points) in zip(axes, curves.items(), strict=True):
-        values = list(points)
-        means = [100 * mean(points[value]) for value in values]
-        errors = [100 * stdev(gaps) if len(gaps) > 1 else 0.0 for gaps in points.values()]
-        axis.errorbar(values, means, errors, marker='o', capsize=3, label='ART')
-        axis.axhline(100 * mean(baseline), color='grey', linestyle='--', label='Non-ART')
+    size = (4.2 * len(curves), 3.5)
+    figure, axes = plt.subplots(
+        1, len(curves), figsize=size, layout='constrained', sharey=True, squeeze=False
+    )
+    for axis, (option, points) in zip(axes[0], curves.items(), strict=True):
+        gaps = {value: [100 * c['best'] for c in cells] for value, cells in points.items()}
+        errors = [stdev(values) if len(values) > 1 else 0.0 for values in gaps.values()]
+        means = [mean(values) for values in gaps.values()]
+        axis.errorbar(list(gaps), means, errors, marker='o', capsize=3, label='trained with it')
+        line = 100 * mean(c['best'] for c in baseline)
+        axis.axhline(line, color='grey', linestyle='--', label='Non-ART')
         axis.set_xscale('log')
-        axis.set_xticks(values, [f'{value:g}' for value in values])
+        axis.set_xticks(list(gaps), [f'{value:g}' for value in gaps])
         axis.minorticks_off()
         axis.set_xlabel(LABELS[option])
-    axes[0].set_ylabel('validation GAP, percent')
-    axes[0].legend()
+    axes[0, 0].set_ylabel('validation GAP, percent')
+    axes[0, 0].legend()
     figure.savefig(file, dpi=120)
     plt.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--eps', type=float, nargs='+', default=[0.1, 0.25, 0.5, 1.0, 2.0])
-    parser.add_argument('--alpha', type=float, nargs='+', default=[0.25, 0.5, 1.0, 2.0, 4.0])
+    parser.add_argument('--eps', type=float, nargs='*', default=[0.1, 0.25, 0.5, 1.0, 2.0])
+    parser.add_argument('--alpha', type=float, nargs='*', default=[0.25, 0.5, 1.0, 2.0, 4.0])
+    parser.add_argument('--beta', type=float, nargs='*', default=[])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
     parser.add_argument('--dataset', default='yt8m-sample')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/aart_sweep'))
     args = parser.parse_args()
-    baseline = [gap(args.work_dir, args.dataset, seed, None) for seed in args.seeds]
-    print(f'Non-ART: {[round(100 * value, 2) for value in baseline]}')
-    curves: dict[str, dict[float, list[float]]] = {}
-    for option, values in (('eps', args.eps), ('alpha', args.alpha)):
-        curves[option] = {}
-        for value in values:
-            hook = {**PAPER, option: value}
-            gaps = [gap(args.work_dir, args.dataset, seed, hook) for seed in args.seeds]
-            curves[option][value] = gaps
-            print(f'{option}={value:g}: {[round(100 * value, 2) for value in gaps]}')
+    baseline = [cell(args.work_dir, args.dataset, seed) for seed in args.seeds]
+    lines = [f'| | {" | ".join(COLUMNS)} |', '|---|' + '---|' * len(COLUMNS)]
+    lines.append(row('Non-ART', baseline))
+    curves: dict[str, dict[float, list[Cell]]] = {}
+    for option in PAPER:
+        for value in getattr(args, option):
+            cells = [cell(args.work_dir, args.dataset, s, option, value) for s in args.seeds]
+            curves.setdefault(option, {})[value] = cells
+            lines.append(row(f'{option}={value:g}', cells))
     draw(curves, baseline, args.work_dir / 'sweep.png')
+    (args.work_dir / 'sweep.md').write_text('\n'.join(lines) + '\n')
+    print('\n'.join(lines))
 
 
 if __name__ == '__main__':
