@@ -42,24 +42,32 @@ class Record:
     attention: list[AttentionMap] = field(default_factory=list)
 
     def drop_graph(self) -> None:
-        """Keep the values of the losses, let go of everything that holds the graph."""
+        """Keep the values of losses, logits and attention, let go of all that holds the graph."""
         self.losses = {name: value.detach() for name, value in self.losses.items()}
         self.loss = self.loss.detach()
-        self.logits = self.features = None
+        self.logits = self.logits.detach() if isinstance(self.logits, Tensor) else None
+        self.features = None
         self.attention = [replace(m, weights=m.weights.detach()) for m in self.attention]
 
-    def take_attention(self, index: Tensor) -> Record:
-        """The record of the samples at ``index``, as far as its attention goes."""
+    def take(self, index: Tensor) -> Record:
+        """What the record says of the samples at ``index``; its losses stay those of all."""
         count = self.batch_size
 
-        def rows(value: Tensor) -> Tensor:
-            return per_sample(value, count)[index].flatten(0, 1)
+        def rows(value: Any) -> Any:
+            same = isinstance(value, Tensor)
+            return per_sample(value, count)[index].flatten(0, 1) if same else value
 
         attention = [
-            replace(m, weights=rows(m.weights), valid=None if m.valid is None else rows(m.valid))
-            for m in self.attention
+            replace(m, weights=rows(m.weights), valid=rows(m.valid)) for m in self.attention
         ]
-        return replace(self, attention=attention, batch_size=len(index))
+        return replace(
+            self,
+            logits=rows(self.logits),
+            labels=rows(self.labels),
+            features=None,
+            attention=attention,
+            batch_size=len(index),
+        )
 
     def hard_labels(self, purpose: str) -> Tensor:
         """The labels as integers (B,), with logits to go with them.

@@ -188,7 +188,7 @@ class Adversary:
                 inputs, target = batch.take(inputs, index), self.adapter.select(target, index)
                 labels = None if labels is None else labels[index]
                 first = None if first is None else {n: g[index] for n, g in first.items()}
-                reference = clean.take_attention(index)
+                reference = clean.take(index)
             perturbed, finite = self._ascend(inputs, target, labels, recipe.attack_path, first)
             if random is not None:
                 _set_random_state(random)

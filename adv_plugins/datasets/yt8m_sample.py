@@ -197,7 +197,7 @@ def write_sample(
             return
         _check_replaceable(root)
         videos = sum(wanted['sizes'].values())
-        print_log(f'Making {videos} videos in {root}, about a minute at first use.', 'current')
+        print_log(f'Making {videos} videos in {root}, once and for all runs.', 'current')
         _replace_folder(root, wanted)
         print_log(f'Made {videos} videos in {root}.', 'current')
 
@@ -515,7 +515,7 @@ def visual_features(frames: np.ndarray) -> np.ndarray:
     count, size = frames.shape[:2]
     image = frames.astype(np.float32) / 255
     colors = image.reshape(count, 8, size // 8, 8, size // 8, 3).mean(axis=(2, 4))
-    grey = image.mean(axis=3)
+    grey = image @ np.full(3, 1 / 3, dtype=np.float32)
     # What differs from the background by more than its own contrast: the glyphs.
     salient = np.abs(grey - np.median(grey, axis=(1, 2), keepdims=True))
     salient = np.maximum(salient - np.float32(0.15), 0)

@@ -203,6 +203,12 @@ def test_a_regularizer_of_ones_own_reads_both_records():
             return (clean.logits - adversarial.logits).square().mean()
 
     inputs, labels = features()
+    half = converted(ART(eps=0.0, fraction=0.5, regularizers=[LogitPairing()]))
+    assert half.adversarial_loss(inputs, labels)['logit_pairing'] < 1e-10
+    LogitPairing.weight = 0.0
+    watched = converted(ART(regularizers=[LogitPairing()])).adversarial_loss(inputs, labels)
+    assert watched['logit_pairing'] > 0 == watched['loss_logit_pairing']
+    LogitPairing.weight = 0.5
     net = converted(ART(regularizers=[LogitPairing()]))
     moved = copy.deepcopy(net).perturb(inputs, labels)
     expected = (net(inputs) - net(moved)).square().mean()

@@ -209,7 +209,11 @@ def test_first_use_is_the_first_item_not_the_constructor(
 @pytest.mark.parametrize('split', SPLITS)
 def test_labels_follow_what_is_rendered(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Motions from the frame orders asked for, digits from the glyphs in the rendered scenes."""
-    motions, scenes = [], []
+    motions, scenes, heard = [], [], []
+
+    def spy_sound(scene, order: np.ndarray, pitch: float) -> np.ndarray:
+        heard.append(order)
+        return event_sound(scene, order, pitch)
 
     def spy_order(label: int, num_frames: int) -> np.ndarray:
         motions.append(int(label))
@@ -221,13 +225,14 @@ def test_labels_follow_what_is_rendered(split: str, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(yt8m_sample, 'frame_order', spy_order)
     monkeypatch.setattr(yt8m_sample, 'render_scene', spy_render)
+    monkeypatch.setattr(yt8m_sample, 'event_sound', spy_sound)
     digits = load_digits()
     targets = dict(zip((i.tobytes() for i in digits.images / 16), digits.target, strict=True))
     renderer = SampleRenderer(split)
     counts = set()
     for index in range(20):
-        motions.clear()
-        scenes.clear()
+        for seen in (motions, scenes, heard):
+            seen.clear()
         video = renderer.render(index)
         labels = set(video.labels.tolist())
         shown = {
@@ -237,7 +242,10 @@ def test_labels_follow_what_is_rendered(split: str, monkeypatch: pytest.MonkeyPa
         }
         assert {label for label in labels if label < 12} == set(motions)
         assert {label - 12 for label in labels if 12 <= label < 22} == shown
-        assert len(video.frames) == sum(len(scene.x) for scene in scenes)
+        orders = [frame_order(m, len(s.x)) for m, s in zip(motions, scenes, strict=True)]
+        shots = [render_scene(s)[order] for s, order in zip(scenes, orders, strict=True)]
+        np.testing.assert_array_equal(video.frames, np.concatenate(shots))
+        np.testing.assert_array_equal(np.concatenate(heard), np.concatenate(orders))
         counts.add(len(motions))
     assert counts >= {1, 2}
     assert counts <= {1, 2, 3, 4}
@@ -278,6 +286,12 @@ def test_validate_and_test_share_no_scene_for_any_seeds() -> None:
     for i, background in enumerate(backgrounds):
         for other in backgrounds[:i]:
             assert np.mean(background != other) > 0.5
+
+
+def test_the_seed_chooses_what_happens_too() -> None:
+    videos = [[SampleRenderer('train', seed).render(i) for i in range(8)] for seed in (0, 1)]
+    plans = [[(len(v.frames), v.labels.tolist()) for v in same_seed] for same_seed in videos]
+    assert not any(plan == other for plan, other in zip(*plans, strict=True))
 
 
 def test_background_is_labelled_and_mixed_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,6 +459,15 @@ def test_the_crop_of_a_blob_does_not_depend_on_its_place() -> None:
     crops = yt8m_sample._crop_salient(maps, 16)
     assert not crops[0].any()
     assert crops[1].any()
+
+
+def test_the_crop_of_a_blob_does_not_depend_on_its_size() -> None:
+    steps = np.arange(48)
+    y, x = (steps - 22)[:, None], steps - 25
+    maps = np.stack([np.exp(-((y**2 + x**2 / 2) / (2 * sd**2))) for sd in (1.5, 3)])
+    crops = yt8m_sample._crop_salient(maps.astype(np.float32), 16)
+    # To the rounding of places to pixels.
+    assert np.abs(crops[0] - crops[1]).mean() < 0.08
 
 
 def test_a_tone_is_loudest_in_its_mel_band() -> None:
