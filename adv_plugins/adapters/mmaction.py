@@ -74,7 +74,17 @@ class RecognizerAdapter(Adapter):
 
     def forward(self, inputs: Inputs, target: Any) -> Record:
         with capture_output(self.model.cls_head) as outputs:
-            losses = self.model.loss(inputs, target)
+            try:
+                losses = self.model.loss(inputs, target)
+            except (ValueError, RuntimeError) as error:
+                scores = outputs[-1] if outputs else None
+                if not isinstance(scores, Tensor) or len(scores) == len(target):
+                    raise
+                raise ValueError(
+                    f'the model gives {len(scores)} scores for {len(target)} videos: the pipeline '
+                    'samples several clips or crops of each, and an attack needs one; write '
+                    "clip_len or num_clips for one clip, and dict(type='CenterCrop', ...)"
+                ) from error
         loss, log_vars = self.model.parse_losses(losses)
         log_vars = {name: value for name, value in log_vars.items() if name in losses}
         logits = outputs[-1] if outputs else None
@@ -113,10 +123,11 @@ class RecognizerAdapter(Adapter):
         return [target[i] for i in index.tolist()]
 
     def find_cam_layer(self) -> str:
-        stages = getattr(self.model.backbone, 'res_layers', None)
+        backbone = getattr(self.model, 'backbone', self.model)
+        stages = getattr(backbone, 'res_layers', None)
         if not stages:
             raise ValueError(
-                f'the CAM layer of {type(self.model.backbone).__name__} is not known; name its '
+                f'the CAM layer of {type(backbone).__name__} is not known; name its '
                 "last stage, e.g. cam_layer='backbone.layer4'"
             )
         return f'backbone.{stages[-1]}'

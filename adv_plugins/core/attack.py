@@ -119,6 +119,12 @@ class GradientAscent:
             not finite. Such a sample is returned clean.
         """
         clean = {name: value.detach() for name, value in clean.items()}
+        for name, value in clean.items():
+            if max(self.dims or (0,)) >= value.ndim:
+                raise ValueError(
+                    f'dims={self.dims} has axes that the input {name or ""}{tuple(value.shape)} '
+                    'has not; None is all but the batch'
+                )
         zero = {name: torch.zeros_like(value, dtype=_wide(value)) for name, value in clean.items()}
         some = next(iter(clean.values()))
         finite = torch.ones(len(some), dtype=torch.bool, device=some.device)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .functional import relative_size
+
 Inputs = Tensor | Mapping[str, Any]
 MASK = '_mask'
 LONE = ''
@@ -65,6 +67,19 @@ def valid_entries(inputs: Inputs, name: str) -> Tensor | None:
     return mask.view(*mask.shape, *[1] * (value.ndim - mask.ndim))
 
 
+def relative_sizes(inputs: Inputs, perturbed: Inputs) -> dict[str, Tensor]:
+    """``||R|| / ||X||`` of every sample by modality, without the padding, shape (B,) each."""
+    moved = modalities(perturbed)
+    sizes = {}
+    for name, value in modalities(inputs).items():
+        valid = valid_entries(inputs, name)
+        parts = (moved[name].detach() - value.detach(), value.detach())
+        if valid is not None:
+            parts = tuple(part.masked_fill(~valid, 0) for part in parts)  # type: ignore[assignment]
+        sizes[name] = relative_size(*parts)
+    return sizes
+
+
 def batch_size(inputs: Inputs) -> int:
     """Number of samples."""
     return len(next(iter(modalities(inputs).values())))
@@ -73,6 +88,16 @@ def batch_size(inputs: Inputs) -> int:
 def per_sample(values: Tensor, count: int) -> Tensor:
     """``(B·k, ...)`` with the batch outermost as ``(B, k, ...)``."""
     return values.reshape(count, -1, *values.shape[1:])
+
+
+def clone(inputs: Inputs) -> Inputs:
+    """A copy of all tensors: those made under inference_mode cannot be differentiated."""
+    if isinstance(inputs, Tensor):
+        return inputs.clone()
+    return {
+        name: value.clone() if isinstance(value, Tensor) else value
+        for name, value in inputs.items()
+    }
 
 
 def take(inputs: Inputs, index: Tensor) -> Inputs:

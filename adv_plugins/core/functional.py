@@ -168,10 +168,10 @@ def attention_mse(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
         mask (Tensor, optional): True for valid frames. Defaults to None: all are valid.
 
     Returns:
-        Tensor: One mean a sample, shape (B,).
+        Tensor: One mean a sample, shape (B,); 0 for a sample without a valid frame.
     """
     entries = _valid_block(a, mask).expand(a.shape).flatten(1).sum(dim=1)
-    return attention_frobenius(a, b, mask).square() / entries
+    return attention_frobenius(a, b, mask).square() / entries.clamp(min=1)
 
 
 def random_wrong_labels(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -90,8 +91,10 @@ class Recipe:
         check_choice('norm', self.norm, NORMS)
         check_choice('attack_path', self.attack_path, ('clean', 'adversarial'))
         for option in ('eps', 'step_size', 'clean_weight', 'adv_weight', 'begin'):
-            if getattr(self, option) is not None and not getattr(self, option) >= 0:
-                raise ValueError(f'{option}={getattr(self, option)} must not be negative')
+            if getattr(self, option) is not None and not 0 <= getattr(self, option) < math.inf:
+                raise ValueError(
+                    f'{option}={getattr(self, option)} must be finite and not negative'
+                )
         for option in ('steps', 'interval'):
             if getattr(self, option) < 1:
                 raise ValueError(f'{option}={getattr(self, option)} must be at least 1')
@@ -107,6 +110,8 @@ class Recipe:
                 f'joint=True is one norm over all that a sample has, dims={self.dims} one over '
                 'some axes; write one of them'
             )
+        if isinstance(self.dims, int):
+            raise ValueError(f'dims={self.dims} must be a tuple of axes; write dims=({self.dims},)')
         if self.dims is not None and not all(axis > 0 for axis in self.dims):
             raise ValueError(
                 f'dims={self.dims} must be positive axes; 0 is the batch, and samples do not share '
@@ -349,7 +354,7 @@ def build_regularizers(
         ValueError: Not a list, an unknown regularizer or option, or two of one name, which the
             log could not tell apart.
     """
-    if isinstance(regularizers, (Regularizer, str, Mapping)):
+    if regularizers is None or isinstance(regularizers, (Regularizer, str, Mapping)):
         raise ValueError(
             f'regularizers={regularizers!r} must be a list; write regularizers=[{regularizers!r}]'
         )

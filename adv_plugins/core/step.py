@@ -32,7 +32,6 @@ from .attention import AttentionMap, capture_attention
 from .autograd import Carry, gradients, in_fp16
 from .batch import Inputs
 from .capture import capture_output, find_module, last_output
-from .functional import relative_size
 from .norm import (
     ADVERSARIAL,
     CLEAN,
@@ -139,8 +138,7 @@ class Adversary:
         trained = self.model.training and self.started
         branch = self.recipe.attack_path if trained else CLEAN
         with torch.inference_mode(False), torch.enable_grad(), self._private_random(inputs):
-            values = {n: v.clone() for n, v in batch.modalities(inputs).items()}
-            inputs, leaves = _leaves(batch.replace(inputs, values))
+            inputs, leaves = _leaves(batch.clone(inputs))
             with self.path.use(branch, tracking=False):
                 record = self._forward(inputs, target)
             labels = self.recipe.objective.targets(record)
@@ -215,12 +213,9 @@ class Adversary:
     def _sizes(self, inputs: Inputs, perturbed: Inputs) -> dict[str, Tensor]:
         """ε, and ||R|| / ||X|| of every modality as the model is fed them, mean over the batch:
         without the second, the first says little about features."""
-        clean, moved = batch.modalities(inputs), batch.modalities(perturbed)
-        sizes = {'adv_eps': next(iter(clean.values())).new_tensor(self.recipe.eps)}
-        for name, value in clean.items():
-            ratio = relative_size(moved[name].detach() - value.detach(), value.detach())
-            sizes[f'adv_ratio_{name}' if name else 'adv_ratio'] = ratio.mean()
-        return sizes
+        ratios = batch.relative_sizes(inputs, perturbed)
+        sizes = {f'adv_ratio_{n}' if n else 'adv_ratio': r.mean() for n, r in ratios.items()}
+        return {'adv_eps': torch.tensor(self.recipe.eps), **sizes}
 
     def _use_clean_graph(
         self, clean: Record, labels: Tensor | None, leaves: Values

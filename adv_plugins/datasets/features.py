@@ -42,6 +42,7 @@ class _FrameFeatureDataset(BaseDataset):
         modalities (Mapping[str, int]): Width of each modality.
         max_frames (int, optional): Frames after which a video is cut.
         empty_labels (str): 'keep' or 'drop' videos that have no label in the label space.
+        skip (int): Number of first videos to leave out.
         pipeline (Sequence[dict | Callable]): Transforms.
         metainfo (Mapping, optional): Further meta information.
         **kwargs: Further arguments of ``BaseDataset``.
@@ -54,6 +55,7 @@ class _FrameFeatureDataset(BaseDataset):
         modalities: Mapping[str, int],
         max_frames: int | None,
         empty_labels: str,
+        skip: int,
         pipeline: Sequence[dict | Callable],
         metainfo: Mapping | None = None,
         **kwargs,
@@ -63,6 +65,7 @@ class _FrameFeatureDataset(BaseDataset):
         self.modalities = dict(modalities)
         self.max_frames = max_frames
         self.empty_labels = empty_labels
+        self.skip = skip
         self._records = np.zeros(0, dtype=np.int64)
         metainfo = _with_classes(metainfo or {}, label_space)
         super().__init__(ann_file, pipeline=list(pipeline), metainfo=metainfo, **kwargs)
@@ -84,10 +87,20 @@ class _FrameFeatureDataset(BaseDataset):
         """The file and place of a record, for messages."""
 
     def full_init(self) -> None:
-        """Open the records, take ``indices``, and drop those without labels if asked for."""
+        """Open the records, take ``indices``, and drop those without labels if asked for.
+
+        Raises:
+            ValueError: If there are no more than ``skip`` records, or none has a label.
+        """
         if self._fully_initialized:
             return
         self._records = self._open()
+        if not 0 <= self.skip < len(self._records):
+            raise ValueError(
+                f'skip={self.skip} leaves none of the {len(self._records)} videos of '
+                f'{self.ann_file}; are all files there?'
+            )
+        self._records = self._records[self.skip :]
         if self._indices is not None:
             self._records = _take(self._records, self._indices)
         if self.empty_labels == 'drop':
@@ -237,6 +250,8 @@ class YT8MFrameDataset(_FrameFeatureDataset):
             all records at the start (about a minute for all of YouTube-8M). With a small vertical
             nearly all videos are such videos. The choice changes PERR and Hit@1. Defaults to
             'keep'.
+        skip (int): Number of first videos to leave out: what a validation set with ``indices=N``
+            leaves for the test set. Defaults to 0.
         index_dir (str, optional): Folder for the indexes of the shards, which are made once.
             Defaults to None, beside the shards.
         pipeline (Sequence[dict | Callable]): Transforms. Defaults to ().
@@ -278,6 +293,7 @@ class YT8MFrameDataset(_FrameFeatureDataset):
         modalities: Mapping[str, int] | None = None,
         errors: str = 'raise',
         empty_labels: str = 'keep',
+        skip: int = 0,
         index_dir: str | None = None,
         pipeline: Sequence[dict | Callable] = (),
         test_mode: bool = False,
@@ -293,6 +309,7 @@ class YT8MFrameDataset(_FrameFeatureDataset):
             modalities=dict(rgb=1024, audio=128) if modalities is None else modalities,
             max_frames=max_frames,
             empty_labels=empty_labels,
+            skip=skip,
             pipeline=pipeline,
             data_root=data_root,
             data_prefix={},
@@ -397,6 +414,8 @@ class FeatureDataset(_FrameFeatureDataset):
         max_frames (int, optional): Frames after which a modality is cut. Defaults to None, which
             cuts nothing.
         empty_labels (str): 'keep' or 'drop' videos without a label. Defaults to 'keep'.
+        skip (int): Number of first videos to leave out: what a validation set with ``indices=N``
+            leaves for the test set. Defaults to 0.
         pipeline (Sequence[dict | Callable]): Transforms. Defaults to ().
         test_mode (bool): As in mmengine's ``BaseDataset``. Defaults to False.
         **kwargs: Further arguments of mmengine's ``BaseDataset``, such as ``indices`` or
@@ -433,6 +452,7 @@ class FeatureDataset(_FrameFeatureDataset):
         data_root: str = '',
         max_frames: int | None = None,
         empty_labels: str = 'keep',
+        skip: int = 0,
         pipeline: Sequence[dict | Callable] = (),
         test_mode: bool = False,
         **kwargs,
@@ -448,6 +468,7 @@ class FeatureDataset(_FrameFeatureDataset):
             modalities=modalities,
             max_frames=max_frames,
             empty_labels=empty_labels,
+            skip=skip,
             pipeline=pipeline,
             data_root=data_root,
             data_prefix=dict(data_prefix),

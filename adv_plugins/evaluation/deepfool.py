@@ -87,7 +87,7 @@ def deepfool(
         >>> rho = robustness(result, features, valid=mask)
         >>> robustness_summary(rho, result.success, result.iterations, max_iter=50)
     """
-    _check_options(num_candidates, overshoot, max_iter, criterion)
+    check_options(num_candidates, overshoot, max_iter, criterion)
     # Evaluation loops run without gradients; inside they are needed.
     with torch.inference_mode(False), torch.enable_grad():
         clean = {name: part.detach().clone() for name, part in _checked_parts(x).items()}
@@ -341,7 +341,7 @@ def _masks(valid: Inputs | None, parts: Parts) -> Parts:
     return broadcast
 
 
-def _check_options(num_candidates: int, overshoot: float, max_iter: int, criterion: str) -> None:
+def check_options(num_candidates: int, overshoot: float, max_iter: int, criterion: str) -> None:
     if criterion not in CRITERIA:
         raise ValueError(f'criterion must be one of {CRITERIA}, got {criterion!r}')
     least = 1 if criterion == 'any_flip' else 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +19,11 @@ from ..adapters.mmaction import RecognizerAdapter
 from ..core import batch
 from ..core.adapter import Adapter, adapter_class
 from ..core.attention import AttentionMap, capture_attention
-from ..core.functional import attention_mse, relative_size
+from ..core.functional import attention_mse
 from ..core.norm import NormPath
 from ..core.recipe import Recipe, build_recipe
 from ..core.step import Adversary
-from .deepfool import CRITERIA, deepfool, robustness, robustness_summary
+from .deepfool import check_options, deepfool, robustness, robustness_summary
 
 PAPER = dict(fgm=dict(type='ART'))
 """The attack of a-art.txt eq. 4: one l2 step of 0.5 a video and modality."""
@@ -82,7 +83,7 @@ class RobustEvaluation:
             Defaults to False.
         deepfool (Mapping, optional): Options of :func:`~adv_plugins.evaluation.deepfool`
             (``num_candidates``, ``overshoot``, ``max_iter``, ``criterion``) and ``num_videos``,
-            the number of videos of each process it is run for. Reported as ``deepfool/*``.
+            for how many videos of each process it is run (None: all). Reported as ``deepfool/*``.
             Defaults to None: it is not run.
         fp16 (bool): Whether to evaluate under autocast. Defaults to False.
 
@@ -112,7 +113,8 @@ class RobustEvaluation:
         deepfool: Mapping[str, Any] | None = None,
         fp16: bool = False,
     ) -> None:
-        self.recipes = {name: _build(name, entry) for name, entry in (attacks or PAPER).items()}
+        attacks = PAPER if attacks is None else attacks
+        self.recipes = {name: _build(name, entry) for name, entry in attacks.items()}
         self.attention = attention
         self.deepfool = _deepfool_options(deepfool)
         super().__init__(runner, dataloader, evaluator, fp16)
@@ -125,6 +127,9 @@ class RobustEvaluation:
             )
         self.model: nn.Module = model
         self.adapter: Adapter = kind(model)
+        for recipe in self.recipes.values():
+            # Only to learn now, and not at the first validation, whether they fit the model.
+            Adversary(self.adapter, recipe, NormPath())
         self.evaluator = AttackedEvaluator(self.evaluator, self.recipes, self.deepfool)
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
@@ -216,7 +221,7 @@ class AttackedEvaluator:
     ) -> None:
         self.clean = clean
         self.recipes = recipes
-        self.attacked = {name: copy.deepcopy(clean) for name in recipes}
+        self.attacked = {name: _copy(clean, name) for name in recipes}
         self.sizes = {name: PerVideo() for name in recipes}
         self.robustness = None if deepfool is None else PerVideoRobustness(deepfool['max_iter'])
         self.fooled = 0
@@ -271,9 +276,21 @@ class AdversarialTestLoop(RobustEvaluation, TestLoop):
     stage = 'test'
 
 
+def _copy(evaluator: Evaluator, name: str) -> Evaluator:
+    """The evaluator for an attack; what it writes to a file goes to one of its own."""
+    evaluator = copy.deepcopy(evaluator)
+    for metric in evaluator.metrics:
+        path = getattr(metric, 'out_file_path', None)
+        if path:
+            metric.out_file_path = str(Path(path).with_suffix(f'.{name}{Path(path).suffix}'))
+    return evaluator
+
+
 def _build(name: str, recipe: Any) -> Recipe:
-    if not name or '/' in name:
-        raise ValueError(f"attacks has the name {name!r}, which must be a word such as 'fgm'")
+    if not name or '/' in name or name == 'deepfool':
+        raise ValueError(
+            f"attacks has the name {name!r}, which must be a word such as 'fgm' and not 'deepfool'"
+        )
     try:
         return build_recipe(recipe)
     except ValueError as error:
@@ -288,23 +305,24 @@ def _deepfool_options(options: Mapping[str, Any] | None) -> dict[str, Any] | Non
         overshoot=0.02,
         max_iter=50,
         criterion='top1_change',
-        num_videos=float('inf'),
+        num_videos=None,
     )
     unknown = sorted(set(options) - set(defaults))
     if unknown:
         raise ValueError(f'deepfool has no option {unknown[0]}=; write {", ".join(defaults)}')
     chosen = {**defaults, **options}
-    if chosen['criterion'] not in CRITERIA:
-        raise ValueError(f'criterion={chosen["criterion"]!r} must be one of {CRITERIA}')
-    return chosen
+    count = chosen.pop('num_videos')
+    check_options(**chosen)
+    if count is not None and count < 1:
+        raise ValueError(f'deepfool has num_videos={count}; write at least 1, or deepfool=None')
+    return {**chosen, 'num_videos': float('inf') if count is None else count}
 
 
 def _sizes(inputs: Any, moved: Any) -> dict[str, Tensor]:
     """``||R|| / ||X||`` of every video, by modality."""
-    clean, attacked = batch.modalities(inputs), batch.modalities(moved)
     return {
-        f'ratio_{name}' if name else 'ratio': relative_size(attacked[name] - value, value)
-        for name, value in clean.items()
+        f'ratio_{name}' if name else 'ratio': ratio
+        for name, ratio in batch.relative_sizes(inputs, moved).items()
     }
 
 
@@ -312,11 +330,13 @@ def _distances(
     clean: Sequence[AttentionMap], attacked: Sequence[AttentionMap], count: int
 ) -> dict[str, Tensor]:
     """How far the attention maps of every video have moved, over all modules and each."""
-    found: dict[str, Tensor] = {}
+    found: dict[str, list[Tensor]] = {}
     for before, after in zip(clean, attacked, strict=True):
         a, mask = before.per_sample(count)
         b, _ = after.per_sample(count)
-        found[f'attention_mse/{before.name}'] = attention_mse(a, b, mask)
-    if found:
-        found = {'attention_mse': torch.stack(list(found.values())).mean(dim=0), **found}
-    return found
+        found.setdefault(f'attention_mse/{before.name}', []).append(attention_mse(a, b, mask))
+    # A module may run several times.
+    means = {name: torch.stack(values).mean(dim=0) for name, values in found.items()}
+    if means:
+        means = {'attention_mse': torch.stack(list(means.values())).mean(dim=0), **means}
+    return means

@@ -1,6 +1,14 @@
 """mmengine hooks: they only decide when; what happens is the recipe's and the core's business."""
 
 from .adversarial_hook import AdversarialHook
+from .early_stopping_hook import ResumableEarlyStoppingHook
 from .recipe_hooks import AARTHook, AdvPropHook, ARTHook, TAFHook
 
-__all__ = ['AARTHook', 'ARTHook', 'AdvPropHook', 'AdversarialHook', 'TAFHook']
+__all__ = [
+    'AARTHook',
+    'ARTHook',
+    'AdvPropHook',
+    'AdversarialHook',
+    'ResumableEarlyStoppingHook',
+    'TAFHook',
+]

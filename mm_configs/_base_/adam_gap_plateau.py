@@ -28,9 +28,8 @@ default_hooks = dict(
     checkpoint=dict(
         by_epoch=False, interval=10_000, max_keep_ckpts=2, save_best='GAP', rule='greater'
     ),
-    # Its own min_delta of 0.1 would stop a run whose GAP still rises by a point a time.
     early_stopping=dict(
-        type='EarlyStoppingHook', monitor='GAP', rule='greater', min_delta=0.0, patience=5
+        type='ResumableEarlyStoppingHook', monitor='GAP', rule='greater', patience=5
     ),
 )
 randomness = dict(seed=0)

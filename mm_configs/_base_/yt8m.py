@@ -57,8 +57,7 @@ test_dataloader = dict(
         ann_file='validate/validate*.tfrecord',
         label_space=label_space,
         max_frames=300,
-        # All but the first 64,000 of 1,112,356.
-        indices=-1_048_356,
+        skip=64_000,
         pipeline=pipeline,
         test_mode=True,
     ),

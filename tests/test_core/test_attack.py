@@ -287,3 +287,8 @@ def test_random_start_is_even_in_the_ball_of_what_is_valid():
     attack = solver(norm='l2', eps=1.0, step_size=0.0, random_start=True)
     start, _ = ascend(attack, clean, space, torch.zeros_like)
     assert 880 < (start.norm(dim=1) < 0.5).sum() < 1120
+
+
+def test_axes_that_the_input_has_not_are_told():
+    with pytest.raises(ValueError, match=r'dims=\(2,\) has axes .*\(2, 3\)'):
+        ascend(solver(dims=(2,)), torch.zeros(2, 3), InputSpace(), torch.zeros_like)

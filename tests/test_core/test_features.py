@@ -22,6 +22,9 @@ class FeatureNet(nn.Module):
         self.attention = nn.ModuleDict(
             {n: nn.MultiheadAttention(w, 2, batch_first=True) for n, w in WIDTHS.items()}
         )
+        for attention in self.attention.values():
+            # Else padded queries attend evenly, and do not move whatever the mask.
+            nn.init.normal_(attention.in_proj_bias)
         self.fc = nn.Linear(sum(WIDTHS.values()), 5)
 
     def attend(self, inputs, name):
@@ -106,6 +109,36 @@ def test_epsilon_and_the_relative_size_are_logged():
         torch.testing.assert_close(losses[f'adv_ratio_{name}'], expected)
 
 
+def test_padding_is_no_part_of_the_relative_size():
+    net = converted(ART(eps=0.7))
+    inputs, labels = features()
+    expected = net.adversarial_loss(inputs, labels)
+    for name in WIDTHS:
+        inputs[name] = inputs[name].masked_fill(~inputs[f'{name}_mask'][..., None], 1e3)
+    inputs['rgb'].requires_grad_(False)
+    losses = net.adversarial_loss(inputs, labels)
+    for name in WIDTHS:
+        torch.testing.assert_close(losses[f'adv_ratio_{name}'], expected[f'adv_ratio_{name}'])
+
+
+def test_a_modality_that_the_model_does_not_read_stays_as_it_is():
+    net = converted(ART())
+    inputs, labels = features()
+    inputs['depth'] = torch.randn(3, 5, 2)
+    moved = net.eval().perturb(inputs, labels)
+    assert torch.equal(moved['depth'], inputs['depth'])
+    assert not torch.equal(moved['rgb'], inputs['rgb'])
+
+
+def test_inputs_made_in_inference_mode_can_be_perturbed():
+    net = converted(ART()).eval()
+    inputs, labels = features()
+    with torch.inference_mode():
+        given = {name: value.clone() for name, value in inputs.items()}
+        moved = net.perturb(given, labels)
+    assert torch.equal(moved['rgb'], net.perturb(inputs, labels)['rgb'])
+
+
 @pytest.mark.parametrize('options', [{}, {'joint': True}, {'dims': (2,)}, {'steps': 3}])
 def test_padding_and_batch_mates_change_neither_attack_nor_attention_term(options):
     net = converted(AART(eps=0.7, **options)).eval()
@@ -116,7 +149,7 @@ def test_padding_and_batch_mates_change_neither_attack_nor_attention_term(option
         torch.testing.assert_close(a[name], b[name][:, :5], rtol=0, atol=1e-6)
         assert torch.equal(b[name][:, 5:], long[name][:, 5:])
         assert a[name].shape == short[name].shape and not a[name].requires_grad
-        assert a[f'{name}_mask'] is short[f'{name}_mask']
+        assert torch.equal(a[f'{name}_mask'], short[f'{name}_mask'])
     one = {name: value[1:2, :3] for name, value in short.items()}
     alone = net.perturb(one, labels[1:2])
     for name in WIDTHS:

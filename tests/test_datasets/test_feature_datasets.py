@@ -384,6 +384,16 @@ def test_indices_mean_the_same_videos_whatever_the_label_space(
     assert ids(yt8m_dataset(empty_labels='drop', indices=5)) == first
 
 
+def test_skip_leaves_what_indices_take(yt8m_dataset: Callable, own_dataset: Callable) -> None:
+    for build in (yt8m_dataset, own_dataset):
+        everything = ids(build())
+        assert ids(build(indices=4)) + ids(build(skip=4)) == everything
+        assert ids(build(skip=4, indices=2)) == everything[4:6]
+        for skip in (11, -1):
+            with pytest.raises(ValueError, match=f'skip={skip} leaves none of the 11 videos'):
+                build(skip=skip)
+
+
 def test_a_label_space_that_leaves_labels_out(yt8m_dataset: Callable) -> None:
     space = LabelSpace([dict(name='two', entities=[2])], entities=CLASSES)
     assert ids(yt8m_dataset(label_space=space, empty_labels='drop')) == ['v3', 'v5']

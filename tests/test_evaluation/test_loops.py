@@ -6,10 +6,10 @@ from helpers import assert_same, data_samples, feature_config, snapshot, tsm_con
 from mmengine.runner import Runner
 
 from adv_plugins import make_adversarial
-from adv_plugins.core.attention import capture_attention
+from adv_plugins.core.attention import AttentionMap, capture_attention
 from adv_plugins.core.functional import attention_mse, relative_size
 from adv_plugins.evaluation import deepfool, global_average_precision, robustness
-from adv_plugins.evaluation.loops import AdversarialTestLoop
+from adv_plugins.evaluation.loops import AdversarialTestLoop, _distances
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -129,14 +129,65 @@ def test_validation_in_a_training_with_a_hook(tmp_path):
     [
         (dict(attacks=dict(fgm=dict(type='ARTT'))), "attacks.'fgm'.: .*write 'ART'"),
         (dict(attacks={'a/b': dict(type='ART')}), 'a/b'),
+        (dict(attacks=dict(deepfool=dict(type='ART'))), "not 'deepfool'"),
+        (dict(attacks=dict(taf=dict(type='TAF'))), 'FeatureTransformer is not known.*cam_layer'),
+        (dict(attacks=dict(taf=dict(type='TAF', cam_layer='head'))), "cam_layer='cls_head'"),
+        (dict(deepfool=dict(max_iter=0)), 'max_iter'),
+        (dict(deepfool=dict(num_videos=0)), 'num_videos=0'),
         (dict(deepfool=dict(maxiter=3)), 'maxiter.*max_iter'),
-        (dict(deepfool=dict(criterion='top5')), 'top5.*top1_change'),
+        (dict(deepfool=dict(criterion='top5')), 'top1_change.*top5'),
     ],
 )
 def test_bad_options_are_told_before_the_first_video(tmp_path, options, message):
     run = runner(tmp_path, test_cfg=dict(type='AdversarialTestLoop', **options))
     with pytest.raises(ValueError, match=message):
         run.test_loop  # noqa: B018 (built on access)
+
+
+def test_every_attack_dumps_its_own_predictions(tmp_path):
+    import pickle
+
+    metrics = [
+        dict(type='YT8MMetric'),
+        dict(type='DumpResults', out_file_path=f'{tmp_path}/out.pkl'),
+    ]
+    attacks = dict(fgm=dict(type='ART', eps=50.0))
+    run = runner(
+        tmp_path,
+        test_evaluator=metrics,
+        test_cfg=dict(type='AdversarialTestLoop', attacks=attacks),
+    )
+    found = run.test()
+    for name, prefix in (('out.pkl', ''), ('out.fgm.pkl', 'fgm/')):
+        dumped = pickle.loads((tmp_path / name).read_bytes())
+        scores, labels = (
+            torch.stack([sample[key] for sample in dumped]) for key in ('pred_score', 'gt_label')
+        )
+        gap = global_average_precision(scores, labels)
+        assert found[f'{prefix}GAP'] == pytest.approx(gap)
+    assert found['fgm/GAP'] < found['GAP']
+
+
+def test_several_clips_a_video_are_told(tmp_path):
+    run = runner(tmp_path, model=tsm_config(), test_cfg=dict(type='AdversarialTestLoop'))
+    with pytest.raises(ValueError, match='6 scores for 2 videos'):
+        run.test_loop._attack(
+            next(iter(run.test_loop.recipes.values())),
+            0,
+            torch.randn(2, 12, 3, 32, 32),
+            data_samples([0, 1]),
+        )
+
+
+def test_videos_of_a_batch_without_attention_maps_of_their_own():
+    weights = torch.rand(4, 3, 3)
+    maps = [AttentionMap('a', weights), AttentionMap('a', weights)]
+    moved = [AttentionMap('a', weights + 1), AttentionMap('a', weights)]
+    found = _distances(maps, moved, count=4)
+    # Two calls of one module: the mean of both, not the last.
+    assert found['attention_mse/a'].tolist() == pytest.approx([0.5] * 4)
+    empty = [AttentionMap('a', weights, torch.zeros(4, 3, dtype=torch.bool))]
+    assert _distances(empty, moved[:1], count=4)['attention_mse'].tolist() == [0.0] * 4
 
 
 def test_model_without_attention_says_so(tmp_path):
