@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import example as with_example
 from hypothesis import strategies as st
 
-from adv_plugins.datasets import yt8m
+from adv_plugins.datasets import tfrecord, yt8m
 from adv_plugins.datasets.yt8m import TFRecordError, YT8MShards, read_examples, write_examples
 
 Video = dict[str, Any]
@@ -138,7 +138,7 @@ def shard(path: Path, *messages: Any) -> Path:
 
 
 def decoded(data: bytes) -> Video:
-    return yt8m._decode(data, 0, len(data))
+    return yt8m._decode(data)
 
 
 def from_oracle(data: bytes) -> Video:
@@ -200,7 +200,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine without a CRC package."""
-    monkeypatch.setattr(yt8m, '_package_crc', lambda: None)
+    monkeypatch.setattr(tfrecord, 'package_crc', lambda: None)
     yt8m._data_crc.cache_clear()
     yield
     yt8m._data_crc.cache_clear()
@@ -232,8 +232,8 @@ def test_protobuf_reads_what_we_write(tmp_path: Path) -> None:
 
 def test_checksums_of_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a package and with tables only: the bytes of the slow CRC."""
-    for name, crc in ('package', yt8m._package_crc), ('tables', lambda: None):
-        monkeypatch.setattr(yt8m, '_package_crc', crc)
+    for name, crc in ('package', tfrecord.package_crc), ('tables', lambda: None):
+        monkeypatch.setattr(tfrecord, 'package_crc', crc)
         path = tmp_path / name
         write_examples(path, [video(0, frames=40)])
         content = path.read_bytes()
@@ -392,6 +392,7 @@ WIRES = {
     'unknown in a feature': labels(UNKNOWN + field(3, UNKNOWN + field(1, b'\x05') + UNKNOWN)),
     'unknown in each frame': frames(frame(b'abc', extra=UNKNOWN), frame(b'def', extra=UNKNOWN)),
     'unknown in one frame': frames(frame(b'abc'), frame(b'def', extra=UNKNOWN), frame(b'ghi')),
+    'unknown before frames': frames(field(9, b'\xff'), frame(b'abc'), frame(b'def')),
     'unknown between frames': frames(frame(b'abc'), UNKNOWN, frame(b'def')),
     'long varints in each frame': frames(frame(b'abc', padding=4), frame(b'def', padding=4)),
     'a long varint in one frame': frames(frame(b'abc'), frame(b'def', padding=1), frame(b'ghi')),
@@ -725,18 +726,18 @@ def test_quantize_is_the_writers_rule() -> None:
 @with_example(b'123456789')
 @with_example(bytes(32))
 def test_crc_by_tables(data: bytes) -> None:
-    assert yt8m._numpy_crc(data) == slow_crc(data)
+    assert tfrecord.numpy_crc(data) == slow_crc(data)
 
 
 def test_crc_of_known_values() -> None:
     """RFC 3720, B.4; and the packages agree."""
     assert slow_crc(b'123456789') == 0xE3069283
     assert slow_crc(bytes(32)) == 0x8A9136AA
-    crc = yt8m._package_crc()
+    crc = tfrecord.package_crc()
     assert crc is not None, 'needs adv_plugins[yt8m]'
     for size in (0, 8, 511, 512, 513, 100_001):
         data = random.Random(size).randbytes(size)
-        assert crc(data) == yt8m._numpy_crc(data)
+        assert crc(data) == tfrecord.numpy_crc(data)
 
 
 # ------------------------------------------------------------------------------------- writing
@@ -1008,18 +1009,21 @@ def test_an_error_of_a_worker_keeps_its_type_and_text(folder: Path) -> None:
 
 
 def test_needs_numpy_only(tmp_path: Path) -> None:
-    """The file by itself, as importing the package imports torch."""
+    """The two files by themselves, as importing the package imports torch."""
     code = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location('yt8m', sys.argv[1])
-yt8m = sys.modules['yt8m'] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(yt8m)
-yt8m.write_examples(sys.argv[2], [dict(id='a', labels=[1], rgb=yt8m.np.ones((2, 3), 'u1'))])
-assert len(list(yt8m.read_examples(sys.argv[2]))) == len(yt8m.YT8MShards(sys.argv[2])) == 1
-print(*{'torch', 'tensorflow', 'google.protobuf', 'adv_plugins'}.intersection(sys.modules))
+import sys, types
+before = set(sys.modules)
+sys.modules['alone'] = types.ModuleType('alone')
+sys.modules['alone'].__path__ = [sys.argv[1]]
+from alone.yt8m import YT8MShards, np, read_examples, write_examples
+write_examples(sys.argv[2], [dict(id='a', labels=[1], rgb=np.ones((2, 3), 'u1'))])
+assert len(list(read_examples(sys.argv[2]))) == len(YT8MShards(sys.argv[2])) == 1
+loaded = {name.partition('.')[0] for name in sys.modules.keys() - before}
+print(*sorted(loaded - sys.stdlib_module_names - {'google_crc32c', 'crc32c'}))
 """
-    command = [sys.executable, '-c', code, yt8m.__file__, str(tmp_path / 'shard')]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == '\n'
+    command = [sys.executable, '-c', code, str(Path(yt8m.__file__).parent), str(tmp_path / 'shard')]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert found == 'alone numpy\n'
 
 
 def test_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
