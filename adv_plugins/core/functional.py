@@ -194,7 +194,7 @@ def random_wrong_labels(
     return (labels + shift) % num_classes
 
 
-def check_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
+def check_choice(option: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise a ValueError that names the option unless ``value`` is one of ``allowed``."""
     if value not in allowed:
         choices = ' or '.join(f'{option}={choice!r}' for choice in allowed)

@@ -22,6 +22,7 @@ from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
+from ..core.functional import check_choice
 from .label_space import LabelSpace
 from .yt8m import YT8MShards
 
@@ -299,7 +300,7 @@ class YT8MFrameDataset(_FrameFeatureDataset):
         test_mode: bool = False,
         **kwargs,
     ) -> None:
-        _check_choice('errors', errors, ('raise', 'skip'))
+        check_choice('errors', errors, ('raise', 'skip'))
         self.errors = errors
         self.index_dir = index_dir
         self._reported: set[int] = set()
@@ -710,13 +711,7 @@ def _check_options(
             f'max_frames={max_frames!r} must be an integer of at least 1, or None to cut nothing: '
             'write for example max_frames=300.'
         )
-    _check_choice('empty_labels', empty_labels, ('keep', 'drop'))
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        choices = ' or '.join(f'{name}={choice!r}' for choice in allowed)
-        raise ValueError(f'{name}={value!r} is unknown: write {choices}.')
+    check_choice('empty_labels', empty_labels, ('keep', 'drop'))
 
 
 def _is_positive(value: object) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.batch import MASK
+from ..core.functional import check_choice
 
 INPUT_NORMS = (None, 'l2_frame')
 
@@ -198,12 +199,6 @@ def l2_normalize_frames(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
     frames = F.normalize(torch.cat(list(features.values()), dim=-1), dim=-1, eps=1e-6)
     parts = frames.split([value.shape[-1] for value in features.values()], dim=-1)
     return dict(zip(features, parts, strict=True))
-
-
-def check_choice(option: str, value: Any, allowed: Sequence[Any]) -> None:
-    """Refuse a value that an option does not have."""
-    if value not in allowed:
-        raise ValueError(f'{option}={value!r} is not known; write one of {list(allowed)}')
 
 
 def check_mask(name: str, mask: Tensor, features: Tensor) -> None:

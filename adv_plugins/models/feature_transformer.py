@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.batch import MASK
+from ..core.functional import check_choice
 from .feature_preprocessor import (
     INPUT_NORMS,
     FeaturePreprocessor,
-    check_choice,
     check_mask,
     check_same_frames,
     frame_mask,

@@ -651,8 +651,8 @@ def test_no_object_for_each_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(errors='ignore'), "errors='ignore' is unknown: write errors='raise' or"),
-        (dict(empty_labels='no'), "empty_labels='no' is unknown: write empty_labels='keep'"),
+        (dict(errors='ignore'), "errors='ignore' is unknown; write errors='raise' or"),
+        (dict(empty_labels='no'), "empty_labels='no' is unknown; write empty_labels='keep'"),
         (dict(max_frames=0), 'max_frames=0 must be an integer of at least 1, or None'),
         (dict(max_frames=True), 'max_frames=True'),
         (dict(modalities=dict(rgb=0)), "modalities={'rgb': 0} must give each modality its width"),

@@ -208,5 +208,8 @@ def test_errors_without_data_samples():
 
 
 def test_unknown_norm():
-    with pytest.raises(ValueError, match="input_norm='l2' is not known; write one of"):
+    with pytest.raises(
+        ValueError,
+        match="input_norm='l2' is unknown; write input_norm=None or input_norm='l2_frame'",
+    ):
         FeaturePreprocessor(input_norm='l2')
