@@ -4,6 +4,8 @@ import pytest
 import torch
 from helpers import assert_same, data_samples, feature_config, snapshot, tsm_config
 from mmengine.runner import Runner
+from torch import distributed as dist
+from torch import multiprocessing as mp
 
 from adv_plugins import make_adversarial
 from adv_plugins.core.attention import AttentionMap, capture_attention
@@ -196,3 +198,42 @@ def test_model_without_attention_says_so(tmp_path):
     assert isinstance(run.test_loop, AdversarialTestLoop)
     with pytest.raises(ValueError, match='attention=False'):
         run.test_loop._predict(torch.zeros(2, 4, 3, 32, 32), data_samples([0, 0]))
+
+
+def worker(rank, folder, config):
+    """Test on one of two ranks; the sampler repeats a video to give both as many."""
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
+    metrics = runner(f'{folder}/{rank}', test_cfg=config).test()
+    torch.save(metrics, f'{folder}/{rank}.pt')
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_report_what_one_does(tmp_path, monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    attacks = {name: ATTACKS[name] for name in ('fgm', 'pgd')}
+    config = dict(
+        type='AdversarialTestLoop', attacks=attacks, attention=True, deepfool=dict(max_iter=5)
+    )
+    mp.spawn(worker, (str(tmp_path), config), nprocs=2)
+    first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
+    assert first == pytest.approx(second, rel=0, abs=0, nan_ok=True)
+    alone = runner(tmp_path / 'alone', test_cfg=config).test()
+    assert first == pytest.approx(alone, rel=1e-5, nan_ok=True)
+    assert first['num_videos'] == 7
+
+
+def test_half_precision_evaluation(tmp_path):
+    """Autocast changes digits, not the picture; the attack is found with scaled gradients."""
+    attacks = dict(fgm=dict(type='ART', eps=2.0))
+    full, half = (
+        runner(
+            tmp_path, test_cfg=dict(type='AdversarialTestLoop', attacks=attacks, fp16=fp16)
+        ).test()
+        for fp16 in (False, True)
+    )
+    assert half['fgm/ratio_rgb'] == pytest.approx(full['fgm/ratio_rgb'], rel=1e-2)
+    for key in ('GAP', 'fgm/GAP'):
+        assert half[key] == pytest.approx(full[key], abs=0.05)
