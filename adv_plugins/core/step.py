@@ -215,7 +215,7 @@ class Adversary:
         without the second, the first says little about features."""
         ratios = batch.relative_sizes(inputs, perturbed)
         sizes = {f'adv_ratio_{n}' if n else 'adv_ratio': r.mean() for n, r in ratios.items()}
-        return {'adv_eps': torch.tensor(self.recipe.eps), **sizes}
+        return {'adv_eps': torch.tensor(float(self.recipe.eps)), **sizes}
 
     def _use_clean_graph(
         self, clean: Record, labels: Tensor | None, leaves: Values

@@ -109,6 +109,12 @@ def test_epsilon_and_the_relative_size_are_logged():
         torch.testing.assert_close(losses[f'adv_ratio_{name}'], expected)
 
 
+def test_epsilon_may_be_a_whole_number():
+    """mmengine takes the mean of all that is logged."""
+    losses = converted(ART(eps=1)).adversarial_loss(*features())
+    assert all(value.is_floating_point() for value in losses.values())
+
+
 def test_padding_is_no_part_of_the_relative_size():
     net = converted(ART(eps=0.7))
     inputs, labels = features()
