@@ -1,4 +1,4 @@
-"""MMAction2 recognizers: everything is read from the recognizer, nothing of it is changed."""
+"""MMAction2 recognizers and their kin: all is read from the model, nothing of it is changed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from ..core.adapter import Adapter, Record, register_adapter
 from ..core.attack import InputSpace
 from ..core.batch import Inputs
 from ..core.capture import capture_output
-from ..core.conversion import AdversarialModule
+from ..core.conversion import AdversarialModule, get_adversary
 from ..core.recipe import Recipe
+from . import cam_layers
 
 PIXELS = (0.0, 255.0)
 
@@ -36,7 +37,8 @@ class RecognizerAdapter(Adapter):
     """MMAction2's Recognizer2D, Recognizer3D and kin: backbone, optional neck, ``cls_head``.
 
     Any mmengine model with a ``cls_head`` whose output are the class scores is called alike, such
-    as :class:`~adv_plugins.models.FeatureTransformer`.
+    as :class:`~adv_plugins.models.FeatureTransformer`, and so is an image classifier of mmpretrain,
+    whose head is its ``head``.
 
     Losses come from ``loss()``, logits from the head, labels from the data samples, and the
     pixel units from the data preprocessor. RGB frames that it leaves as they are have pixels
@@ -58,7 +60,8 @@ class RecognizerAdapter(Adapter):
                 f'{given[0]}= is not for a recognizer, which knows it itself: its loss is '
                 'cls_head.loss_cls, its normalisation data_preprocessor'
             )
-        if getattr(model, 'cls_head', None) is None:
+        self.head = getattr(model, 'cls_head', None) or getattr(model, 'head', None)
+        if self.head is None:
             raise ValueError(
                 f'{type(model).__name__} has no cls_head: its forward yields no logits to attack; '
                 'write model=dict(..., cls_head=dict(...))'
@@ -66,16 +69,14 @@ class RecognizerAdapter(Adapter):
 
     @classmethod
     def handles(cls, model: nn.Module) -> bool:
-        # By name, so that plain PyTorch users need neither MMAction2 nor mmengine.
-        kinds = {f'{kind.__module__.split(".")[0]}.{kind.__name__}' for kind in type(model).__mro__}
-        return 'mmaction.BaseRecognizer' in kinds or (
-            'mmengine.BaseModel' in kinds and hasattr(model, 'cls_head')
-        )
+        kinds = _kinds(model)
+        classifier = 'mmpretrain.ImageClassifier' in kinds or hasattr(model, 'cls_head')
+        return 'mmaction.BaseRecognizer' in kinds or ('mmengine.BaseModel' in kinds and classifier)
 
     def forward(self, inputs: Inputs, target: Any) -> Record:
-        with capture_output(self.model.cls_head) as outputs:
+        with capture_output(self.head) as outputs:
             try:
-                losses = self.model.loss(inputs, target)
+                losses = self._losses(inputs, target)
             except (ValueError, RuntimeError) as error:
                 scores = outputs[-1] if outputs else None
                 if not isinstance(scores, Tensor) or len(scores) == len(target):
@@ -90,8 +91,13 @@ class RecognizerAdapter(Adapter):
         logits = outputs[-1] if outputs else None
         return Record(log_vars, loss, logits, self._labels(target, loss.device), len(target))
 
+    def _losses(self, inputs: Inputs, target: Any) -> Any:
+        return self.model.loss(inputs, target)
+
     def _labels(self, data_samples: Any, device: torch.device) -> Tensor | None:
-        labels = [sample.gt_label for sample in data_samples]
+        # What mmpretrain's mixup leaves is in gt_score.
+        soft = 'gt_score' in data_samples[0]
+        labels = [sample.gt_score if soft else sample.gt_label for sample in data_samples]
         if any(label.shape != labels[0].shape for label in labels):
             return None
         stacked = torch.stack(labels).to(device)
@@ -105,7 +111,7 @@ class RecognizerAdapter(Adapter):
             if name and values.ndim == 3:
                 # Features (B, T, D) have no units but their own.
                 return InputSpace()
-            if values.ndim >= 5 and values.shape[2] == 3:
+            if values.ndim >= 4 and values.shape[2 if values.ndim > 4 else 1] == 3:
                 return InputSpace.from_normalization(0.0, 1.0, PIXELS)
             warnings.warn(
                 'the data preprocessor has no mean and std, and the inputs '
@@ -114,7 +120,7 @@ class RecognizerAdapter(Adapter):
             )
             return InputSpace()
         mean, std = preprocessor.mean, preprocessor.std
-        if preprocessor.format_shape == 'MIX2d3d' and values.ndim == 4:
+        if getattr(preprocessor, 'format_shape', '') == 'MIX2d3d' and values.ndim == 4:
             # The preprocessor's own rule for batches of images among batches of clips.
             mean, std = mean.view(-1, 1, 1), std.view(-1, 1, 1)
         return InputSpace.from_normalization(mean, std, PIXELS)
@@ -123,14 +129,12 @@ class RecognizerAdapter(Adapter):
         return [target[i] for i in index.tolist()]
 
     def find_cam_layer(self) -> str:
-        backbone = getattr(self.model, 'backbone', self.model)
-        stages = getattr(backbone, 'res_layers', None)
-        if not stages:
-            raise ValueError(
-                f'the CAM layer of {type(backbone).__name__} is not known; name its '
-                "last stage, e.g. cam_layer='backbone.layer4'"
-            )
-        return f'backbone.{stages[-1]}'
+        return cam_layers.find_cam_layer(self.model)
+
+    def feature_map(self, layer: str, output: Any, inputs: Inputs) -> tuple[Any, str | None]:
+        if getattr(self.model, 'backbone', None) is None or not isinstance(inputs, Tensor):
+            return output, None
+        return cam_layers.feature_map(self.model, layer, output, inputs)
 
     def report(
         self,
@@ -147,6 +151,53 @@ class RecognizerAdapter(Adapter):
         adversarial_losses = _weighted(adversarial.losses, recipe.adv_weight)
         losses |= {f'adv_{name}': value for name, value in adversarial_losses.items()}
         return losses | dict(penalties)
+
+
+class AdversarialOmniRecognizer(AdversarialRecognizer):
+    """A RecognizerOmni that answers so for each of its sources: batches of clips, of images."""
+
+    def forward(self, *sources: Any, mode: str, **kwargs: Any) -> Any:
+        """As the recognizer's own."""
+        if not (mode == 'loss' and self.training and torch.is_grad_enabled()):
+            return super(AdversarialRecognizer, self).forward(*sources, mode=mode, **kwargs)
+        adversary = get_adversary(self)
+        iteration, losses = adversary.iteration, {}
+        for number, source in enumerate(sources):
+            inputs, data_samples = source['inputs'], source['data_samples']
+            # The sources of one iteration are at one point of the schedule.
+            adversary.iteration = iteration
+            if adversary.recipe.objective.needs_features and inputs.ndim == 4:
+                # Images have no frames to move attention between: they are trained on as they are.
+                found = adversary.adapter.forward(inputs, data_samples).losses
+            else:
+                found = self.adversarial_loss(inputs, data_samples)
+            losses |= {f'{name}_{number}': value for name, value in found.items()}
+        adversary.iteration = iteration + 1
+        return losses
+
+
+@register_adapter
+class OmniAdapter(RecognizerAdapter):
+    """MMAction2's RecognizerOmni, which trains on clips and on images in turn.
+
+    Its image path reads the weights of batch norms past their forward, and no statistics: images
+    share them on both paths.
+    """
+
+    mixin = AdversarialOmniRecognizer
+
+    @classmethod
+    def handles(cls, model: nn.Module) -> bool:
+        return 'mmaction.RecognizerOmni' in _kinds(model)
+
+    def _losses(self, inputs: Inputs, target: Any) -> Any:
+        losses = self.model.loss([dict(inputs=inputs, data_samples=target)])
+        return {name.removesuffix('_0'): value for name, value in losses.items()}
+
+
+def _kinds(model: nn.Module) -> set[str]:
+    """Package and class names, so that plain PyTorch users need neither MMAction2 nor mmengine."""
+    return {f'{kind.__module__.split(".")[0]}.{kind.__name__}' for kind in type(model).__mro__}
 
 
 def _weighted(losses: Any, weight: float) -> dict[str, Tensor]:

@@ -28,6 +28,8 @@ class Record:
         batch_size (int): B.
         features (Any): The output of ``layer`` with its graph. Defaults to None: not captured.
         layer (str): Dotted name of the captured layer. Defaults to ''.
+        layout (str, optional): The axes of ``features`` as an einops pattern, see
+            :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: from their number.
         attention (list[AttentionMap]): The attention maps, in the order of the forward. Defaults
             to an empty list: not captured.
     """
@@ -39,6 +41,7 @@ class Record:
     batch_size: int
     features: Any = None
     layer: str = ''
+    layout: str | None = None
     attention: list[AttentionMap] = field(default_factory=list)
 
     def drop_graph(self) -> None:
@@ -134,6 +137,20 @@ class Adapter(ABC):
         Raises:
             ValueError: It is not known; the message says to write ``cam_layer``.
         """
+
+    def feature_map(self, layer: str, output: Any, inputs: Inputs) -> tuple[Any, str | None]:
+        """The feature map in what the CAM layer returned, and the layout of its axes.
+
+        Args:
+            layer (str): The dotted name of the layer.
+            output (Any): What it returned.
+            inputs (Tensor | dict): The batch it was computed from.
+
+        Returns:
+            tuple[Any, str | None]: The map, and its axes as an einops pattern; None where their
+            number tells.
+        """
+        return output, None
 
     @abstractmethod
     def report(

@@ -6,6 +6,7 @@ Hooks live only as long as the ``with`` block. Captured tensors keep their graph
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 FRAMES = 'b t c h w'
 LAYOUTS = {4: '(b t) c h w', 5: 'b c t h w'}
+_AXIS = re.compile(r'(?:(\d+)\+)?(\([^)]*\)|[^\s()]+)')
 
 
 @contextmanager
@@ -74,8 +76,9 @@ def to_frames(features: Any, batch_size: int, layer: str, layout: str | None = N
         layer (str): The layer's name, for messages.
         layout (str, optional): The axes of the feature map as an einops pattern over
             ``b t c h w``, sizes that cannot be inferred after a semicolon:
-            ``'b (t h w) c; t=8 h=14'``. Defaults to None: ``'(b t) c h w'`` for four
-            axes, ``'b c t h w'`` for five.
+            ``'b (t h w) c; t=8 h=14'``. ``1+`` before an axis leaves out its first entry, a
+            class token: ``'b 1+(t h w) c; t=8 h=14'``. Defaults to None: ``'(b t) c h w'`` for
+            four axes, ``'b c t h w'`` for five.
 
     Returns:
         Tensor: The maps, shape (B, T, C, H, W).
@@ -99,8 +102,13 @@ def to_frames(features: Any, batch_size: int, layer: str, layout: str | None = N
     try:
         sizes = {key: int(value) for key, value in (item.split('=') for item in given.split())}
         sizes.setdefault('b', batch_size)
-        frames: Tensor = rearrange(features, f'{pattern.strip()} -> {FRAMES}', **sizes)
-    except (EinopsError, ValueError, RuntimeError) as error:
+        axes = _AXIS.findall(pattern)
+        for axis, (extra, _) in enumerate(axes):
+            if extra:
+                features = features.narrow(axis, int(extra), shape[axis] - int(extra))
+        pattern = ' '.join(name for _, name in axes)
+        frames: Tensor = rearrange(features, f'{pattern} -> {FRAMES}', **sizes)
+    except (EinopsError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(
             f'cam_layout={layout!r} does not fit the shape {shape} of cam_layer={layer!r} for a '
             f'batch of {batch_size}: {error}'

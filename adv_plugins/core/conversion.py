@@ -121,15 +121,18 @@ def make_adversarial(
     adapter = kind(model, loss_fn=loss_fn, mean=mean, std=std, value_range=value_range)
     path = NormPath()
     try:
-        norms = convert_norms(model, path, recipe.dual_bn)
+        norms = convert_norms(model, path, recipe.dual_bn, recipe.dual_ln)
         adversary = Adversary(adapter, recipe, path)
     except Exception:
         revert_norms(model)
         raise
     if recipe.dual_bn and not norms:
+        advice = ''
+        if any(isinstance(module, nn.LayerNorm) for module in model.modules()):
+            advice = '; dual_ln=True doubles its LayerNorms'
         warnings.warn(
             f'{type(model).__name__} has no batch normalisation: dual_bn has nothing to convert, '
-            'and both paths share all weights',
+            f'and both paths share all weights{advice}',
             stacklevel=2,
         )
     model.__dict__[_STATE] = adversary

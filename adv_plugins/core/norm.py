@@ -132,27 +132,32 @@ class DualNorm(nn.Module):
             yield name, getattr(self, name), getattr(self, PREFIX + name)
 
 
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module keeps running statistics, or could: what the dual norm converts."""
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module keeps running statistics, or could."""
     return 'running_mean' in module._buffers
 
 
-def convert_norms(model: nn.Module, path: NormPath, dual: bool) -> list[DualNorm]:
-    """Convert every norm with running statistics in place.
+def convert_norms(
+    model: nn.Module, path: NormPath, dual_bn: bool, dual_ln: bool = False
+) -> list[DualNorm]:
+    """Convert in place every norm with running statistics, and on demand every LayerNorm.
 
     Args:
         model (nn.Module): The model; norms already converted for ``path`` are left as they are.
         path (NormPath): The path they shall follow.
-        dual (bool): Whether they get adversarial twins. Without, both paths share all entries
-            and only the freezing of statistics is gained.
+        dual_bn (bool): Whether batch norms get adversarial twins. Without, both paths share all
+            their entries and only the freezing of statistics is gained.
+        dual_ln (bool): Whether LayerNorms get adversarial twins. Defaults to False.
 
     Returns:
         list[DualNorm]: The norms of the model, in the order of ``model.modules()``.
     """
     for module in list(model.modules()):
-        if not is_norm(module) or isinstance(module, DualNorm):
+        layer_norm = dual_ln and isinstance(module, nn.LayerNorm)
+        if isinstance(module, DualNorm) or not (is_batch_norm(module) or layer_norm):
             continue
         entries = {**module._parameters, **module._buffers}
+        dual = layer_norm or dual_bn
         twins = tuple(name for name, value in entries.items() if dual and value is not None)
         module.__dict__['_norm_path'] = path
         module.__dict__['_twins'] = twins

@@ -129,7 +129,8 @@ class TemporalCAM(Objective):
     def __call__(self, record: Record, targets: Tensor | None) -> Tensor:
         """The temporal loss of every clip, shape (B,)."""
         assert targets is not None
-        maps = to_frames(record.features, record.batch_size, record.layer, self.cam_layout)
+        layout = self.cam_layout or record.layout
+        maps = to_frames(record.features, record.batch_size, record.layer, layout)
         loss = F.cross_entropy(record.logits.float(), targets, reduction='sum')
         (slope,) = gradients(
             loss, [record.features], retain_graph=True, create_graph=self.second_order
@@ -139,7 +140,7 @@ class TemporalCAM(Objective):
                 f'the logits do not depend on the output of cam_layer={record.layer!r}; name a '
                 'layer between input and classifier'
             )
-        slope = to_frames(slope, record.batch_size, record.layer, self.cam_layout)
+        slope = to_frames(slope, record.batch_size, record.layer, layout)
         cam = temporal_cam(maps.float(), slope.float(), self.weighting)
         return temporal_cam_loss(cam, self.num_frames, self.normalize)
 

@@ -46,8 +46,9 @@ class Recipe:
         adv_weight (float): Weight of the adversarial losses. Defaults to 1.0.
         regularizers (Sequence[Regularizer | dict | str]): Penalties on the pair of clean and
             adversarial forward, each added with its weight. Defaults to ().
-        dual_bn (bool): Whether the adversarial path has normalisation entries of its own.
-            Defaults to True.
+        dual_bn (bool): Whether the adversarial path has batch norms of its own. Defaults to
+            True.
+        dual_ln (bool): Whether it has LayerNorms of its own too. Defaults to False.
         attack_path (str): Whose norms the attack sees in training: ``'clean'`` (its first
             gradient then comes out of the clean forward) or ``'adversarial'``. Defaults to
             ``'clean'``.
@@ -79,6 +80,7 @@ class Recipe:
     adv_weight: float = 1.0
     regularizers: Any = ()
     dual_bn: bool = True
+    dual_ln: bool = False
     attack_path: str = 'clean'
     begin: int = 0
     end: int | None = None

@@ -16,6 +16,7 @@ too: with one, the clean graph lives until that backward.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -120,13 +121,12 @@ class Adversary:
             )
         progress = self.iteration if self.epoch is None else self.epoch
         active = self.recipe.is_active(progress, self.iteration)
-        if not self._rehearsed:
-            if not active:
-                self._rehearse(inputs, target)
-            self._rehearsed = True
+        if not (self._rehearsed or active):
+            self._rehearse(inputs, target)
         with torch.enable_grad():
             step = self._adversarial_losses if active else self._clean_losses
             losses = step(inputs, target)
+        self._rehearsed = True
         self.iteration += 1
         self.walks += active
         return losses
@@ -214,6 +214,15 @@ class Adversary:
         """ε, and ||R|| / ||X|| of every modality as the model is fed them, mean over the batch:
         without the second, the first says little about features."""
         ratios = batch.relative_sizes(inputs, perturbed)
+        if not (self._rehearsed or self.recipe.eps == 0 or any(r.any() for r in ratios.values())):
+            where = f' of cam_layer={self._layer!r}' if self._layer else ''
+            warnings.warn(
+                'the first attack moved no sample, as the gradient of the objective is zero '
+                f'everywhere: the class scores may not depend on the output{where} (a class token '
+                'reads no other token of its own block: name the block before), or layers behind '
+                'it may still have weights of zero',
+                stacklevel=2,
+            )
         sizes = {f'adv_ratio_{n}' if n else 'adv_ratio': r.mean() for n, r in ratios.items()}
         return {'adv_eps': torch.tensor(float(self.recipe.eps)), **sizes}
 
@@ -303,7 +312,8 @@ class Adversary:
         with capture_output(module) as outputs, listening as maps:
             record = self.adapter.forward(inputs, target)
         if layer:
-            record.features, record.layer = last_output(outputs, layer), layer
+            found = self.adapter.feature_map(layer, last_output(outputs, layer), inputs)
+            record.layer, (record.features, record.layout) = layer, found
         record.attention = maps
         return record
 

@@ -291,3 +291,65 @@ def test_peak_of_saved_tensors_is_that_of_a_clean_step():
     clean = peak(plain)
     for recipe in ('taf', 'ceaugmentation'):
         assert peak(make_adversarial(copy.deepcopy(plain), recipe)) <= 1.05 * clean
+
+
+def omni_recognizer():
+    return build_recognizer(
+        dict(
+            type='RecognizerOmni',
+            backbone=dict(type='OmniResNet', layers=[1, 1, 1, 1]),
+            cls_head=dict(
+                type='OmniHead',
+                image_classes=4,
+                video_classes=NUM_CLASSES,
+                in_channels=2048,
+                average_clips='prob',
+            ),
+            data_preprocessor=dict(
+                type='ActionDataPreprocessor', mean=MEAN, std=STD, format_shape='MIX2d3d'
+            ),
+        )
+    )
+
+
+def omni_sources():
+    clips, images = torch.randn(2, 1, 3, 4, 32, 32), torch.randn(3, 3, 32, 32)
+    return (
+        dict(inputs=clips, data_samples=data_samples([1, 4])),
+        dict(inputs=images, data_samples=data_samples([0, 3, 2])),
+    )
+
+
+def test_omnisource_answers_for_each_of_its_sources():
+    plain = omni_recognizer()
+    for module in plain.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    sources = omni_sources()
+    expected = copy.deepcopy(plain)(*sources, mode='loss')
+    model = make_adversarial(copy.deepcopy(plain), 'ceaugmentation')
+    losses = model(*sources, mode='loss')
+    for number in (0, 1):
+        assert losses[f'loss_cls_{number}'].item() == pytest.approx(
+            0.7 * expected[f'loss_cls_{number}'].item(), rel=1e-5
+        )
+        assert losses[f'adv_loss_cls_{number}'] > 0
+    # Images have no frames: TAF leaves them as they are, at their full weight.
+    model = make_adversarial(copy.deepcopy(plain), 'taf')
+    losses = model(*sources, mode='loss')
+    assert losses['loss_cls_1'].item() == pytest.approx(expected['loss_cls_1'].item(), rel=1e-5)
+    assert 'adv_loss_cls_0' in losses and 'adv_loss_cls_1' not in losses
+    # Anything else is the recognizer's own.
+    scores = [sample.pred_score for sample in model.eval()(sources[0], mode='predict')]
+    assert torch.stack(scores).shape == (2, NUM_CLASSES)
+
+
+@pytest.mark.parametrize('order', [(0, 1), (1, 0)], ids=['clips first', 'images first'])
+def test_sources_of_an_iteration_share_its_place_in_the_schedule(order):
+    model = make_adversarial(omni_recognizer(), 'taf', interval=2)
+    number = order.index(0)
+    taken = []
+    for _ in range(4):
+        sources = [omni_sources()[i] for i in order]
+        taken.append(f'adv_loss_cls_{number}' in model(*sources, mode='loss'))
+    assert taken == [True, False, True, False] and get_adversary(model).iteration == 4

@@ -1,6 +1,7 @@
 """Converting in place and back: same object, same keys, right errors."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -119,6 +120,27 @@ def test_no_norms_is_one_warning(clips):
         make_adversarial(net)
     assert len(caught) == 1
     net.adversarial_loss(*clips)['loss'].backward()
+
+
+def test_layer_norms_are_doubled_on_demand(clips):
+    def net():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.LayerNorm(3 * 4 * 36), nn.Linear(3 * 4 * 36, 6))
+
+    with pytest.warns(UserWarning, match='dual_ln=True doubles its LayerNorms'):
+        shared = make_adversarial(net(), 'ceaugmentation')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        dual = make_adversarial(net(), 'ceaugmentation', dual_ln=True)
+    assert list(dual.state_dict()) == list(net().state_dict())
+    assert {'1.adv_weight', '1.adv_bias'} <= set(adversarial_state_dict(dual))
+    for model in (shared, dual):
+        model.adversarial_loss(*clips)['loss'].backward()
+    # The same step, but each path's gradient goes to a norm of its own.
+    assert torch.allclose(shared[1].weight.grad, dual[1].weight.grad + dual[1].adv_weight.grad)
+    plain = net()
+    (0.7 * nn.functional.cross_entropy(plain(clips[0]), clips[1])).backward()
+    assert torch.allclose(dual[1].weight.grad, plain[1].weight.grad)
 
 
 @pytest.mark.parametrize(

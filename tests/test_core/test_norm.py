@@ -67,7 +67,7 @@ def pair(request):
             value.data.uniform_(0.5, 1.5)
     path = NormPath()
     dual = copy.deepcopy(plain)
-    convert_norms(dual, path, dual=True)
+    convert_norms(dual, path, dual_bn=True)
     return plain, dual, path, torch.randn(shape)
 
 
@@ -137,7 +137,7 @@ def test_round_trip_leaves_the_plain_norm(pair):
 def test_exception_inside_the_norm_restores_it():
     norm = nn.BatchNorm2d(3)
     path = NormPath()
-    convert_norms(norm, path, dual=True)
+    convert_norms(norm, path, dual_bn=True)
     weight, entries = norm.weight, list(norm._buffers.values())
     with pytest.raises(ValueError, match='4D'), path.use(ADVERSARIAL, tracking=False):
         norm(torch.randn(2, 3))
@@ -148,7 +148,7 @@ def test_exception_inside_the_norm_restores_it():
 def test_twins_are_entries_of_the_norm_itself():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4)))
     modules = list(model.modules())
-    convert_norms(model, NormPath(), dual=True)
+    convert_norms(model, NormPath(), dual_bn=True)
     assert list(model.modules()) == modules
     assert {name for name, _ in model[1].named_parameters()} == {
         'weight',
@@ -161,15 +161,15 @@ def test_twins_are_entries_of_the_norm_itself():
 def test_shared_norm_is_converted_once():
     norm = nn.BatchNorm2d(3)
     model = nn.Sequential(norm, norm)
-    assert len(convert_norms(model, NormPath(), dual=True)) == 1
+    assert len(convert_norms(model, NormPath(), dual_bn=True)) == 1
     assert model[0] is model[1] and model[0] is norm
-    assert convert_norms(model, NormPath(), dual=True)[0]._norm_path is norm._norm_path
+    assert convert_norms(model, NormPath(), dual_bn=True)[0]._norm_path is norm._norm_path
 
 
 def test_shared_path_has_no_twins_but_freezes():
     norm = nn.BatchNorm2d(3)
     path = NormPath()
-    convert_norms(norm, path, dual=False)
+    convert_norms(norm, path, dual_bn=False)
     x, before = torch.randn(4, 3, 2, 2), buffers(norm)
     with path.use(ADVERSARIAL, tracking=False):
         norm(x)
@@ -181,12 +181,37 @@ def test_shared_path_has_no_twins_but_freezes():
 
 def test_layers_without_running_statistics_are_left_alone():
     model = nn.Sequential(nn.LayerNorm(3), nn.GroupNorm(1, 3))
-    assert convert_norms(model, NormPath(), dual=True) == []
+    assert convert_norms(model, NormPath(), dual_bn=True) == []
+
+
+@pytest.mark.parametrize('affine', [True, False])
+def test_dual_layer_norm_is_two_plain_ones(affine):
+    plain = nn.LayerNorm(3, elementwise_affine=affine)
+    dual, path, x = copy.deepcopy(plain), NormPath(), torch.randn(4, 3)
+    assert convert_norms(dual, path, dual_bn=True, dual_ln=True) == [dual]
+    assert list(dual.state_dict()) == list(plain.state_dict())
+    with path.use(ADVERSARIAL):
+        assert torch.equal(dual(x), plain(x))
+    if affine:
+        dual.adv_weight.data.fill_(2)
+        with path.use(ADVERSARIAL):
+            out = dual(x)
+        assert torch.equal(out, 2 * plain(x)) and torch.equal(dual(x), plain(x))
+        out.square().sum().backward()
+        assert dual.weight.grad is None and dual.adv_weight.grad.abs().sum() > 0
+    revert_norms(dual)
+    assert type(dual) is nn.LayerNorm and list(vars(dual)) == list(vars(plain))
+
+
+def test_dual_layer_norms_beside_shared_batch_norms():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.LayerNorm(3))
+    batch_norm, layer_norm = convert_norms(model, NormPath(), dual_bn=False, dual_ln=True)
+    assert batch_norm._twins == () and layer_norm._twins == ('weight', 'bias')
 
 
 def test_frozen_twins_follow_their_clean_parameter():
     norm = nn.BatchNorm2d(3).requires_grad_(False)
-    convert_norms(norm, NormPath(), dual=True)
+    convert_norms(norm, NormPath(), dual_bn=True)
     assert not norm.adv_weight.requires_grad
     norm.weight.requires_grad_(True)
     mirror_requires_grad(norm)
@@ -195,7 +220,7 @@ def test_frozen_twins_follow_their_clean_parameter():
 
 def test_copy_starts_the_adversarial_norm_from_the_clean_one():
     norm = nn.BatchNorm2d(3)
-    convert_norms(norm, NormPath(), dual=True)
+    convert_norms(norm, NormPath(), dual_bn=True)
     norm(5 + torch.randn(4, 3, 2, 2))
     norm.weight.data.fill_(3)
     copy_clean_to_adversarial(norm)
@@ -207,14 +232,14 @@ def test_copy_starts_the_adversarial_norm_from_the_clean_one():
 def test_layers_are_found_by_the_names_of_their_direct_bases():
     """As mmengine's init_cfg looks for them: layer='_BatchNorm'."""
     norm = nn.BatchNorm2d(3)
-    convert_norms(norm, NormPath(), dual=True)
+    convert_norms(norm, NormPath(), dual_bn=True)
     assert {'BatchNorm2d', '_BatchNorm'} <= {base.__name__ for base in type(norm).__bases__}
 
 
 def test_deepcopy_has_a_path_of_its_own():
     model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
     path = NormPath()
-    convert_norms(model, path, dual=True)
+    convert_norms(model, path, dual_bn=True)
     clone = copy.deepcopy(model)
     assert clone[0]._norm_path is clone[1]._norm_path is not path
     with path.use(ADVERSARIAL):
@@ -224,7 +249,7 @@ def test_deepcopy_has_a_path_of_its_own():
 
 def test_strict_loading_neither_needs_nor_takes_the_twins():
     norm, plain = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
-    convert_norms(norm, NormPath(), dual=True)
+    convert_norms(norm, NormPath(), dual_bn=True)
     plain(torch.randn(4, 3, 2, 2))
     norm.load_state_dict(plain.state_dict())
     assert norm.adv_num_batches_tracked == 0 and plain.num_batches_tracked == 1
