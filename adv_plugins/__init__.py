@@ -48,6 +48,7 @@ _NEED_MMENGINE = (
     'AdversarialHook',
     'TAFHook',
     'datasets',
+    'dry_run',
     'evaluation',
     'hooks',
     'models',
@@ -55,7 +56,7 @@ _NEED_MMENGINE = (
 
 if _find_spec('mmengine') is not None:
     # Imported for what they register, which configs name.
-    from . import datasets, evaluation, hooks, models  # noqa: F401
+    from . import datasets, dry_run, evaluation, hooks, models  # noqa: F401
     from .hooks import (  # noqa: F401
         AARTHook,
         AdversarialHook,

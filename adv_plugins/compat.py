@@ -3,15 +3,17 @@
 MMAction2 1.2.0 and mmengine 0.10.7 are the latest releases, yet a fresh machine can neither import
 ``mmaction.models`` nor load a checkpoint with them. Each function here heals one such break, names
 the upstream issue, and does nothing where the cause is absent: in a stack that upstream has fixed
-all of them are skipped. Nothing is patched: missing modules are offered by a finder that is asked
-last, so that a real module always wins, and ``torch.load`` keeps ``weights_only=True``.
+all of them are skipped. Missing modules are offered by a finder that is asked last, so that a real
+module always wins, and ``torch.load`` keeps ``weights_only=True``.
 
-:func:`heal` applies all of them. It must run before the first ``import mmaction.models``, which is
-why ``import adv_plugins`` calls it first. It looks at files on disk and does not import mmaction.
+:func:`heal` applies what must be there before the first ``import mmaction.models``, which is why
+``import adv_plugins`` calls it first. It looks at files on disk, does not import mmaction and
+patches nothing. :func:`color_jitter` replaces one method, once MMAction2 is imported.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
@@ -23,11 +25,19 @@ from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 
-__all__ = ['drn', 'heal', 'importlib_metadata', 'pkg_resources', 'safe_globals']
+__all__ = [
+    'color_jitter',
+    'drn',
+    'heal',
+    'importlib_metadata',
+    'mmaction_problem',
+    'pkg_resources',
+    'safe_globals',
+]
 
 
 def heal() -> dict[str, bool]:
-    """Apply every shim whose cause is present.
+    """Apply every shim whose cause is present and that is needed to import MMAction2.
 
     Safe to call again, and safe without mmengine or MMAction2: what is not needed is skipped.
 
@@ -117,6 +127,57 @@ def safe_globals() -> bool:
         missing = [entry for entry in missing if entry != _GETATTR]
     torch.serialization.add_safe_globals(missing)
     return bool(missing)
+
+
+@functools.cache
+def mmaction_problem() -> str | None:
+    """Why MMAction2 cannot be imported, for what is built on its classes.
+
+    Returns:
+        str | None: The reason in words; None if MMAction2 can be imported, and now is.
+    """
+    if not (_exists('mmaction') and _exists('mmcv')):
+        return 'it is not installed'
+    try:
+        import mmaction.datasets
+        import mmaction.models  # noqa: F401
+    except (ImportError, AssertionError) as error:  # it asserts the versions that it knows
+        return f'{type(error).__name__}: {error}'
+    return None
+
+
+def color_jitter() -> bool:
+    """Let MMAction2's ``ColorJitter`` turn hues back under numpy 2.
+
+    Upstream: MMAction2 1.2.0 adds a negative number to unsigned bytes, for about half of all
+    clips. numpy 2 raises an ``OverflowError`` there (torchvision#8536 was the same break).
+
+    Returns:
+        bool: True if the method was replaced, False if MMAction2's transforms are not imported, or
+        work.
+    """
+    processing = sys.modules.get('mmaction.datasets.transforms.processing')
+    if processing is None:
+        return False
+    import numpy as np
+
+    try:
+        processing.ColorJitter.adjust_hue(np.zeros((1, 1, 3)), -0.1)
+    except OverflowError:
+        processing.ColorJitter.adjust_hue = staticmethod(_adjust_hue)
+        return True
+    return False
+
+
+def _adjust_hue(image: Any, factor: float) -> Any:
+    """Turn the hue of an image (H, W, 3) by ``factor`` of 255 of OpenCV's 180 steps."""
+    import cv2
+    import numpy as np
+
+    hsv = cv2.cvtColor(np.clip(image, 0, 255).astype(np.uint8), cv2.COLOR_RGB2HSV)
+    # Signed, and as numpy 1 computed it.
+    hsv[..., 0] = (hsv[..., 0].astype(np.int16) + int(factor * 255)) % 180
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.float32)
 
 
 def _checkpoint_globals() -> list[Any]:

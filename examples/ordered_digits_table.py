@@ -1,6 +1,7 @@
-"""The table of the README: baseline, CE, AdvProp and TAF on OrderedDigits over several seeds.
+"""The tables of the README: models and methods on OrderedDigits over several seeds.
 
     python examples/ordered_digits_table.py --seeds 0 1 2 [--work-dir work_dirs/table]
+    python examples/ordered_digits_table.py --models tsm gst tam tpn-tsm --methods baseline TAF
 
 Each cell is ``mim train mmaction2 CONFIG --cfg-options randomness.seed=SEED`` and the clean path's
 top-1 of the last epoch. Runs that share their clean epochs with the baseline resume from its
@@ -11,32 +12,42 @@ several may work on the seeds of one work dir at a time.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 from statistics import mean, stdev
 
-from quickstart import BASELINE, CONFIGS, TAF, evaluate, evaluation_copy, fork_point, top1, train
+from quickstart import CONFIGS, evaluate, evaluation_copy, fork_point, top1, train
 
 from adv_plugins.visualization import attention_entropy
 
+MODELS = ('tsm', 'gst', 'tam', 'tpn-tsm')
+# What stands in front of the model in the name of a config.
 METHODS = {
-    'baseline': BASELINE,
-    'TAF, fine-tuned': TAF,
-    'CE, fine-tuned': CONFIGS / 'taf/ceaug-tsm_r18_1x1x8_ordered-digits-rgb.py',
-    'AdvProp, from scratch': CONFIGS / 'taf/advprop-tsm_r18_1x1x8_ordered-digits-rgb.py',
+    'baseline': 'baselines/',
+    'TAF': 'taf/taf-',
+    'CE': 'taf/ceaug-',
+    'AdvProp': 'taf/advprop-',
 }
+FINE_TUNED = ('TAF', 'CE')
 
 
-def cell(method: str, seed: int, work_dir: Path) -> dict[str, float]:
+def config_file(model: str, method: str) -> Path:
+    """The config of a model trained with a method."""
+    return CONFIGS / f'{METHODS[method]}{model}_r18_1x1x8_ordered-digits-rgb.py'
+
+
+def cell(model: str, method: str, seed: int, work_dir: Path) -> dict[str, float]:
     """Train and evaluate one method with one seed, or read what an earlier call has found."""
-    folder = work_dir / f'{METHODS[method].stem}-{seed}'
+    config, baseline = config_file(model, method), config_file(model, 'baseline')
+    folder = work_dir / f'{config.stem}-{seed}'
     file = folder / 'result.json'
     if file.exists():
         return json.loads(file.read_text())
     start = None
-    if 'fine-tuned' in method:
-        start = fork_point(BASELINE, work_dir / f'{METHODS["baseline"].stem}-{seed}')
-    runner = train(METHODS[method], folder, seed, start)
+    if method in FINE_TUNED:
+        start = fork_point(baseline, work_dir / f'{baseline.stem}-{seed}')
+    runner = train(config, folder, seed, start)
     val = runner.val_dataloader.dataset
     result = evaluate(runner.model, val)
     seen = evaluate(runner.model, evaluation_copy(runner.train_dataloader.dataset, val))
@@ -49,20 +60,20 @@ def cell(method: str, seed: int, work_dir: Path) -> dict[str, float]:
     return numbers
 
 
-def markdown(cells: dict[str, dict[int, dict[str, float]]]) -> str:
+def markdown(cells: dict[tuple[str, str], dict[int, dict[str, float]]]) -> str:
     """Mean and standard deviation over seeds, and the paired difference to the baseline."""
     lines = [
-        '| method | seeds | train top-1 | val top-1 | val − baseline | attention entropy |',
-        '|---|---|---|---|---|---|',
+        '| model | method | seeds | train top-1 | val top-1 | val − baseline | attention entropy |',
+        '|---|---|---|---|---|---|---|',
     ]
-    for method, seeds in cells.items():
-        paired = [seeds[s]['val'] - cells['baseline'][s]['val'] for s in seeds]
+    for (model, method), seeds in cells.items():
+        paired = [seeds[s]['val'] - cells[model, 'baseline'][s]['val'] for s in seeds]
         columns = [spread([cell[key] for cell in seeds.values()]) for key in ('train', 'val')]
         entropy = spread([cell['entropy'] for cell in seeds.values()], digits=3)
         delta = '' if method == 'baseline' else spread(paired, sign='+')
-        lines.append(
-            f'| {method} | {len(seeds)} | {columns[0]} | {columns[1]} | {delta} | {entropy} |'
-        )
+        how = f'{method}, fine-tuned' if method in FINE_TUNED else method
+        row = (model.upper(), how, str(len(seeds)), *columns, delta, entropy)
+        lines.append(f'| {" | ".join(row)} |')
     return '\n'.join(lines)
 
 
@@ -75,12 +86,17 @@ def spread(values: list[float], digits: int = 1, sign: str = '') -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--models', choices=MODELS, nargs='+', default=['tsm'])
+    parser.add_argument('--methods', choices=METHODS, nargs='+', default=list(METHODS))
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/table'))
     args = parser.parse_args()
-    cells: dict[str, dict[int, dict[str, float]]] = {method: {} for method in METHODS}
+    # The baseline comes first: the fine-tuned ones start from it, and are compared with it.
+    methods = ['baseline', *(m for m in args.methods if m != 'baseline')]
+    cells: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
     for seed in args.seeds:
-        for method in METHODS:
-            cells[method][seed] = cell(method, seed, args.work_dir)
+        for model, method in itertools.product(args.models, methods):
+            result = cell(model, method, seed, args.work_dir)
+            cells.setdefault((model, method), {})[seed] = result
     (args.work_dir / 'table.md').write_text(markdown(cells) + '\n')
     print(markdown(cells))
 

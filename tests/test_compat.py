@@ -417,3 +417,32 @@ def test_safe_globals_keeps_the_callers_own(tmp_path: Path) -> None:
         """,
         cwd=tmp_path,
     )
+
+
+def test_hues_turn_both_ways() -> None:
+    pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+    run(
+        """
+        import numpy as np
+        assert not compat.color_jitter(), 'nothing to do before MMAction2 is imported'
+        compat.heal()
+        from mmaction.datasets.transforms.processing import ColorJitter
+        image = np.random.default_rng(0).integers(256, size=(8, 8, 3)).astype(np.float32)
+        forward = ColorJitter.adjust_hue(image, 0.05)
+        broken = int(np.__version__.split('.')[0]) >= 2
+        assert compat.color_jitter() is broken and not compat.color_jitter()
+        assert np.array_equal(ColorJitter.adjust_hue(image, 0.05), forward), 'as it was'
+        import colorsys
+        back = ColorJitter.adjust_hue(image, -0.05)
+        assert back.dtype == np.float32 and back.shape == image.shape
+        # Twelve of 180 steps back, by the standard library; bytes of hue and saturation round.
+        for pixel, turned in zip(image.reshape(-1, 3) / 255, back.reshape(-1, 3), strict=True):
+            hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
+            expected = colorsys.hsv_to_rgb((hue - 12 / 180) % 1, saturation, value)
+            assert np.abs(255 * np.array(expected) - turned).max() < 6
+        jitter = ColorJitter()
+        for seed in range(20):
+            np.random.seed(seed)
+            jitter.transform(dict(imgs=[image]))
+        """
+    )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from helpers import data_samples
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
 from mmengine.config import Config
-from mmengine.registry import HOOKS, METRICS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS, init_default_scope
 from mmengine.runner import Runner
 
-from adv_plugins import AART, ART
+from adv_plugins import AART, ART, TAF, AdvProp, CEAugmentation
 from adv_plugins.core.conversion import get_adversary, is_adversarial
 from adv_plugins.core.recipe import build_recipe
 from adv_plugins.datasets import LabelSpace
@@ -23,10 +27,22 @@ ROOT = Path(__file__).resolve().parents[1] / 'mm_configs'
 CONFIGS = sorted(file for file in ROOT.rglob('*.py') if '_base_' not in file.parts)
 EMBEDDED = [file for file in CONFIGS if 'ordered-digits' in file.name]
 SAMPLE = [file for file in CONFIGS if 'yt8m-sample' in file.name]
+CLASSES = {'sthv1': 174, 'sthv2': 174, 'diving48': 48}
+TABLE1 = [file for file in CONFIGS if any(name in file.name for name in CLASSES)]
+DATASETS_OF = {
+    'sthv1': 'SomethingSomethingV1',
+    'sthv2': 'SomethingSomethingV2',
+    'diving48': 'Diving48',
+}
+FLIPS = {
+    'sthv1': {2: 4, 4: 2, 30: 41, 41: 30, 52: 66, 66: 52},
+    'sthv2': {86: 87, 87: 86, 93: 94, 94: 93, 166: 167, 167: 166},
+    'diving48': None,
+}
 
 
 def test_there_are_configs():
-    assert len(CONFIGS) >= 19 and len(EMBEDDED) >= 5 and len(SAMPLE) == 3
+    assert len(CONFIGS) >= 84 and len(EMBEDDED) >= 11 and len(SAMPLE) == 3
 
 
 @pytest.mark.parametrize('file', CONFIGS, ids=lambda file: file.stem)
@@ -134,22 +150,202 @@ def test_embedded_config_takes_a_training_step(file, tmp_path):
         assert get_adversary(runner.model)._rehearsed
 
 
-def test_the_papers_own_config():
-    """taf.txt 4.1: 15 epochs, lr divided by 10 after 10, α, ε, β, K, one clip and centre crop."""
-    config = Config.fromfile(ROOT / 'taf/taf-tsm_tsm-pre-r50_8xb8-1x1x8-15e_sthv2-rgb.py')
-    (hook,) = config.custom_hooks
-    assert hook == dict(type='TAFHook', alpha=0.7, eps=64 / 255, step_size=32 / 255, steps=1)
-    assert config.train_cfg.max_epochs == 15
-    (schedule,) = config.param_scheduler
-    assert (schedule.milestones, schedule.gamma) == ([10], 0.1)
-    assert config.optim_wrapper.constructor == 'TSMOptimWrapperConstructor'
-    assert config.train_dataloader.batch_size == 8
-    # The stock training ends at 0.02 / 100 for 8 x 16 clips.
-    assert config.optim_wrapper.optimizer.lr == pytest.approx(0.02 / 100 * (8 * 8) / (8 * 16))
-    assert config.model.backbone.pretrained is None, 'nothing is downloaded'
-    test = config.test_dataloader.dataset.pipeline
-    kinds = [step.type for step in test]
-    assert 'CenterCrop' in kinds and 'ThreeCrop' not in kinds
-    sample = test[kinds.index('SampleFrames')]
-    assert sample.num_clips == 8 and not sample.get('twice_sample')
-    assert config.dataset_type == 'VideoDataset' and config.sthv2_flip_label_map
+@pytest.mark.parametrize('file', TABLE1, ids=lambda file: file.stem)
+def test_row_of_table1_is_as_in_the_paper(file):
+    """taf.txt 4.1: one clip, centre crop of 224; 15 epochs, lr / 10 after 10; α, ε, β, K."""
+    config = Config.fromfile(file)
+    data = next(name for name in CLASSES if name in file.name)
+    frames = 16 if '1x1x16' in file.name else 8
+    assert config.model.cls_head.num_classes == CLASSES[data]
+    for loader in (config.val_dataloader, config.test_dataloader):
+        steps = {step.type: step for step in loader.dataset.pipeline}
+        assert steps['CenterCrop'].crop_size == 224 and 'ThreeCrop' not in steps
+        assert steps['SampleFrames'].num_clips == frames and steps['SampleFrames'].test_mode
+        assert not steps['SampleFrames'].get('twice_sample')
+    steps = {step.type: step for step in config.train_dataloader.dataset.pipeline}
+    assert steps['SampleFrames'].num_clips == frames
+    assert steps['Flip'].get('flip_label_map') == FLIPS[data]
+    assert ('ColorJitter' in steps) == ('tpn' in file.name)
+    assert config.train_dataloader.dataset.type == DATASETS_OF[data]
+    batch = 8 * config.train_dataloader.batch_size
+    assert batch == config.auto_scale_lr.base_batch_size
+    assert f'8xb{config.train_dataloader.batch_size}-' in file.name
+    fine_tuned = file.stem.startswith(('taf', 'ceaug'))
+    epochs = 15 if fine_tuned else config.param_scheduler[-1].end
+    assert f'-{epochs}e_' in file.name and config.train_cfg.max_epochs == epochs
+    assert config.optim_wrapper.optimizer.lr == (1e-4 if fine_tuned else 0.01)
+    recipes = [build_recipe(hook.get('recipe') or _recipe(hook)) for hook in _hooks(config)]
+    kind = file.stem.split('-')[0]
+    assert recipes == {'taf': [TAF()], 'ceaug': [CEAugmentation()], 'advprop': [AdvProp()]}.get(
+        kind, []
+    )
+    if fine_tuned:
+        (schedule,) = config.param_scheduler
+        assert (schedule.milestones, schedule.gamma, schedule.end) == ([10], 0.1, 15)
+        assert config.model.backbone.pretrained is None, 'the weights come from load_from'
+        clean = next(ROOT.glob(f'*/{Path(config.load_from).parent.name}.py'))
+        last = Config.fromfile(clean).train_cfg.max_epochs
+        assert config.load_from == f'work_dirs/{clean.stem}/epoch_{last}.pth'
+    else:
+        assert config.model.backbone.pretrained == 'torchvision://resnet50'
+        assert config.load_from is None
+
+
+def _hooks(config):
+    return config.get('custom_hooks', [])
+
+
+def test_clean_rows_train_as_their_authors_do():
+    """TSM, GST, TAM and TPN: rate, decay, milestones, dropout, clips a step."""
+    found = {}
+    for file in TABLE1:
+        if file.parent.name == 'taf':
+            continue
+        config = Config.fromfile(file)
+        (schedule,) = config.param_scheduler
+        optimizer = config.optim_wrapper.optimizer
+        assert (optimizer.type, optimizer.momentum) == ('SGD', 0.9)
+        found.setdefault(file.parent.name, set()).add(
+            (
+                optimizer.weight_decay,
+                optimizer.get('nesterov', False),
+                tuple(schedule.get('milestones', ())),
+                config.auto_scale_lr.base_batch_size,
+                config.model.cls_head.dropout_ratio,
+                bool(config.optim_wrapper.get('clip_grad')),
+            )
+        )
+    assert found == {
+        'tsm': {(5e-4, False, (20, 40), 64, 0.5, True)},
+        'gst': {(3e-4, False, (50, 60), 24, 0.3, True)},
+        'tam': {(5e-4, False, (), 72, 0.5, False)},
+        'tpn': {(5e-4, True, (75, 125), 64, 0.5, True)},
+    }
+
+
+@pytest.mark.parametrize(
+    'file', [f for f in TABLE1 if f.parent.name != 'taf'], ids=lambda f: f.stem
+)
+def test_pipelines_give_clips_of_the_models_size(file):
+    """All but the decoding, on frames of Something-Something's usual size."""
+    config = Config.fromfile(file)
+    frames = config.model.backbone.get('num_segments', 8)
+    for loader in (config.train_dataloader, config.val_dataloader):
+        steps = [
+            s for s in loader.dataset.pipeline if not s.type.startswith(('Decord', 'RawFrame'))
+        ]
+        assert len(loader.dataset.pipeline) - len(steps) == (1 if 'sthv1' in file.name else 2)
+        sample, *steps = steps
+        init_default_scope('mmaction')
+        found = TRANSFORMS.build(sample)(
+            dict(total_frames=50, start_index=1, modality='RGB', label=4)
+        )
+        assert len(found['frame_inds']) == frames and set(found['frame_inds']) <= set(range(1, 51))
+        found['imgs'] = [
+            np.random.default_rng(0).integers(256, size=(100, 176, 3), dtype=np.uint8)
+            for _ in found['frame_inds']
+        ]
+        found['original_shape'] = found['img_shape'] = (100, 176)
+        for step in steps:
+            found = TRANSFORMS.build(step)(found)
+        assert found['inputs'].shape == (frames, 3, 224, 224)
+        assert int(found['data_samples'].gt_label) in (4, 2)
+
+
+STEPPED: list[str] = []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('file', TABLE1, ids=lambda file: file.stem)
+def test_row_of_table1_takes_a_training_step(file, tmp_path):
+    """With the config's own model, optimizer, schedule and hooks, on small synthetic clips."""
+    config = Config.fromfile(file)
+    frames = config.model.backbone.get('num_segments', 8)
+
+    @DATASETS.register_module(force=True)
+    class NoiseClips(torch.utils.data.Dataset):
+        metainfo: dict = {}
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            pixels = torch.randint(256, (frames, 3, 64, 64), dtype=torch.uint8)
+            return dict(inputs=pixels, data_samples=data_samples([index + 40])[0])
+
+    config.work_dir, config.load_from = str(tmp_path), None
+    config.model.backbone.pretrained = None
+    if config.model.backbone.type == 'ResNetTSM':
+        config.model.backbone.pretrained2d = False
+    config.train_dataloader = dict(
+        batch_size=2,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        dataset=dict(type='NoiseClips', _scope_='mmengine'),
+    )
+    config.val_dataloader = config.val_cfg = config.val_evaluator = None
+    config.test_dataloader = config.test_cfg = config.test_evaluator = None
+    config.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1, val_begin=2)
+    config.default_hooks.checkpoint = None
+    config.experiment_name = uuid.uuid4().hex
+    for hook in _hooks(config):
+        if hook.type == 'AdvPropHook':
+            # A sixth of the time of five steps.
+            hook.steps = 1
+    runner = Runner.from_cfg(config)
+    before = {name: value.clone() for name, value in runner.model.named_parameters()}
+    runner.train()
+    changed = [
+        name
+        for name, value in runner.model.named_parameters()
+        if '.adv_' not in name and not torch.equal(value, before[name])
+    ]
+    assert len(changed) > 0.95 * len(before)
+    assert is_adversarial(runner.model) == (file.parent.name == 'taf')
+    assert runner.message_hub.get_scalar('train/loss').current() > 0
+    STEPPED.append(file.stem)
+
+
+@pytest.mark.slow
+def test_rows_that_took_a_step(request, capsys):
+    """Prints how many configs of table 1 were loaded, built and trained for a step."""
+    asked = [
+        item
+        for item in request.session.items
+        if item.originalname == 'test_row_of_table1_takes_a_training_step'
+    ]
+    with capsys.disabled():
+        print(f'\nconfigs of taf.txt table 1 that took a step: {len(STEPPED)} of {len(asked)}')
+    assert len(STEPPED) == len(asked)
+
+
+def test_table1_is_complete():
+    """Fifteen rows with TAF, each clean, CE-based, AdvProp and TAF."""
+    kinds = [file.stem.split('-')[0] if file.parent.name == 'taf' else 'clean' for file in TABLE1]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == dict.fromkeys(
+        ('clean', 'taf', 'ceaug', 'advprop'), 15
+    )
+
+
+def test_metafiles_name_every_config_and_the_papers_numbers():
+    found = {}
+    for file in ROOT.glob('*/metafile.yml'):
+        for entry in yaml.safe_load(file.read_text())['Models']:
+            config = ROOT.parent / entry['Config']
+            assert config.exists() and config.stem == entry['Name']
+            assert config.parent == file.parent
+            (result,) = entry['Results']
+            found[entry['Name']] = result['Metrics']
+    assert set(found) == {file.stem for file in TABLE1}
+    rows = {}
+    for line in (ROOT.parent / 'README.md').read_text().splitlines():
+        cells = [cell.strip() for cell in line.split('|')[1:-1]]
+        if len(cells) == 8 and cells[3].startswith('`') and cells[7] == 'not measured':
+            rows[Path(cells[3].strip('`')).stem] = (cells[4].strip('`'), cells[5], cells[6])
+    assert len(rows) == 15
+    for clean, (taf, paper_clean, paper_taf) in rows.items():
+        for name, printed in ((clean, paper_clean), (Path(taf).stem, paper_taf)):
+            metrics = found[name]
+            assert metrics['Top 1 Accuracy'] == metrics['Top 5 Accuracy'] == 'not measured'
+            top1, top5 = (metrics[f'Top {k} Accuracy (paper)'] for k in (1, 5))
+            assert printed == f'{top1} / {top5}'

@@ -23,6 +23,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from adv_plugins import AdvProp, CEAugmentation, make_adversarial, remove_adversarial
+from adv_plugins.adapters import cam_layers
 from adv_plugins.adapters.cam_layers import find_cam_layer
 from adv_plugins.core.conversion import get_adversary
 from adv_plugins.core.recipe import TAF
@@ -213,6 +214,19 @@ FAMILIES = {
     'x3d': Family('x3d/x3d_s_13x6x1_facebook-kinetics400-rgb', 'conv5', (2, 1, 3, 4, 64, 64)),
 }
 PASSED: list[str] = []
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_readme_names_the_layer_of_every_family(name):
+    config = Config.fromfile(CONFIGS / f'{FAMILIES[name].config}.py')
+    known = cam_layers.FAMILIES.get(config.model.backbone.type)
+    # In a list -1 is the last entry, whatever its number.
+    layer = FAMILIES[name].layer if known is None else known[0]
+    (row,) = [line for line in README.read_text().splitlines() if f'`backbone.{layer}`' in line]
+    said = row.lower().replace('+', 'plus')
+    for sign in '() ':
+        said = said.replace(sign, '')
+    assert name.split()[0] in said
 
 
 def build(family: Family) -> nn.Module:

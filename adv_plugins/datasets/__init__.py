@@ -1,5 +1,7 @@
-"""Datasets that need no download, YouTube-8M's, and features of one's own."""
+"""Datasets that need no download, YouTube-8M's, features of one's own, and official releases."""
 
+from ..compat import color_jitter as _color_jitter
+from ..compat import mmaction_problem as _mmaction_problem
 from .arrow_of_time import ArrowOfTime
 from .features import FeatureDataset, YT8MFrameDataset
 from .label_space import LabelSpace, Node
@@ -15,3 +17,22 @@ __all__ = [
     'YT8MFrameDataset',
     'YT8MSample',
 ]
+
+_NEED_MMACTION = ('Diving48', 'SomethingSomethingV1', 'SomethingSomethingV2')
+
+if _mmaction_problem() is None:
+    # Subclasses of MMAction2's datasets.
+    from .diving48 import Diving48  # noqa: F401
+    from .something_something import SomethingSomethingV1, SomethingSomethingV2  # noqa: F401
+
+    __all__ += _NEED_MMACTION
+    _color_jitter()
+
+
+def __getattr__(name: str) -> object:
+    if name in _NEED_MMACTION:
+        raise ImportError(
+            f'adv_plugins.datasets.{name} needs MMAction2 ({_mmaction_problem()}); install it '
+            'with: pip install "adv_plugins[mmaction]"'
+        )
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

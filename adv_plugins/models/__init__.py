@@ -1,5 +1,6 @@
 """Models for configs, registered in mmengine's root registry."""
 
+from ..compat import mmaction_problem as _mmaction_problem
 from .adversarial_model import build_adversarial_model
 from .feature_preprocessor import FeaturePreprocessor
 from .feature_transformer import FeatureInference, FeatureTransformer
@@ -10,3 +11,28 @@ __all__ = [
     'FeatureTransformer',
     'build_adversarial_model',
 ]
+
+_NEED_MMACTION = (
+    'BLVNetTAM',
+    'GroupedSpatiotemporalConv',
+    'ResNetGST',
+    'ResNetTAM',
+    'TemporalAggregation',
+)
+
+if _mmaction_problem() is None:
+    # Built on MMAction2's ResNet and its blocks.
+    from .blvnet_tam import BLVNetTAM  # noqa: F401
+    from .resnet_gst import GroupedSpatiotemporalConv, ResNetGST  # noqa: F401
+    from .resnet_tam import ResNetTAM, TemporalAggregation  # noqa: F401
+
+    __all__ += _NEED_MMACTION
+
+
+def __getattr__(name: str) -> object:
+    if name in _NEED_MMACTION:
+        raise ImportError(
+            f'adv_plugins.models.{name} needs MMAction2 ({_mmaction_problem()}); install it '
+            'with: pip install "adv_plugins[mmaction]"'
+        )
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

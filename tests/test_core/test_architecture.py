@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import adv_plugins
 
 ALLOWED = {'torch', 'einops', 'adv_plugins'} | set(sys.stdlib_module_names)
@@ -51,5 +53,26 @@ except ImportError as error:
     assert 'adv_plugins[mmaction]' in str(error)
 else:
     raise AssertionError
+"""
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+
+
+def test_package_works_beside_a_broken_mmaction(tmp_path):
+    """MMAction2 asserts the versions of mmcv that it knows; plain PyTorch users do not care."""
+    pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+    (tmp_path / 'mmaction').mkdir()
+    (tmp_path / 'mmaction/__init__.py').write_text("assert False, 'MMCV==2.2.0 is incompatible'")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import torch, adv_plugins
+adv_plugins.make_adversarial(torch.nn.Sequential(torch.nn.Linear(3, 2)))
+for room, name in ((adv_plugins.models, 'ResNetGST'), (adv_plugins.datasets, 'Diving48')):
+    try:
+        getattr(room, name)
+    except ImportError as error:
+        assert 'MMCV==2.2.0' in str(error) and 'adv_plugins[mmaction]' in str(error), error
+    else:
+        raise AssertionError
 """
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)

@@ -5,13 +5,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+
+from mmengine.config import Config  # noqa: E402
+from mmengine.registry import MODELS, init_default_scope  # noqa: E402
+
 EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
 sys.path.insert(0, str(EXAMPLES))
 
 import ordered_digits_table  # noqa: E402
 import quickstart  # noqa: E402
+import taf_sweep  # noqa: E402
 
 TINY = """
 _base_ = '{base}'
@@ -25,25 +31,33 @@ custom_hooks = {hooks}
 """
 HOOKS = {
     'baseline': '[]',
-    'TAF, fine-tuned': "[dict(type='TAFHook', begin=1)]",
-    'CE, fine-tuned': "[dict(type='AdversarialHook', recipe=dict(type='CEAugmentation', begin=1))]",
-    'AdvProp, from scratch': "[dict(type='AdvPropHook', steps=1)]",
+    'TAF': "[dict(type='TAFHook', begin=1)]",
+    'CE': "[dict(type='AdversarialHook', recipe=dict(type='CEAugmentation', begin=1))]",
+    'AdvProp': "[dict(type='AdvPropHook', steps=1)]",
 }
 
 
 @pytest.fixture
-def configs(tmp_path):
+def configs(tmp_path, monkeypatch):
+    """Tiny configs under the names of the real ones."""
     files = {}
-    for method, hooks in HOOKS.items():
-        files[method] = tmp_path / f'{method.split(",")[0]}.py'
-        files[method].write_text(TINY.format(base=quickstart.BASELINE, hooks=hooks))
+    for model in ('tsm', 'gst'):
+        for method, hooks in HOOKS.items():
+            real = ordered_digits_table.config_file(model, method)
+            file = tmp_path / 'configs' / real.relative_to(quickstart.CONFIGS)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            base = ordered_digits_table.config_file(model, 'baseline')
+            file.write_text(TINY.format(base=base, hooks=hooks))
+            files[model, method] = file
+    for module in (ordered_digits_table, taf_sweep):
+        monkeypatch.setattr(module, 'CONFIGS', tmp_path / 'configs')
     return files
 
 
 @pytest.mark.slow
 def test_quickstart(configs, tmp_path, monkeypatch):
-    monkeypatch.setattr(quickstart, 'BASELINE', configs['baseline'])
-    monkeypatch.setattr(quickstart, 'TAF', configs['TAF, fine-tuned'])
+    monkeypatch.setattr(quickstart, 'BASELINE', configs['tsm', 'baseline'])
+    monkeypatch.setattr(quickstart, 'TAF', configs['tsm', 'TAF'])
     monkeypatch.setattr(quickstart, 'SHOWN', ((10, 0), (11, 0)))
     monkeypatch.setattr(sys, 'argv', ['quickstart.py', '--work-dir', str(tmp_path / 'out')])
     quickstart.main()
@@ -62,14 +76,73 @@ def test_quickstart(configs, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_table_keeps_finished_cells(configs, tmp_path, monkeypatch):
-    monkeypatch.setattr(ordered_digits_table, 'BASELINE', configs['baseline'])
-    monkeypatch.setattr(ordered_digits_table, 'METHODS', configs)
     folder = tmp_path / 'out'
     monkeypatch.setattr(sys, 'argv', ['table', '--work-dir', str(folder), '--seeds', '0', '1'])
     ordered_digits_table.main()
     assert len(list(folder.glob('*/result.json'))) == 2 * len(HOOKS)
     table = (folder / 'table.md').read_text()
-    assert table.count('±') == 4 * 3 + 3
-    monkeypatch.setattr(ordered_digits_table, 'train', None)
-    ordered_digits_table.main()
+    assert table.count('±') == 4 * 3 + 3 and table.count('fine-tuned') == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(ordered_digits_table, 'train', None)
+        ordered_digits_table.main()
     assert (folder / 'table.md').read_text() == table
+    sys.argv += ['--models', 'tsm', 'gst', '--methods', 'TAF', '--seeds', '0']
+    ordered_digits_table.main()
+    names = {file.parent.name for file in folder.glob('*/result.json')}
+    assert 'taf-gst_r18_1x1x8_ordered-digits-rgb-0' in names
+    rows = (folder / 'table.md').read_text().splitlines()[2:]
+    assert [row.split(' | ')[:2] for row in rows] == [
+        ['| TSM', 'baseline'],
+        ['| TSM', 'TAF, fine-tuned'],
+        ['| GST', 'baseline'],
+        ['| GST', 'TAF, fine-tuned'],
+    ]
+
+
+@pytest.mark.slow
+def test_sweep_of_table_2(configs, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / 'out'
+    monkeypatch.setattr(sys, 'argv', ['sweep', '--work-dir', str(folder), '--seeds', '0', '1'])
+    taf_sweep.main()
+    printed = capsys.readouterr().out
+    assert (folder / 'sweep.md').read_text() in printed
+    assert [printed.count(f'table 2{table}') for table in 'abc'] == [1, 1, 1]
+    rows = [line for line in printed.splitlines() if '±' in line]
+    assert len(rows) == 4 + 5 + 5
+    # α=0.7 is the paper's value, as are ε=64 and K=1: one run serves the three tables.
+    same = {tuple(row.split(' | ')[1:]) for row in rows if 'α=0.7' in row or 'ε=64, K=1' in row}
+    assert len(same) == 1
+    logs = {file.parts[-3]: file.read_text() for file in folder.glob('*-0/*/*.log')}
+    assert len(logs) == 4 + 3 + 3
+    small = next(log for name, log in logs.items() if 'eps0.0235' in name and 'steps3' in name)
+    assert 'steps=3' in small and f'eps={6 / 255}' in small and 'resumed epoch: 1' in small
+    assert (folder / 'sweep.png').stat().st_size > 10_000
+    monkeypatch.setattr(taf_sweep, 'Runner', None)
+    taf_sweep.main()
+
+
+@pytest.mark.slow
+def test_sweep_fine_tunes_a_checkpoint(configs, tmp_path, monkeypatch):
+    """As in the paper, where all rows start from one trained model."""
+    names = {
+        method: str(file.relative_to(tmp_path / 'configs'))
+        for (model, method), file in configs.items()
+        if model == 'tsm'
+    }
+    monkeypatch.setitem(taf_sweep.DATASETS, 'sthv1', names)
+    model = Config.fromfile(configs['tsm', 'baseline']).model
+    init_default_scope('mmaction')
+    torch.manual_seed(3)
+    checkpoint = tmp_path / 'trained.pth'
+    torch.save(dict(state_dict=MODELS.build(model).state_dict()), checkpoint)
+    arguments = ['--dataset', 'sthv1', '--checkpoint', str(checkpoint), '--tables', 'a']
+    monkeypatch.setattr(sys, 'argv', ['sweep', '--work-dir', str(tmp_path / 'out'), *arguments])
+    taf_sweep.main()
+    logs = {file.parts[-3]: file.read_text() for file in tmp_path.glob('out/*/*/*.log')}
+    started = {name.split('-')[0] for name, log in logs.items() if f'from {checkpoint}' in log}
+    assert started == {'tsm_r18_1x1x8_ordered', 'taf', 'ceaug'}
+    baseline = logs['tsm_r18_1x1x8_ordered-digits-rgb-0']
+    assert 'Epoch(test)' in baseline and 'Epoch(train)' not in baseline
+    sys.argv[sys.argv.index('sthv1')] = 'ordered-digits'
+    with pytest.raises(SystemExit):
+        taf_sweep.main()

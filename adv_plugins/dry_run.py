@@ -1,0 +1,431 @@
+"""A dry run: everything a training run does up to its first update, and a report of it.
+
+Example:
+    mim train mmaction2 CONFIG --cfg-options runner_type=DryRunner
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dataset import BaseDataset
+from mmengine.dist import all_gather_object, get_world_size, is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .core.conversion import get_adversary, is_adversarial
+from .datasets.files import ON_DISK, file_backends, find_missing, some
+
+STAGES = ('train', 'val', 'test')
+
+
+class _NoModel(BaseModel):
+    """Stands in for a model that does not build, so that the rest is still checked."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """Never called."""
+
+
+@RUNNERS.register_module()
+class DryRunner(Runner):
+    """A Runner whose ``train`` checks a run and does not train.
+
+    It goes through all that ``Runner.train`` does before the first update, with any config:
+
+    - the datasets of ``train``, ``val`` and ``test`` build, the files they list exist (where
+      MMAction2's decoders read them from disk), their labels are classes of the model's
+      ``cls_head``, and the first video of each goes through its pipeline;
+    - model, hooks, loops, evaluators, optimizer and schedulers build;
+    - ``before_run`` of the hooks runs, which makes the model adversarial if the config says so;
+    - weights load: what ``init_cfg`` or ``pretrained`` names, and ``load_from`` or ``resume``,
+      whose entries must fit the model. Of ``load_from`` other weights of the head are a warning:
+      that is how one fine-tunes for other classes;
+    - one training batch goes through the ``train_step`` of the model, forward and backward and,
+      whatever its schedule, with the adversarial recipe. No parameter changes.
+
+    A failure does not end it: what depends on it is left out, the rest is still checked, and
+    all that was found is in one report and one error at the end. No checkpoint and no config is
+    written, only the log; nothing is sent to visualisation backends. In a distributed run each
+    rank checks for itself and all end with the same error.
+
+    Raises:
+        RuntimeError: At the end of ``train``, if there are problems.
+
+    Example:
+        >>> # in a config, or on the command line: --cfg-options runner_type=DryRunner
+        >>> runner_type = 'DryRunner'
+        >>> # for a config without custom_imports=dict(imports=['adv_plugins'])
+        >>> runner_type = 'adv_plugins.dry_run.DryRunner'
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._facts: list[str] = []
+        self._warnings: list[str] = []
+        self._problems: list[str] = []
+        self._passed: set[str] = set()
+        self._skipped: dict[str, str] = {}
+        super().__init__(*args, **kwargs)
+
+    def train(self) -> nn.Module:
+        """Check all, then report.
+
+        Returns:
+            nn.Module: The model, with the weights that a run would start with.
+
+        Raises:
+            RuntimeError: If there are problems.
+        """
+        self._report_model()
+        for stage in STAGES:
+            if getattr(self, f'_{stage}_dataloader') is not None:
+                self._check_stage(stage)
+        self._check('optimizer', self._check_optimizer, needs=('model', 'train loop'))
+        self._check('hooks before the run', self._check_hooks, needs=('model', 'optimizer'))
+        self._check('pretrained weights', self._init_model_weights, needs=('model',))
+        self._check('load_from and resume', self.load_or_resume, needs=('model',))
+        data = [f'train {part}' for part in ('dataset', 'files', 'labels', 'first video')]
+        self._check('first batch', self._check_batch, needs=(*data, 'hooks before the run'))
+        # Every rank must come to the training step, whose gradients are averaged, or none.
+        self._share_problems()
+        self._check('training step', self._check_step, needs=('first batch',))
+        self._report()
+        return self.model
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """As Runner's; a model that does not build is a problem, not the end."""
+        built = self._check('model', super().build_model, model)
+        return _NoModel() if built is None else built
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """As Runner's."""
+        if isinstance(model, _NoModel):
+            return model
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def register_hook(self, hook: Hook | dict, priority: Any = None) -> None:
+        """As Runner's; a hook that does not build is a problem, not the end."""
+        name = hook.get('type') if isinstance(hook, dict) else type(hook).__name__
+        self._check(f'hook {name}', super().register_hook, hook, priority)
+
+    def build_visualizer(self, visualizer: Any = None) -> Any:
+        """As Runner's, without the backends: a dry run is no experiment to keep."""
+        visualizer = super().build_visualizer(visualizer)
+        visualizer._vis_backends = {}
+        return visualizer
+
+    def dump_config(self) -> None:
+        """Leave the config of a real run in the work directory alone."""
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
+        """As Runner's, which only logs what does not fit."""
+        model = {name: value.shape for name, value in _inner(self.model).state_dict().items()}
+        checkpoint = super().load_checkpoint(filename, *args, **kwargs)
+        state = checkpoint.get('state_dict', checkpoint)
+        file = {name.removeprefix('module.'): value.shape for name, value in state.items()}
+        self._compare(filename, file, model)
+        return checkpoint
+
+    def _compare(self, filename: str, file: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+        """Note which weights a checkpoint has no value for, and which it has in vain."""
+        unfit = {}
+        for name, shape in model.items():
+            if name not in file:
+                unfit[name] = f'{name} (not in the file)'
+            elif file[name] != shape:
+                unfit[name] = f'{name} ({tuple(file[name])} in the file, {tuple(shape)} wanted)'
+        # Fine-tuning for other classes leaves the head behind on purpose; a resumed run has one.
+        head = [] if self._resume else [name for name in unfit if 'head' in name]
+        if head:
+            self._warnings.append(
+                f'{filename}: {len(head)} weights of the head start untrained, which is right only '
+                f'if you train for other classes: {some(unfit.pop(name) for name in head)}'
+            )
+        if unfit:
+            self._problem(
+                f'{len(unfit)} weights of the model do not come from {filename}: '
+                f'{some(unfit.values())}'
+            )
+        unused = [name for name in file if name not in model]
+        if unused:
+            self._warnings.append(
+                f'{len(unused)} weights of {filename} are not in the model: {some(unused)}'
+            )
+        self._facts.append(f'weights: {filename}')
+
+    def _check(
+        self, name: str, check: Callable[..., Any], *args: Any, needs: tuple[str, ...] = ()
+    ) -> Any:
+        """Run a check, unless what it needs has failed; an exception is a problem of it."""
+        failed = [need for need in needs if need not in self._passed]
+        if failed:
+            self._skipped[name] = self._skipped.get(failed[0], failed[0])
+            return None
+        count = len(self._problems)
+        result = None
+        try:
+            result = check(*args)
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f'{Path(frame.filename).name}:{frame.lineno}'
+            # The message comes last: it may end with a command to copy.
+            self._problem(f'{name}: {type(error).__name__} in {place}: {error}')
+        if len(self._problems) == count:
+            self._passed.add(name)
+        return result
+
+    def _problem(self, text: str) -> None:
+        self._problems.append(text)
+
+    def _check_stage(self, stage: str) -> None:
+        """The data of a stage, and the loop around them."""
+        dataset = f'{stage} dataset'
+        self._check(dataset, self._check_dataset, stage)
+        for part, check in (
+            ('files', self._check_files),
+            ('labels', self._check_labels),
+            ('first video', self._check_first_video),
+        ):
+            self._check(f'{stage} {part}', check, stage, needs=(dataset,))
+        # A stand-in lets the loop, and all that asks it for the schedule, be checked regardless.
+        if dataset not in self._passed:
+            setattr(self, f'_{stage}_dataloader', DataLoader([None]))
+        self._check(f'{stage} loop', lambda: getattr(self, f'{stage}_loop'))
+
+    def _check_dataset(self, stage: str) -> None:
+        loader = self.build_dataloader(
+            getattr(self, f'_{stage}_dataloader'),
+            seed=self.seed,
+            diff_rank_seed=self._randomness_cfg.get('diff_rank_seed', False),
+        )
+        setattr(self, f'_{stage}_dataloader', loader)
+        if len(loader.dataset) == 0:
+            raise ValueError(f'the {stage} dataset is empty')
+
+    def _leaves(self, stage: str) -> list[Any]:
+        return list(_leaves(getattr(self, f'_{stage}_dataloader').dataset))
+
+    def _check_files(self, stage: str) -> None:
+        paths = [
+            path
+            for leaf in self._leaves(stage)
+            # Skeletons and features have a frame_dir too, which names no folder.
+            if (backends := file_backends(getattr(leaf, 'pipeline', None))) and backends <= ON_DISK
+            for entry in _entries(leaf)
+            if (path := entry.get('filename', entry.get('frame_dir')))
+        ]
+        missing = find_missing(paths)
+        if missing:
+            self._problem(
+                f'{stage} files: {len(missing):,} of {len(paths):,} listed videos are not on disk: '
+                f'{some(missing)}'
+            )
+
+    def _check_labels(self, stage: str) -> None:
+        leaves = self._leaves(stage)
+        videos = len(getattr(self, f'_{stage}_dataloader').dataset)
+        kinds = some(dict.fromkeys(type(leaf).__name__ for leaf in leaves))
+        counts = Counter(label for leaf in leaves for row in _labels(leaf) for label in row)
+        # A test set to predict has no labels.
+        if stage == 'test' and set(counts) == {-1}:
+            counts.clear()
+        self._facts.append(f'{stage}: {videos:,} videos, {len(counts)} classes ({kinds})')
+        option, num_classes = _num_classes(_inner(self.model))
+        if not counts or num_classes is None:
+            self._facts[-1] += '; labels not compared with the model'
+            return
+        wrong = sorted(label for label in counts if not 0 <= label < num_classes)
+        if wrong:
+            self._problem(
+                f'{stage} labels: {sum(counts[label] for label in wrong):,} labels lie outside '
+                f'0..{num_classes - 1}, the classes of {option}={num_classes}: {some(wrong)}'
+            )
+        empty = sorted(set(range(num_classes)) - set(counts))
+        if stage == 'train' and empty:
+            self._warnings.append(f'{len(empty)} classes have no training video: {some(empty, 10)}')
+
+    def _check_first_video(self, stage: str) -> None:
+        getattr(self, f'_{stage}_dataloader').dataset[0]
+
+    def _check_optimizer(self) -> None:
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        self.scale_lr(self.optim_wrapper, self.auto_scale_lr)
+        if self.param_schedulers is not None:
+            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+
+    def _check_hooks(self) -> None:
+        for hook in self._hooks:
+            self._check(f'before_run of {type(hook).__name__}', hook.before_run, self)
+        model = _inner(self.model)
+        if is_adversarial(model):
+            self._facts.append(f'adversarial: {get_adversary(model).recipe}')
+        else:
+            self._facts.append('adversarial: no')
+
+    def _check_batch(self) -> None:
+        """The first batch, as the training loop would fetch it."""
+        self.optim_wrapper.initialize_count_status(
+            self.model, self.train_loop.iter, self.train_loop.max_iters
+        )
+        self.call_hook('before_train')
+        self.call_hook('before_train_epoch')
+        self._batch = next(iter(self.train_dataloader))
+        self.call_hook('before_train_iter', batch_idx=0, data_batch=self._batch)
+
+    def _check_step(self) -> None:
+        """The batch forward and backward, as the training loop would do it."""
+        model = _inner(self.model)
+        if is_adversarial(model):
+            _go_to_the_start(get_adversary(model))
+        self.model.train()
+        with _without_updates(self.optim_wrapper):
+            logged = self.model.train_step(self._batch, optim_wrapper=self.optim_wrapper)
+        losses = {name: torch.as_tensor(value).item() for name, value in logged.items()}
+        values = ', '.join(f'{name} {value:.4g}' for name, value in losses.items())
+        self._facts.append(f'training batch: {_shapes(self._batch)}: {values}')
+        infinite = [name for name, value in losses.items() if not math.isfinite(value)]
+        if infinite:
+            self._problem(f'training step: not finite: {some(infinite)}')
+        idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        if idle:
+            self._warnings.append(f'{len(idle)} parameters got no gradient: {some(idle)}')
+        self.optim_wrapper.zero_grad()
+
+    def _share_problems(self) -> None:
+        """Let all ranks know the problems of each, and go on with what passed everywhere."""
+        if get_world_size() == 1:
+            return
+        found = all_gather_object((self._problems, self._passed))
+        ranks: dict[str, list[int]] = {}
+        for rank, (problems, _) in enumerate(found):
+            for problem in problems:
+                ranks.setdefault(problem, []).append(rank)
+        self._problems = [
+            problem if len(at) == len(found) else f'{problem} (rank {some(at)})'
+            for problem, at in ranks.items()
+        ]
+        self._passed = set.intersection(*(passed for _, passed in found))
+
+    def _report_model(self) -> None:
+        if 'model' not in self._passed:
+            return
+        parameters = list(_inner(self.model).parameters())
+        count, trained = (
+            sum(p.numel() for p in parameters if p.requires_grad or not only)
+            for only in (False, True)
+        )
+        self._facts.append(
+            f'model: {type(_inner(self.model)).__name__}, {count:,} parameters, {trained:,} trained'
+        )
+
+    def _report(self) -> None:
+        lines = [*self._facts, *(f'warning: {text}' for text in self._warnings)]
+        for cause in dict.fromkeys(self._skipped.values()):
+            names = [name for name, reason in self._skipped.items() if reason == cause]
+            lines.append(f'not checked, because of {cause}: {", ".join(names)}')
+        problems = [
+            f'{i}. ' + text.replace('\n', '\n     ') for i, text in enumerate(self._problems, 1)
+        ]
+        verdict = f'{len(problems)} problem(s):' if problems else 'All is well.'
+        report = '\n  '.join([f'Dry run of {self._experiment_name}:', *lines, verdict, *problems])
+        if is_main_process():
+            self.logger.log(logging.ERROR if problems else logging.INFO, report)
+        if problems:
+            raise RuntimeError('\n  '.join(['The dry run found ' + verdict, *problems]))
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    inner: nn.Module = model.module if is_model_wrapper(model) else model
+    return inner
+
+
+def _num_classes(model: nn.Module) -> tuple[str, int | None]:
+    """The option that says how many classes the model has, and what it says."""
+    head = getattr(model, 'cls_head', None)
+    if hasattr(head, 'num_classes'):
+        return 'model.cls_head.num_classes', head.num_classes
+    return 'model.num_classes', getattr(model, 'num_classes', None)
+
+
+def _leaves(dataset: Any) -> Iterator[Any]:
+    """The datasets in mmengine's wrappers, such as ConcatDataset and RepeatDataset."""
+    if isinstance(getattr(dataset, 'datasets', None), (list, tuple)):
+        for inner in dataset.datasets:
+            yield from _leaves(inner)
+    elif hasattr(dataset, 'dataset'):
+        yield from _leaves(dataset.dataset)
+    else:
+        yield dataset
+
+
+def _entries(dataset: Any) -> Iterator[dict]:
+    """What the annotation file says of each video, without loading any."""
+    if not isinstance(dataset, BaseDataset):
+        return
+    stored = dataset.data_list or getattr(dataset, 'data_address', ())
+    for index in range(len(stored)):
+        yield BaseDataset.get_data_info(dataset, index)
+
+
+def _labels(dataset: Any) -> Iterator[list[int]]:
+    """The classes of each video, where the dataset tells them without loading it."""
+    own = isinstance(dataset, BaseDataset) and type(dataset).get_cat_ids
+    if own and own is not BaseDataset.get_cat_ids:
+        yield from (list(dataset.get_cat_ids(index)) for index in range(len(dataset)))
+        return
+    for entry in _entries(dataset):
+        label = entry.get('label')
+        if isinstance(label, int):
+            yield [label]
+        elif isinstance(label, (list, tuple)) and all(isinstance(one, int) for one in label):
+            yield list(label)
+
+
+@contextlib.contextmanager
+def _without_updates(wrapper: BaseOptimWrapper) -> Iterator[None]:
+    """Keep the gradients and the parameters as the backward pass leaves them."""
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    wrappers = list(wrappers)
+    for one in wrappers:
+        one.step = one.zero_grad = _do_nothing
+    try:
+        yield
+    finally:
+        for one in wrappers:
+            del one.step, one.zero_grad
+
+
+def _do_nothing(*args: Any, **kwargs: Any) -> None:
+    pass
+
+
+def _go_to_the_start(adversary: Any) -> None:
+    """To the first iteration that the recipe's schedule makes adversarial."""
+    begin, interval = adversary.recipe.begin, adversary.recipe.interval
+    adversary.iteration = -(-begin // interval) * interval
+    if adversary.epoch is not None:
+        adversary.epoch = begin
+
+
+def _shapes(batch: Any) -> str:
+    """The shapes of the tensors in a batch, for people."""
+    if isinstance(batch, torch.Tensor):
+        return str(tuple(batch.shape))
+    if isinstance(batch, Mapping):
+        shapes = {name: _shapes(value) for name, value in batch.items()}
+        return ', '.join(f'{name} {shape}' for name, shape in shapes.items() if shape)
+    if isinstance(batch, (list, tuple)) and batch and _shapes(batch[0]):
+        return f'{len(batch)} x {_shapes(batch[0])}'
+    return ''

@@ -1,0 +1,25 @@
+"""GST with a ResNet-50 (Luo & Yuille, ICCV 2019); ``beta=1`` is GST-Large."""
+
+model = dict(
+    type='Recognizer2D',
+    backbone=dict(type='ResNetGST', pretrained='torchvision://resnet50', depth=50, num_segments=8),
+    cls_head=dict(
+        type='TSMHead',
+        # The config that adds a dataset says num_classes.
+        in_channels=2048,
+        num_segments=8,
+        spatial_type='avg',
+        consensus=dict(type='AvgConsensus', dim=1),
+        dropout_ratio=0.3,
+        init_std=0.001,
+        average_clips='prob',
+    ),
+    data_preprocessor=dict(
+        type='ActionDataPreprocessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        format_shape='NCHW',
+    ),
+    train_cfg=None,
+    test_cfg=None,
+)

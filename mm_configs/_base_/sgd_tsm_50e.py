@@ -1,0 +1,21 @@
+"""The TSM authors' training on Something-Something: 50 epochs of SGD, 64 clips a step."""
+
+_base_ = ['mmaction::_base_/default_runtime.py', './finetune_15e.py']
+
+finetune = dict(lr=1e-4)
+
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=50, val_begin=1, val_interval=1)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+optim_wrapper = dict(
+    constructor='TSMOptimWrapperConstructor',
+    paramwise_cfg=dict(fc_lr5=True),
+    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4),
+    clip_grad=dict(max_norm=20, norm_type=2),
+)
+param_scheduler = [
+    dict(type='MultiStepLR', begin=0, end=50, by_epoch=True, milestones=[20, 40], gamma=0.1)
+]
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
+auto_scale_lr = dict(enable=False, base_batch_size=64)

@@ -1,0 +1,13 @@
+"""GST-R50, Something-Something V2, 8 frames."""
+
+_base_ = [
+    '../_base_/gst_r50.py',
+    '../_base_/sthv2.py',
+    '../_base_/sgd_gst_70e.py',
+]
+
+custom_imports = dict(imports=['adv_plugins'], allow_failed_imports=False)
+
+model = dict(cls_head=dict(num_classes=174))
+
+train_dataloader = dict(batch_size=3)

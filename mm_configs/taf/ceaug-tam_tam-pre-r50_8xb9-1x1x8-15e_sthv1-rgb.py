@@ -1,0 +1,5 @@
+"""CE-based augmentation (taf.txt table 2a), TAM-R50, Something-Something V1, 8 frames."""
+
+_base_ = './taf-tam_tam-pre-r50_8xb9-1x1x8-15e_sthv1-rgb.py'
+
+custom_hooks = [dict(type='AdversarialHook', recipe=dict(type='CEAugmentation'))]

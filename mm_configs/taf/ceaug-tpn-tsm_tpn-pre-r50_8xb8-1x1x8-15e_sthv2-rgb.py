@@ -1,0 +1,5 @@
+"""CE-based augmentation (taf.txt table 2a), TPN (TSM-R50), Something-Something V2, 8 frames."""
+
+_base_ = './taf-tpn-tsm_tpn-pre-r50_8xb8-1x1x8-15e_sthv2-rgb.py'
+
+custom_hooks = [dict(type='AdversarialHook', recipe=dict(type='CEAugmentation'))]

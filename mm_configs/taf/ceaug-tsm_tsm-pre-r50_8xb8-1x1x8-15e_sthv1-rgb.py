@@ -1,0 +1,5 @@
+"""CE-based augmentation (taf.txt table 2a), TSM-R50, Something-Something V1, 8 frames."""
+
+_base_ = './taf-tsm_tsm-pre-r50_8xb8-1x1x8-15e_sthv1-rgb.py'
+
+custom_hooks = [dict(type='AdversarialHook', recipe=dict(type='CEAugmentation'))]

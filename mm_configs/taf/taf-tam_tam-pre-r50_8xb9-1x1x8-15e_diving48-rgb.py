@@ -1,0 +1,13 @@
+"""TAF, TAM-R50, Diving48, 8 frames: 15 epochs (taf.txt 4.1, table 1)."""
+
+_base_ = '../tam/tam_imagenet-pretrained-r50_8xb9-1x1x8-50e_diving48-rgb.py'
+
+custom_hooks = [dict(type='TAFHook')]
+
+# What training the clean config leaves; for another checkpoint: --cfg-options load_from=PATH
+load_from = 'work_dirs/tam_imagenet-pretrained-r50_8xb9-1x1x8-50e_diving48-rgb/epoch_50.pth'
+model = dict(backbone=dict(pretrained=None))
+
+optim_wrapper = dict(optimizer=dict(lr=_base_.finetune.lr))
+param_scheduler = _base_.finetune.param_scheduler
+train_cfg = _base_.finetune.train_cfg

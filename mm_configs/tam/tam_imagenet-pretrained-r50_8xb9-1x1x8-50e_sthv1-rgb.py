@@ -1,0 +1,13 @@
+"""TAM-R50, Something-Something V1, 8 frames."""
+
+_base_ = [
+    '../_base_/tam_r50.py',
+    '../_base_/sthv1.py',
+    '../_base_/sgd_tam_50e.py',
+]
+
+custom_imports = dict(imports=['adv_plugins'], allow_failed_imports=False)
+
+model = dict(cls_head=dict(num_classes=174))
+
+train_dataloader = dict(batch_size=9)

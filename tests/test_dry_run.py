@@ -1,0 +1,423 @@
+"""The dry run: what a run would trip over is reported, all of it, and nothing is changed."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers import NUM_CLASSES, build_recognizer, feature_config, runner_config, tsm_config
+from torch import distributed as dist
+from torch import multiprocessing as mp
+
+pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, RUNNERS
+
+from adv_plugins.dry_run import DryRunner
+
+CONFIG = Path(__file__).resolve().parents[1] / 'mm_configs/taf'
+CONFIG = CONFIG / 'taf-tsm_r18_1x1x8_ordered-digits-rgb.py'
+PIPELINE = [
+    dict(type='SampleFrames', clip_len=1, frame_interval=1, num_clips=4, test_mode=True),
+    dict(type='RawFrameDecode'),
+    dict(type='FormatShape', input_format='NCHW'),
+    dict(type='PackActionInputs'),
+]
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    """Folders of frames for one video of each class, and their list."""
+    for label in range(NUM_CLASSES):
+        folder = tmp_path / 'frames' / str(label)
+        folder.mkdir(parents=True)
+        for number in range(1, 5):
+            image = np.full((32, 32, 3), 40 * label, np.uint8)
+            cv2.imwrite(str(folder / f'img_{number:05}.jpg'), image)
+    write_list(tmp_path, range(NUM_CLASSES))
+    return tmp_path
+
+
+def write_list(folder: Path, labels: Any) -> None:
+    lines = [f'{video} 4 {label}\n' for video, label in enumerate(labels)]
+    (folder / 'list.txt').write_text(''.join(lines))
+
+
+def loader(folder: Path, **changes: Any) -> dict:
+    """A data loader over the folders of frames, with MMAction2's own dataset."""
+    dataset = dict(
+        type='RawframeDataset',
+        ann_file=str(folder / 'list.txt'),
+        data_prefix=dict(img=str(folder / 'frames')),
+        pipeline=PIPELINE,
+    )
+    return dict(
+        batch_size=2,
+        num_workers=0,
+        dataset={**dataset, **changes},
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='pseudo_collate'),
+    )
+
+
+def dry_runner(config: Any) -> DryRunner:
+    return RUNNERS.build({**config, 'runner_type': 'DryRunner'})
+
+
+class Report:
+    """The outcome of a dry run: the error, and the text of the log."""
+
+    def __init__(self, config: Any, caplog: pytest.LogCaptureFixture) -> None:
+        config = copy.deepcopy(config)
+        config.log_level = 'INFO'
+        self.runner = dry_runner(config)
+        self.error = ''
+        # mmengine's loggers do not pass records on.
+        self.runner.logger.addHandler(caplog.handler)
+        try:
+            self.runner.train()
+        except RuntimeError as error:
+            self.error = str(error)
+        records = [r.getMessage() for r in caplog.records if 'Dry run of' in r.getMessage()]
+        assert len(records) == 1
+        self.text = records[0]
+
+
+@pytest.fixture
+def report(caplog: pytest.LogCaptureFixture) -> Any:
+    caplog.set_level(logging.INFO)
+    return lambda config: Report(config, caplog)
+
+
+def full_config(folder: Path, **changes: Any) -> Any:
+    config = dict(
+        train_dataloader=loader(folder),
+        val_dataloader=loader(folder, test_mode=True),
+        val_cfg=dict(type='ValLoop'),
+        val_evaluator=dict(type='AccMetric'),
+        test_dataloader=loader(folder, test_mode=True),
+        test_cfg=dict(type='TestLoop'),
+        test_evaluator=dict(type='AccMetric'),
+    )
+    return runner_config(folder / 'run', **{**config, **changes})
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize('hooks', [[], [dict(type='TAFHook', begin=1, interval=3)]], ids=str)
+def test_a_good_config_passes_and_nothing_is_changed(frames, report, hooks):
+    run = frames / 'run'
+    run.mkdir()
+    (run / 'config.py').write_text('# of an earlier run')
+    before = files(frames)
+    found = report(full_config(frames, custom_hooks=hooks))
+    assert not found.error and 'All is well.' in found.text and 'warning' not in found.text
+    for stage in ('train', 'val', 'test'):
+        assert f'{stage}: 6 videos, 6 classes (RawframeDataset)' in found.text
+    assert 'Recognizer2D, 11,' in found.text
+    assert 'inputs 2 x (4, 3, 32, 32)' in found.text and 'loss_cls' in found.text
+    # However late the schedule starts, the adversarial step is tried.
+    assert ('adv_loss_cls' in found.text) == bool(hooks)
+    assert ('adversarial: TAF(' in found.text) == bool(hooks)
+    assert {name for name in files(frames) - before if not name.endswith('.log')} == set()
+    assert (run / 'config.py').read_text() == '# of an earlier run'
+    model, optimizer = found.runner.model, found.runner.optim_wrapper.optimizer
+    assert not optimizer.state and all(value.grad is None for value in model.parameters())
+    assert found.runner.iter == 0
+
+
+def test_no_parameter_moves(frames, monkeypatch):
+    runner = dry_runner(full_config(frames, custom_hooks=[dict(type='TAFHook')]))
+    seen = []
+    step = DryRunner._check_step
+
+    def check_step(self):
+        seen.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
+        step(self)
+
+    monkeypatch.setattr(DryRunner, '_check_step', check_step)
+    runner.train()
+    for name, value in runner.model.named_parameters():
+        assert torch.equal(value, seen[0][name]), name
+    assert 'step' not in vars(runner.optim_wrapper)
+
+
+def test_missing_files(frames, report):
+    for image in (frames / 'frames/5').iterdir():
+        image.unlink()
+    (frames / 'frames/5').rmdir()
+    found = report(full_config(frames))
+    assert f'train files: 1 of 6 listed videos are not on disk: {frames}/frames/5' in found.error
+    assert 'val files: 1 of 6' in found.error and 'test files: 1 of 6' in found.error
+
+
+def test_files_of_a_remote_backend_are_not_looked_for(frames, report):
+    pipeline = [PIPELINE[0], dict(type='RawFrameDecode', io_backend='petrel'), *PIPELINE[2:]]
+    found = report(full_config(frames, train_dataloader=loader(frames, pipeline=pipeline)))
+    assert 'train files' not in found.error and 'train first video' in found.error
+
+
+def test_labels_outside_the_classes_of_the_head(frames, report):
+    write_list(frames, [1, 2, 3, 4, 5, 6])
+    found = report(full_config(frames))
+    assert 'train labels: 1 labels lie outside 0..5' in found.error
+    assert 'model.cls_head.num_classes=6' in found.error and 'val labels' in found.error
+    assert 'not checked, because of train labels: first batch' in found.text
+
+
+def test_a_class_without_videos_is_a_warning(frames, report):
+    write_list(frames, [0, 0, 0, 3, 4, 5])
+    found = report(full_config(frames))
+    assert not found.error
+    assert 'warning: 2 classes have no training video: 1, 2' in found.text
+
+
+def test_a_test_set_to_predict_has_no_labels(frames, report):
+    (frames / 'predict.txt').write_text('0 4\n1 4\n')
+    test = loader(frames, ann_file=str(frames / 'predict.txt'), test_mode=True)
+    found = report(full_config(frames, test_dataloader=test))
+    assert not found.error and 'test: 2 videos, 0 classes' in found.text
+    found = report_again(full_config(frames, train_dataloader=test))
+    assert 'train labels: 2 labels lie outside' in found
+
+
+def report_again(config: Any) -> str:
+    with pytest.raises(RuntimeError) as caught:
+        dry_runner(config).train()
+    return str(caught.value)
+
+
+def test_a_pipeline_that_fails(frames, report):
+    (frames / 'frames/0/img_00003.jpg').write_bytes(b'no picture')
+    found = report(full_config(frames))
+    assert 'train first video: ' in found.error and 'val first video: ' in found.error
+
+
+def test_without_the_training_data_the_rest_is_checked(frames, report):
+    config = full_config(frames, custom_hooks=[dict(type='TAFHook')])
+    config.train_dataloader.dataset.ann_file = str(frames / 'none.txt')
+    found = report(config)
+    assert '1 problem(s)' in found.error and 'train dataset: FileNotFoundError' in found.error
+    assert 'val: 6 videos' in found.text and 'adversarial: TAF(' in found.text
+    skipped = 'train files, train labels, train first video, first batch, training step'
+    assert f'not checked, because of train dataset: {skipped}' in found.text
+
+
+def test_wrapped_datasets_are_looked_into(frames, report):
+    write_list(frames, [0, 1, 2, 3, 4, 7])
+    data = loader(frames)
+    inner = data['dataset']
+    twice = dict(type='RepeatDataset', times=2, dataset=inner, _scope_='mmengine')
+    data['dataset'] = dict(
+        type='ConcatDataset',
+        datasets=[dict(inner, _scope_='mmaction'), twice],
+        _scope_='mmengine',
+    )
+    (frames / 'frames/3').rename(frames / 'frames/moved')
+    twice['dataset'] = dict(inner, _scope_='mmaction')
+    found = report(full_config(frames, train_dataloader=data))
+    assert 'train files: 2 of 12' in found.error and 'train labels: 2 labels' in found.error
+    assert 'train: 18 videos' in found.text
+
+
+def test_data_that_tell_no_labels_are_said_to(tmp_path, report):
+    found = report(runner_config(tmp_path))
+    assert not found.error and 'labels not compared' in found.text
+
+
+def test_feature_models(tmp_path, report):
+    config = feature_config(tmp_path, train_iters=2, custom_hooks=[dict(type='AARTHook')])
+    found = report(config)
+    assert not found.error, found.error
+    assert 'AART(' in found.text and 'adv_' in found.text
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_a_checkpoint_that_is_not_there(frames, report, resume):
+    found = report(full_config(frames, load_from=str(frames / 'no.pth'), resume=resume))
+    assert 'load_from and resume: FileNotFoundError' in found.error
+    assert 'no.pth' in found.error
+
+
+def checkpoint(folder: Path, num_classes: int = NUM_CLASSES, **changes: Any) -> str:
+    config = tsm_config()
+    config['cls_head']['num_classes'] = num_classes
+    state = {**build_recognizer(config).state_dict(), **changes}
+    state = {name: value for name, value in state.items() if value is not None}
+    torch.save(dict(state_dict=state, meta={}), folder / 'loaded.pth')
+    return str(folder / 'loaded.pth')
+
+
+def test_a_checkpoint_that_fits(frames, report):
+    found = report(full_config(frames, load_from=checkpoint(frames)))
+    assert not found.error and 'warning' not in found.text
+    assert 'weights: ' in found.text
+
+
+def test_a_checkpoint_for_another_number_of_classes(frames, report):
+    path = checkpoint(frames, num_classes=9)
+    found = report(full_config(frames, load_from=path))
+    assert not found.error and '2 weights of the head start untrained' in found.text
+    assert 'cls_head.fc_cls.weight ((9, 512) in the file, (6, 512) wanted)' in found.text
+    found = report_again(full_config(frames, load_from=path, resume=True))
+    assert 'cls_head.fc_cls.weight ((9, 512) in the file' in found
+
+
+def test_a_checkpoint_of_another_model(frames, report):
+    name = 'backbone.layer1.0.conv1.conv.net.weight'
+    path = checkpoint(frames, other=torch.zeros(1), **{'module.' + name: None, name: None})
+    found = report(full_config(frames, load_from=path))
+    assert f'1 weights of the model do not come from {path}: {name} (not in' in found.error
+    assert '1 weights of' in found.text and 'are not in the model: other' in found.text
+
+
+def test_pretrained_weights_that_are_not_there(frames, report):
+    config = full_config(frames)
+    config.model.backbone.update(pretrained=str(frames / 'no.pth'), pretrained2d=True)
+    assert 'pretrained weights: FileNotFoundError' in report(config).error
+
+
+@HOOKS.register_module(force=True)
+class FailsBeforeRun(Hook):
+    def before_run(self, runner):
+        raise LookupError('not today')
+
+
+def test_a_hook_that_fails(frames, report):
+    hooks = [dict(type='FailsBeforeRun'), dict(type='TAFHook', eps=-1), dict(type='NoSuchHook')]
+    found = report(full_config(frames, custom_hooks=hooks))
+    assert 'hook TAFHook: ValueError in ' in found.error and 'eps=-1' in found.error
+    assert 'hook NoSuchHook: ' in found.error
+    assert 'before_run of FailsBeforeRun: LookupError in test_dry_run.py:' in found.error
+    assert 'not today' in found.error
+
+
+def test_a_recipe_that_does_not_fit(frames, report):
+    hooks = [dict(type='TAFHook', cam_layer='backbone.layer9')]
+    found = report(full_config(frames, custom_hooks=hooks))
+    assert 'before_run of TAFHook: ' in found.error and 'layer9' in found.error
+
+
+def test_a_model_that_does_not_build(frames, report):
+    config = full_config(frames)
+    config.model.backbone.type = 'NoSuchBackbone'
+    found = report(config)
+    assert 'model: ' in found.error and 'NoSuchBackbone' in found.error
+    assert 'train: 6 videos' in found.text
+
+
+def test_an_evaluator_and_an_optimizer_that_do_not_build(frames, report):
+    config = full_config(frames, val_evaluator=dict(type='NoSuchMetric'))
+    config.optim_wrapper.optimizer.no_such_option = 1
+    found = report(config)
+    assert 'val loop: ' in found.error and 'NoSuchMetric' in found.error
+    assert 'optimizer: TypeError' in found.error and 'no_such_option' in found.error
+
+
+def test_losses_that_are_not_finite(frames, report):
+    config = full_config(frames)
+    config.model.data_preprocessor.std = [0.0, 57.12, 57.375]
+    assert 'training step: not finite: loss' in report(config).error
+
+
+@HOOKS.register_module(force=True)
+class AddsAnIdleParameter(Hook):
+    def before_run(self, runner):
+        runner.model.idle = torch.nn.Parameter(torch.zeros(1))
+
+
+def test_a_parameter_without_gradient_is_a_warning(frames, report):
+    config = full_config(frames, custom_hooks=[dict(type='AddsAnIdleParameter')])
+    config.model.backbone.frozen_stages = 1
+    found = report(config)
+    assert not found.error and '1 parameters got no gradient: idle' in found.text
+
+
+def test_several_problems_are_all_reported(frames, report):
+    write_list(frames, [0, 1, 2, 3, 4, 99])
+    (frames / 'frames/2').rename(frames / 'frames/moved')
+    config = full_config(
+        frames, load_from='no.pth', custom_hooks=[dict(type='NoSuchHook')], val_evaluator=dict()
+    )
+    found = report(config)
+    for expected in ('train files', 'train labels', 'load_from', 'NoSuchHook', 'val loop'):
+        assert expected in found.error and expected in found.text
+    assert f'The dry run found {len(found.runner._problems)} problem(s):' in found.error
+
+
+def worker(rank: int, folder: str) -> None:
+    """A dry run on one of two ranks, of which the second has lost a video."""
+    from mmengine.model import MMDistributedDataParallel
+
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
+    texts = []
+    for lost in (False, True):
+        config = full_config(Path(folder), custom_hooks=[dict(type='TAFHook')])
+        config.work_dir = f'{folder}/rank{rank}'
+        if lost and rank == 1:
+            config.train_dataloader.dataset.data_prefix.img = folder
+        runner = dry_runner(config)
+        # mmengine's own wrapping needs a GPU (launcher='pytorch' calls torch.cuda.set_device).
+        runner.model = MMDistributedDataParallel(runner.model)
+        try:
+            runner.train()
+            texts.append('')
+        except RuntimeError as error:
+            texts.append(str(error))
+    torch.save(texts, f'{folder}/{rank}.pt')
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_all_ranks_end_with_what_one_has_found(frames):
+    os.environ['OMP_NUM_THREADS'] = '1'
+    mp.spawn(worker, (str(frames),), nprocs=2)
+    first, second = (torch.load(frames / f'{rank}.pt') for rank in range(2))
+    assert first[0] == second[0] == ''
+    assert first[1] == second[1]
+    assert 'train files: 6 of 6' in first[1] and '(rank 1)' in first[1]
+
+
+def mim(*args: str, folder: Path) -> subprocess.CompletedProcess:
+    call = [sys.executable, '-m', 'mim', 'train', 'mmaction2', *args]
+    call += ['--work-dir', str(folder / 'work')]
+    return subprocess.run(call, capture_output=True, text=True, check=False, cwd=folder)
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path):
+    options = ['--cfg-options', 'runner_type=DryRunner', 'train_dataloader.batch_size=4']
+    done = mim(str(CONFIG), *options, folder=tmp_path)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-3000:]
+    assert 'All is well.' in output and 'adv_loss_cls' in output
+    assert not [name for name in files(tmp_path) if not name.endswith('.log')]
+
+    done = mim(str(CONFIG), *options, 'model.cls_head.num_classes=10', folder=tmp_path)
+    assert done.returncode != 0
+    assert 'labels lie outside 0..9' in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_command_on_a_stock_config(tmp_path):
+    config = 'tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb.py'
+    options = ['runner_type=adv_plugins.dry_run.DryRunner', 'model.backbone.pretrained=no.pth']
+    done = mim(config, '--cfg-options', *options, folder=tmp_path)
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert 'train dataset: FileNotFoundError' in output and 'sthv2_train_list_videos' in output
+    assert 'pretrained weights: FileNotFoundError' in output and 'val dataset' in output
