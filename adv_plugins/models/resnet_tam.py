@@ -15,8 +15,8 @@ from .video_resnet import VideoResNet
 class TemporalAggregation(nn.Conv1d):
     """Each frame becomes the ReLU of a weighted sum of itself and its neighbours.
 
-    ``y_t = ReLU(sum_j w_j * x_{t + j})`` for j from ``-(r // 2)`` to ``r // 2``, where each ``w_j`` has
-    one weight a channel, and beyond the ends of a clip x is zero.
+    ``y_t = ReLU(sum_j w_j * x_{t + j})`` for j from ``-(r // 2)`` to ``r // 2``, where each ``w_j``
+    has one weight a channel, and beyond the ends of a clip x is zero.
 
     It is a depth-wise convolution over time, and a ``Conv1d`` for those who ask for the type of
     what holds a parameter, such as MMAction2's ``TSMOptimWrapperConstructor``. Its ``weight``,
@@ -60,7 +60,7 @@ class TemporalAggregation(nn.Conv1d):
         weight = self.weight.to(x.dtype).permute(2, 0, 1)[..., None]
         middle = self.kernel_size[0] // 2
         total = frames * weight[middle]
-        for shift in range(1, min(middle, self.num_segments - 1) + 1):
+        for shift in range(1, middle + 1):
             total[:, shift:].addcmul_(frames[:, :-shift], weight[middle - shift])
             total[:, :-shift].addcmul_(frames[:, shift:], weight[middle + shift])
         return F.relu_(total).flatten(0, 1)

@@ -58,7 +58,7 @@ def test_number_of_parameters():
     assert sum(p.numel() for tam in found for p in tam.parameters()) == 39_360
 
 
-@pytest.mark.parametrize('kernel_size', [1, 3, 5, 9])
+@pytest.mark.parametrize('kernel_size', [1, 3, 5, 11])
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 def test_aggregation_by_frames(kernel_size, layout):
     tam = TemporalAggregation(6, 4, kernel_size).double()
