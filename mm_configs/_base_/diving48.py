@@ -1,69 +1,17 @@
-"""Diving48 (V2 annotations) for models of eight frames: videos, one clip, centre crop.
+"""Diving48 (V2 annotations) for models of eight frames: as Something-Something V2, other labels."""
 
-The README says how to get from the official download to these files.
-"""
+_base_ = './sthv2.py'
 
-dataset_type = 'Diving48'
-data_root = 'data/diving48/videos'
-ann_file_train = 'data/diving48/diving48_train_list_videos.txt'
-ann_file_val = 'data/diving48/diving48_val_list_videos.txt'
+data = dict(type='Diving48', data_prefix=dict(video='data/diving48/videos'))
+train_data = dict(ann_file='data/diving48/diving48_train_list_videos.txt', **data)
+val_data = dict(ann_file='data/diving48/diving48_val_list_videos.txt', **data)
 
 train_pipeline = [
-    dict(type='DecordInit'),
-    dict(type='SampleFrames', clip_len=1, frame_interval=1, num_clips=8),
-    dict(type='DecordDecode'),
-    dict(type='Resize', scale=(-1, 256)),
-    dict(
-        type='MultiScaleCrop',
-        input_size=224,
-        scales=(1, 0.875, 0.75, 0.66),
-        random_crop=False,
-        max_wh_scale_gap=1,
-        num_fixed_crops=13,
-    ),
-    dict(type='Resize', scale=(224, 224), keep_ratio=False),
+    *_base_.train_pipeline[:-3],
     # No class says left or right: a mirrored dive keeps its label.
     dict(type='Flip', flip_ratio=0.5),
-    dict(type='FormatShape', input_format='NCHW'),
-    dict(type='PackActionInputs'),
+    *_base_.train_pipeline[-2:],
 ]
-val_pipeline = [
-    dict(type='DecordInit'),
-    dict(type='SampleFrames', clip_len=1, frame_interval=1, num_clips=8, test_mode=True),
-    dict(type='DecordDecode'),
-    dict(type='Resize', scale=(-1, 256)),
-    dict(type='CenterCrop', crop_size=224),
-    dict(type='FormatShape', input_format='NCHW'),
-    dict(type='PackActionInputs'),
-]
-test_pipeline = val_pipeline
-
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type=dataset_type,
-        ann_file=ann_file_train,
-        data_prefix=dict(video=data_root),
-        pipeline=train_pipeline,
-    ),
-)
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        ann_file=ann_file_val,
-        data_prefix=dict(video=data_root),
-        pipeline=val_pipeline,
-        test_mode=True,
-    ),
-)
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **train_data))
+val_dataloader = dict(dataset=val_data)
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='AccMetric')
-test_evaluator = val_evaluator
