@@ -2,12 +2,14 @@
 
     python examples/taf_sweep.py [--seeds 0 1 2] [--tables a b c]
     python examples/taf_sweep.py --dataset sthv1 --checkpoint tsm_8f.pth --seeds 0 1 2
+    torchrun --nproc_per_node 8 examples/taf_sweep.py --launcher pytorch --dataset sthv1 ...
 
 One option varies while the others stay at the paper's values. On OrderedDigits every run shares
-the clean epochs of its seed's baseline. On Something-Something V1 it fine-tunes one trained model,
-as in the paper: ``--checkpoint``, or else what the seed's baseline has trained. The numbers are of
-the last epoch. Finished runs are kept, so the command can be interrupted. Writes ``sweep.md`` and
-``sweep.png`` and prints the former.
+the clean epochs of its seed's baseline, and AdvProp takes one attack step, not five. On
+Something-Something V1 every run fine-tunes one trained model, as in the paper: ``--checkpoint``, or
+else what the seed's baseline has trained; learning rates are scaled to the number of processes. The
+numbers are of the last epoch. Finished runs are kept, so the command can be interrupted. Writes
+``sweep.md`` and ``sweep.png`` and prints the former.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 from mmengine.config import Config
+from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner
 from ordered_digits_table import spread
 from quickstart import CONFIGS, fork_point
 
 from adv_plugins import TAF
 
-Cell = dict[str, float]
+Cell = dict[str, Any]
 DATASETS = {
     'ordered-digits': {
         'baseline': 'baselines/tsm_r18_1x1x8_ordered-digits-rgb.py',
@@ -86,8 +89,9 @@ TABLES = {
 }
 
 
-def cell(row: Row, dataset: str, seed: int, work_dir: Path, checkpoint: Path | None) -> Cell:
+def cell(row: Row, seed: int, args: argparse.Namespace) -> Cell:
     """Train and validate one row with one seed, or read what an earlier call has found."""
+    dataset, work_dir, checkpoint = args.dataset, args.work_dir, args.checkpoint
     config = CONFIGS / DATASETS[dataset][row.method]
     # The paper's own values have one run, whatever table asks for it.
     changed = {k: v for k, v in row.options.items() if v != getattr(TAF(), k)}
@@ -95,9 +99,17 @@ def cell(row: Row, dataset: str, seed: int, work_dir: Path, checkpoint: Path | N
     folder = work_dir / f'{config.stem}{name}-{seed}'
     file = folder / 'result.json'
     if file.exists():
-        return json.loads(file.read_text())
+        result = json.loads(file.read_text())
+        if result['checkpoint'] != str(checkpoint):
+            raise SystemExit(
+                f'{file} is of --checkpoint {result["checkpoint"]}, not {checkpoint}; write '
+                'another --work-dir'
+            )
+        return result
     cfg = Config.fromfile(config)
-    cfg.work_dir, cfg.randomness = str(folder), dict(seed=seed)
+    cfg.work_dir, cfg.randomness, cfg.launcher = str(folder), dict(seed=seed), args.launcher
+    if 'auto_scale_lr' in cfg:
+        cfg.auto_scale_lr.enable = True
     for hook in cfg.get('custom_hooks', []):
         hook.update(changed)
     if row.method in ('CE', 'TAF'):
@@ -118,7 +130,11 @@ def cell(row: Row, dataset: str, seed: int, work_dir: Path, checkpoint: Path | N
         scalars = runner.message_hub.log_scalars
         found = {key: scalars[f'val/{key}'].current() for key in ('acc/top1', 'acc/top5')}
     result = {key: 100 * float(value) for key, value in found.items()}
-    file.write_text(json.dumps(result, indent=2) + '\n')
+    result['checkpoint'] = str(checkpoint)
+    if is_main_process():
+        file.write_text(json.dumps(result, indent=2) + '\n')
+    # No process may look for the file before it is there.
+    barrier()
     return result
 
 
@@ -169,6 +185,7 @@ def main() -> None:
     parser.add_argument('--checkpoint', type=Path, help='the trained model to fine-tune')
     parser.add_argument('--tables', choices=TABLES, nargs='+', default=list(TABLES))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/taf_sweep'))
     args = parser.parse_args()
     if args.checkpoint is not None and 'ordered' in args.dataset:
@@ -176,12 +193,12 @@ def main() -> None:
     cells: Cells = {}
     for table in args.tables:
         cells[table] = [
-            (row, [cell(row, args.dataset, s, args.work_dir, args.checkpoint) for s in args.seeds])
-            for row in TABLES[table]
+            (row, [cell(row, seed, args) for seed in args.seeds]) for row in TABLES[table]
         ]
-    draw(cells, args.work_dir / 'sweep.png')
-    (args.work_dir / 'sweep.md').write_text(markdown(cells))
-    print(markdown(cells))
+    if is_main_process():
+        draw(cells, args.work_dir / 'sweep.png')
+        (args.work_dir / 'sweep.md').write_text(markdown(cells))
+        print(markdown(cells))
 
 
 if __name__ == '__main__':

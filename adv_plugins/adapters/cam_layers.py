@@ -9,13 +9,13 @@ a class token, as the other tokens of its last block reach no class score.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-# By the class of the backbone: the layer below it, where -1 is the last entry of a list, and the
-# axes of what it returns, where their number does not tell.
+# By the class of the backbone in MMAction2: the layer below it, where -1 is the last entry of a
+# list, and the axes of what it returns, where their number does not tell.
 FAMILIES: dict[str, tuple[str, str | None]] = {
     'C3D': ('conv5b', None),
     'MViT': ('blocks.-2', 'b 1+(t h w) c'),
@@ -45,7 +45,7 @@ def find_cam_layer(model: nn.Module) -> str:
         ValueError: It is not known; the message says to write ``cam_layer``.
     """
     backbone = getattr(model, 'backbone', None)
-    for layer in _candidates(model, backbone):
+    for layer in () if backbone is None else _candidates(model):
         found = _resolve(backbone, layer)
         if found is not None:
             return f'backbone.{found}'
@@ -70,48 +70,73 @@ def feature_map(model: nn.Module, layer: str, output: Any, clip: Tensor) -> tupl
         tuple[Any, str | None]: The map and its axes as an einops pattern, see
         :func:`~adv_plugins.core.capture.to_frames`; None where their number tells, or where they
         are known for other layers of this backbone alone.
+
+    Raises:
+        ValueError: timm does not say what the axes are.
     """
-    grid = None
-    if isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], Tensor):
-        # MViT's blocks, which pool their tokens, say how many are left.
-        output, grid = output
-    if not isinstance(output, Tensor):
-        return output, None
-    layout = _layout(model, layer, output)
-    if layout is None or '(h' not in layout and 'h w)' not in layout:
+    backbone, size = model.backbone, clip.shape[-2:]
+    if getattr(model, 'backbone_from', '') == 'timm':
+        return output, _timm_layout(backbone, layer, output, size)
+    if getattr(model, 'backbone_from', '') == 'torchvision':
+        return output, '(b t) h w c' if model.feature_shape == 'NHWC' else None
+    layout = _layout(backbone, layer)
+    if layout is None or '(' not in layout:
         return output, layout
-    if grid is None:
+    if _family(backbone) == 'MViT':
+        # Its blocks pool their tokens, and say how many are left.
+        output, (_, height, width) = output
+    else:
         convolutions = (nn.Conv2d, nn.Conv3d)
-        embedding = next(m for m in model.backbone.modules() if isinstance(m, convolutions))
-        grid = (clip.shape[-2] // embedding.stride[-2], clip.shape[-1] // embedding.stride[-1])
-    return output, f'{layout}; h={grid[-2]} w={grid[-1]}'
+        embedding = next(m for m in backbone.modules() if isinstance(m, convolutions))
+        height, width = size[0] // embedding.stride[-2], size[1] // embedding.stride[-1]
+    return output, f'{layout}; h={height} w={width}'
 
 
-def _candidates(model: nn.Module, backbone: nn.Module | None) -> Iterator[str]:
+def _candidates(model: nn.Module) -> Iterator[str]:
     """Names of layers below the backbone that its kind may have, the likeliest first."""
-    source = getattr(model, 'backbone_from', '')
+    backbone, source = model.backbone, getattr(model, 'backbone_from', '')
     if source == 'timm':
         yield from (entry['module'] for entry in list(backbone.feature_info)[-1:])
     elif source == 'torchvision':
         # The part of a torchvision model that Recognizer2D calls.
         yield from ('features', 'layer4')
+    elif _family(backbone):
+        yield _stage(backbone)
     else:
-        if _family(backbone):
-            yield FAMILIES[_family(backbone)][0]
         for attribute in STAGES:
             names = getattr(backbone, attribute, None)
             if isinstance(names, list) and names and isinstance(names[-1], str):
                 yield names[-1]
 
 
-def _family(backbone: nn.Module | None) -> str:
-    names = (kind.__name__ for kind in type(backbone).__mro__)
-    return next((name for name in names if name in FAMILIES), '')
+def _family(backbone: nn.Module) -> str:
+    """The backbone's class in MMAction2, which shares names with other packages."""
+    kinds = (k for k in type(backbone).__mro__ if k.__module__.split('.')[0] == 'mmaction')
+    return next((kind.__name__ for kind in kinds if kind.__name__ in FAMILIES), '')
 
 
-def _resolve(backbone: nn.Module | None, layer: str) -> str | None:
+def _stage(backbone: nn.Module) -> str:
+    """The layer of a family, with the options that move it."""
+    family = _family(backbone)
+    layer = FAMILIES[family][0]
+    if family == 'MViT' and not backbone.with_cls_token:
+        layer = 'blocks.-1'
+    elif family == 'SwinTransformer3D':
+        layer = f'layers.{max(backbone.out_indices)}'
+    elif family == 'UniFormerV2':
+        layer = f'transformer.resblocks.{max(backbone.transformer.return_list)}'
+    elif (
+        family == 'VisionTransformer' and backbone.fc_norm is None and not backbone.return_feat_map
+    ):
+        # use_mean_pooling=False reads the first token alone.
+        layer = 'blocks.-2'
+    return layer
+
+
+def _resolve(backbone: nn.Module, layer: str) -> str | None:
     """The name with list entries counted from the front; None where there is no such layer."""
-    module, names = backbone, []
+    module: nn.Module | None = backbone
+    names = []
     for name in layer.split('.'):
         children = dict(module.named_children()) if module is not None else {}
         if name.startswith('-') and len(children) >= -int(name):
@@ -121,19 +146,35 @@ def _resolve(backbone: nn.Module | None, layer: str) -> str | None:
     return None if module is None else '.'.join(names)
 
 
-def _layout(model: nn.Module, layer: str, output: Tensor) -> str | None:
-    backbone = model.backbone
-    if getattr(model, 'backbone_from', '') in ('timm', 'torchvision'):
-        if output.ndim == 3:
-            return f'(b t) {getattr(backbone, "num_prefix_tokens", 0)}+(h w) c'
-        said = f'{getattr(model, "feature_shape", "")} {getattr(backbone, "output_fmt", "")}'
-        return '(b t) h w c' if 'NHWC' in said else None
+def _layout(backbone: nn.Module, layer: str) -> str | None:
+    """The axes of a layer of MMAction2's: known for all entries of the family's list."""
     family = _family(backbone)
-    stage, layout = FAMILIES.get(family, ('', None))
-    if not re.fullmatch(rf'backbone\.{re.escape(stage.rsplit(".", 1)[0])}\.\d+', layer):
+    stages, layout = FAMILIES.get(family, ('', None))
+    if not re.fullmatch(rf'backbone\.{re.escape(stages.rpartition(".")[0])}\.\d+', layer):
         return None
     if family == 'TimeSformer' and backbone.attention_type == 'space_only':
         return '(b t) 1+(h w) c'
     if family == 'MViT' and not backbone.with_cls_token:
         return 'b (t h w) c'
     return layout
+
+
+def _timm_layout(backbone: nn.Module, layer: str, output: Any, size: Sequence[int]) -> str | None:
+    """The axes of timm's last stage, by the channels and the stride that timm says it has."""
+    info = list(backbone.feature_info)[-1]
+    if layer != f'backbone.{info["module"]}' or not isinstance(output, Tensor):
+        return None
+    channels, stride = info['num_chs'], info['reduction']
+    height, width = (length // stride for length in size)
+    if output.ndim == 3 and output.shape[2] == channels and output.shape[1] >= height * width:
+        # Class tokens, registers and the like come first.
+        return f'(b t) {output.shape[1] - height * width}+(h w) c; h={height} w={width}'
+    if output.ndim == 4 and output.shape[3] == channels != output.shape[1]:
+        return '(b t) h w c'
+    if output.ndim == 4 and output.shape[1] == channels:
+        return None
+    raise ValueError(
+        f'timm says that {layer!r} of {type(backbone).__name__} has {channels} channels at '
+        f'1/{stride} of the resolution, which does not fit its output {tuple(output.shape)}; name '
+        "its axes with cam_layout, e.g. '(b t) h w c'"
+    )

@@ -96,7 +96,7 @@ class RecognizerAdapter(Adapter):
 
     def _labels(self, data_samples: Any, device: torch.device) -> Tensor | None:
         # What mmpretrain's mixup leaves is in gt_score.
-        soft = 'gt_score' in data_samples[0]
+        soft = hasattr(data_samples[0], 'gt_score')
         labels = [sample.gt_score if soft else sample.gt_label for sample in data_samples]
         if any(label.shape != labels[0].shape for label in labels):
             return None
@@ -111,7 +111,8 @@ class RecognizerAdapter(Adapter):
             if name and values.ndim == 3:
                 # Features (B, T, D) have no units but their own.
                 return InputSpace()
-            if values.ndim >= 4 and values.shape[2 if values.ndim > 4 else 1] == 3:
+            images = values.ndim == 4 and 'mmpretrain.ImageClassifier' in _kinds(self.model)
+            if (values.ndim >= 5 and values.shape[2] == 3) or (images and values.shape[1] == 3):
                 return InputSpace.from_normalization(0.0, 1.0, PIXELS)
             warnings.warn(
                 'the data preprocessor has no mean and std, and the inputs '
@@ -161,18 +162,18 @@ class AdversarialOmniRecognizer(AdversarialRecognizer):
         if not (mode == 'loss' and self.training and torch.is_grad_enabled()):
             return super(AdversarialRecognizer, self).forward(*sources, mode=mode, **kwargs)
         adversary = get_adversary(self)
-        iteration, losses = adversary.iteration, {}
+        iteration, rehearsed, losses = adversary.iteration, adversary.rehearsed, {}
         for number, source in enumerate(sources):
             inputs, data_samples = source['inputs'], source['data_samples']
-            # The sources of one iteration are at one point of the schedule.
-            adversary.iteration = iteration
+            # The sources of one iteration are at one point of the schedule, and all rehearse.
+            adversary.iteration, adversary.rehearsed = iteration, rehearsed
             if adversary.recipe.objective.needs_features and inputs.ndim == 4:
                 # Images have no frames to move attention between: they are trained on as they are.
-                found = adversary.adapter.forward(inputs, data_samples).losses
+                found = adversary.clean_losses(inputs, data_samples)
             else:
                 found = self.adversarial_loss(inputs, data_samples)
             losses |= {f'{name}_{number}': value for name, value in found.items()}
-        adversary.iteration = iteration + 1
+        adversary.iteration, adversary.rehearsed = iteration + 1, True
         return losses
 
 

@@ -42,9 +42,10 @@ class AdversarialModule(nn.Module):
             ``backward()`` on, ``'clean_loss'`` and ``'adv_loss'`` are its weighted parts; a
             recognizer returns its own losses, weighted, and those of the adversarial path
             with the prefix ``adv_``. ``'adv_nonfinite'`` counts the samples that stayed clean
-            because their attack gradient was not finite. ``'adv_eps'`` is ε and
-            ``'adv_ratio'`` (``'adv_ratio_<name>'``) the mean of ``||R|| / ||X||`` as the model is
-            fed them. A regularizer appears as ``'loss_<name>'``, weighted, and ``'<name>'``.
+            because their attack gradient was not finite, ``'adv_unmoved'`` all that did.
+            ``'adv_eps'`` is ε and ``'adv_ratio'`` (``'adv_ratio_<name>'``) the mean of
+            ``||R|| / ||X||`` as the model is fed them. A regularizer appears as
+            ``'loss_<name>'``, weighted, and ``'<name>'``.
         """
         _warn_past_ddp()
         losses: dict[str, Tensor] = get_adversary(self).losses(inputs, target)
@@ -126,14 +127,17 @@ def make_adversarial(
     except Exception:
         revert_norms(model)
         raise
+    layer_norms = any(isinstance(module, nn.LayerNorm) for module in model.modules())
     if recipe.dual_bn and not norms:
-        advice = ''
-        if any(isinstance(module, nn.LayerNorm) for module in model.modules()):
-            advice = '; dual_ln=True doubles its LayerNorms'
+        advice = '; dual_ln=True doubles its LayerNorms' if layer_norms else ''
         warnings.warn(
             f'{type(model).__name__} has no batch normalisation: dual_bn has nothing to convert, '
             f'and both paths share all weights{advice}',
             stacklevel=2,
+        )
+    if recipe.dual_ln and not layer_norms:
+        warnings.warn(
+            f'{type(model).__name__} has no LayerNorm: dual_ln has nothing to convert', stacklevel=2
         )
     model.__dict__[_STATE] = adversary
     swap_class(model, kind.mixin, 'Adversarial')

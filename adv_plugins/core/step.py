@@ -78,6 +78,7 @@ class Adversary:
         epoch (int, optional): Current epoch where the recipe's ``begin`` and ``end`` are epochs.
         started (bool): Whether the adversarial norms have left their clean twins.
         walks (int): How often the adversarial path was taken.
+        rehearsed (bool): Whether the whole step has been walked once.
     """
 
     def __init__(self, adapter: Adapter, recipe: Recipe, path: NormPath) -> None:
@@ -89,7 +90,7 @@ class Adversary:
         self.epoch: int | None = None
         self.started = False
         self.walks = 0
-        self._rehearsed = False
+        self.rehearsed = False
         self._num_norms = len(dual_norms(self.model))
         self._layer = ''
         if recipe.objective.needs_features:
@@ -112,7 +113,7 @@ class Adversary:
         the model, the data or the memory fails before anything is trained, and not on the day
         its schedule begins.
         """
-        if not self._rehearsed:
+        if not self.rehearsed:
             self._check(inputs)
         if any(value.requires_grad for value in batch.modalities(inputs).values()):
             raise ValueError(
@@ -121,12 +122,12 @@ class Adversary:
             )
         progress = self.iteration if self.epoch is None else self.epoch
         active = self.recipe.is_active(progress, self.iteration)
-        if not (self._rehearsed or active):
+        if not (self.rehearsed or active):
             self._rehearse(inputs, target)
         with torch.enable_grad():
-            step = self._adversarial_losses if active else self._clean_losses
+            step = self._adversarial_losses if active else self.clean_losses
             losses = step(inputs, target)
-        self._rehearsed = True
+        self.rehearsed = True
         self.iteration += 1
         self.walks += active
         return losses
@@ -148,7 +149,7 @@ class Adversary:
             del record
             return self._ascend(inputs, target, labels, branch, first)[0]
 
-    def _clean_losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
+    def clean_losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
         """The plain model's losses, from which a backward still reaches every parameter: one
         that it did not reach would be an error in DistributedDataParallel."""
         losses = dict(self.adapter.forward(inputs, target).losses)
@@ -195,6 +196,8 @@ class Adversary:
         penalties, metrics = self._regularize(reference, adversarial)
         metrics['adv_nonfinite'] = (~finite).sum().float()
         metrics |= self._sizes(inputs, perturbed)
+        if not self.rehearsed:
+            self._warn_of_silence(metrics, len(finite))
         clean.attention = adversarial.attention = []
         return Walk(clean, adversarial, clean_total, penalties, metrics)
 
@@ -212,19 +215,28 @@ class Adversary:
 
     def _sizes(self, inputs: Inputs, perturbed: Inputs) -> dict[str, Tensor]:
         """ε, and ||R|| / ||X|| of every modality as the model is fed them, mean over the batch:
-        without the second, the first says little about features."""
+        without the second, the first says little about features. Besides, how many samples have
+        not moved at all."""
         ratios = batch.relative_sizes(inputs, perturbed)
-        if not (self._rehearsed or self.recipe.eps == 0 or any(r.any() for r in ratios.values())):
-            where = f' of cam_layer={self._layer!r}' if self._layer else ''
-            warnings.warn(
-                'the first attack moved no sample, as the gradient of the objective is zero '
-                f'everywhere: the class scores may not depend on the output{where} (a class token '
-                'reads no other token of its own block: name the block before), or layers behind '
-                'it may still have weights of zero',
-                stacklevel=2,
-            )
+        still = torch.stack([ratio == 0 for ratio in ratios.values()]).all(dim=0)
         sizes = {f'adv_ratio_{n}' if n else 'adv_ratio': r.mean() for n, r in ratios.items()}
-        return {'adv_eps': torch.tensor(float(self.recipe.eps)), **sizes}
+        eps = torch.tensor(float(self.recipe.eps))
+        return {'adv_eps': eps, **sizes, 'adv_unmoved': still.sum().float()}
+
+    def _warn_of_silence(self, metrics: dict[str, Tensor], count: int) -> None:
+        """Say so if the first attack had no gradient to follow."""
+        solver = self.recipe.solver
+        silent = metrics['adv_unmoved'] == count and metrics['adv_nonfinite'] == 0
+        if not silent or solver.eps == 0 or solver.step_size == 0:
+            return
+        where = f' of cam_layer={self._layer!r}' if self._layer else ''
+        warnings.warn(
+            'the first attack moved no sample, as the gradient of the objective is zero '
+            f'everywhere: the class scores may not depend on the output{where} (a class token '
+            'reads no other token of its own block: name the block before), stochastic depth may '
+            'have cut the way between them, or layers behind it may still have weights of zero',
+            stacklevel=2,
+        )
 
     def _use_clean_graph(
         self, clean: Record, labels: Tensor | None, leaves: Values

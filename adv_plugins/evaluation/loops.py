@@ -15,7 +15,7 @@ from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
-from ..adapters.mmaction import RecognizerAdapter
+from ..adapters.mmaction import OmniAdapter, RecognizerAdapter
 from ..core import batch
 from ..core.adapter import Adapter, adapter_class
 from ..core.attention import AttentionMap, capture_attention
@@ -120,9 +120,9 @@ class RobustEvaluation:
         super().__init__(runner, dataloader, evaluator, fp16)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         kind = adapter_class(model)
-        if not issubclass(kind, RecognizerAdapter):
+        if not issubclass(kind, RecognizerAdapter) or kind is OmniAdapter:
             raise TypeError(
-                f'{type(self).__name__} evaluates recognizers, got {type(model).__name__}; for '
+                f'{type(self).__name__} evaluates recognizers, not {type(model).__name__}; for '
                 'other models call make_adversarial(model).eval().perturb(inputs, target)'
             )
         self.model: nn.Module = model

@@ -185,8 +185,9 @@ class AdversarialHook(Hook):
         if not isinstance(model, AdversarialRecognizer):
             remove_adversarial(model)
             raise TypeError(
-                f'{type(self).__name__} trains MMAction2 recognizers, got {type(model).__name__}, '
-                "whose mode='loss' would stay clean; for other models call make_adversarial(model)"
+                f'{type(self).__name__} trains recognizers of MMAction2 and classifiers of '
+                f"mmpretrain, got {type(model).__name__}, whose mode='loss' would stay clean; for "
+                'other models call make_adversarial(model)'
             )
         print_log(f'Adversarial training: {get_adversary(model).recipe}', logger='current')
 

@@ -76,6 +76,18 @@ def recognizer(
     return build_recognizer(config).eval()
 
 
+def image_recognizer(backbone: dict[str, Any], width: int) -> nn.Module:
+    config = dict(
+        type='Recognizer2D',
+        backbone=backbone,
+        cls_head=dict(
+            type='TSNHead', num_classes=NUM_CLASSES, in_channels=width, dropout_ratio=0.0
+        ),
+        data_preprocessor=dict(type='ActionDataPreprocessor', format_shape='NCHW'),
+    )
+    return build_recognizer(config)
+
+
 def frames(model: nn.Module, clip: Tensor, layer: str | None = None) -> tuple[Tensor, Any]:
     """The map at a layer as (B, T, C, H, W), and what the backbone returned."""
     layer = layer or find_cam_layer(model)
@@ -119,25 +131,46 @@ def test_tokens_of_swin_are_the_feature_map_it_returns():
     assert torch.equal(normed, result.transpose(1, 2)) and found.shape == (2, 4, 48, 2, 3)
 
 
-@pytest.mark.parametrize(
-    'backbone',
-    [timesformer(kind) for kind in ('divided_space_time', 'joint_space_time', 'space_only')]
-    + [UNIFORMERV2],
-    ids=['divided', 'joint', 'space only', 'uniformerv2'],
-)
-def test_tokens_of_class_token_models(backbone):
-    """Without positions, the tokens of an even frame are alike, and those of two frames differ."""
+TOKENS = {
+    'divided': timesformer('divided_space_time'),
+    'joint': timesformer('joint_space_time'),
+    'space only': timesformer('space_only'),
+    'uniformerv2': UNIFORMERV2,
+}
+
+
+def most_moved(model: nn.Module, clip: Tensor, layer: str | None, place: tuple) -> list[int]:
+    """The (b, t, h, w) of the map that moves most with one patch of one frame of one clip."""
+    before, _ = frames(model, clip, layer)
+    moved = clip.clone()
+    moved[place] += 3 * torch.randn_like(moved[place])
+    after, _ = frames(model, moved, layer)
+    distance = (after - before).norm(dim=2)
+    assert (distance[1 - place[0]] < 1e-5).all(), 'another clip has moved'
+    return torch.stack(torch.unravel_index(distance.argmax(), distance.shape)).tolist()
+
+
+@pytest.mark.parametrize('backbone', TOKENS.values(), ids=list(TOKENS))
+def test_tokens_of_class_token_models_are_where_their_patches_are(backbone):
     model = recognizer(backbone)
-    for name, value in model.named_parameters():
-        if 'pos_embed' in name or 'positional' in name:
-            nn.init.zeros_(value)
-    clip = torch.randn(2, 3, 4, 1, 1).expand(2, 3, 4, 32, 32).contiguous()
-    found, _ = frames(model, clip)
-    assert found.shape == (2, 4, 24, 4, 4)
-    even = found.mean(dim=(3, 4), keepdim=True)
-    assert torch.allclose(found, even.expand_as(found), atol=1e-5)
-    difference = (even[:, :, None] - even[:, None]).abs().amax(dim=(3, 4, 5))
-    assert (difference + torch.eye(4) > 1e-3).all()
+    clip = torch.randn(2, 3, 4, 32, 32)
+    patch = (1, slice(None), 2, slice(8, 16), slice(24, 32))
+    assert frames(model, clip)[0].shape == (2, 4, 24, 4, 4)
+    assert most_moved(model, clip, None, patch) == [1, 2, 1, 3]
+
+
+def test_first_token_is_a_class_token_without_mean_pooling():
+    """The last block's other tokens are read by nobody then."""
+    model = recognizer({**VIT, 'use_mean_pooling': False})
+    assert find_cam_layer(model) == 'backbone.blocks.0'
+
+
+def test_options_that_move_the_last_stage():
+    uniformer = recognizer({**UNIFORMERV2, 'layers': 3})
+    assert find_cam_layer(uniformer) == 'backbone.transformer.resblocks.1'
+    assert find_cam_layer(recognizer({**swin(), 'out_indices': (2,)})) == 'backbone.layers.2'
+    mvit = {**MVIT, 'with_cls_token': False, 'output_cls_token': False}
+    assert find_cam_layer(recognizer(mvit, 'MViTHead')) == 'backbone.blocks.2'
 
 
 def test_axes_of_other_layers_are_not_guessed():
@@ -197,25 +230,53 @@ def test_silent_layer_is_told():
 )
 def test_backbones_of_timm_and_torchvision(backbone, layer, shape):
     # EfficientNet has one more 1x1 convolution behind its stages.
-    width = 1280 if 'efficientnet' in backbone['type'] else shape[2]
-    head = dict(type='TSNHead', num_classes=NUM_CLASSES, in_channels=width, dropout_ratio=0.0)
-    preprocessor = dict(type='ActionDataPreprocessor', format_shape='NCHW')
-    config = dict(
-        type='Recognizer2D', backbone=backbone, cls_head=head, data_preprocessor=preprocessor
-    )
-    model = build_recognizer(config)
+    model = image_recognizer(backbone, 1280 if 'efficientnet' in backbone['type'] else shape[2])
     assert find_cam_layer(model) == f'backbone.{layer}'
     clip, samples = torch.randn(2, 4, 3, 64, 64), data_samples([0, 1])
     model.loss(clip, samples)  # Recognizer2D learns the shape of the features in its first forward
-    with capture_output(model.get_submodule(f'backbone.{layer}')) as outputs:
-        model.loss(clip, samples)
-    output, layout = feature_map(model, f'backbone.{layer}', outputs[-1], clip)
-    assert to_frames(output, 2, layer, layout).shape == shape
+    model.eval()
+    before = image_map(model, layer, clip)
+    assert before.shape == shape
+    moved = clip.clone()
+    corner = moved[1, 2, :, : 64 // shape[3], -64 // shape[4] :]
+    corner += 3 * torch.randn_like(corner)
+    distance = (image_map(model, layer, moved) - before).norm(dim=2)
+    assert distance.flatten(2).any(dim=2).nonzero().tolist() == [[1, 2]], 'one frame has moved'
+    if shape[3:] == (4, 4) or 'swin' in backbone['type']:
+        # Tokens; those of convolutions see about the whole of so small a frame.
+        place = torch.unravel_index(distance.argmax(), distance.shape)
+        assert [int(axis) for axis in place] == [1, 2, 0, shape[4] - 1]
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*no batch normalisation')
-        make_adversarial(model, TAF(eps=8 / 255))
+        make_adversarial(model.train(), TAF(eps=8 / 255))
     losses = model(clip, samples, mode='loss')
     assert all(value.isfinite() for value in losses.values()) and losses['adv_ratio'] > 0
+
+
+def image_map(model: nn.Module, layer: str, clip: Tensor) -> Tensor:
+    """The map of an image backbone at a layer as (B, T, C, H, W)."""
+    with capture_output(model.get_submodule(f'backbone.{layer}')) as outputs, torch.no_grad():
+        model.extract_feat(clip)
+    output, layout = feature_map(model, f'backbone.{layer}', outputs[-1], clip)
+    return to_frames(output, len(clip), layer, layout)
+
+
+def test_axes_that_timm_does_not_tell_are_told_by_the_channels():
+    """VOLO's last stage has its channels last and does not say so; MViT's are not the map's."""
+    model = image_recognizer(dict(type='timm.volo_d1_224', img_size=64), 384)
+    clip = torch.randn(2, 4, 3, 64, 64)
+    assert image_map(model, 'network.4', clip).shape == (2, 4, 384, 4, 4)
+    model.backbone.feature_info[-1]['num_chs'] = 100
+    with pytest.raises(ValueError, match='does not fit its output .*cam_layout'):
+        image_map(model, 'network.4', clip)
+
+
+def test_pairs_are_no_tokens_with_their_grid():
+    model = build_recognizer(tsm_config(num_segments=4, out_indices=(2, 3)))
+    pair = (torch.randn(8, 256, 2, 2), torch.randn(8, 512, 2, 2))
+    output, layout = feature_map(model, 'backbone', pair, torch.randn(2, 4, 3, 32, 32))
+    with pytest.raises(ValueError, match='returns a tuple'):
+        to_frames(output, 2, 'backbone', layout)
 
 
 def test_unknown_backbone_is_told():

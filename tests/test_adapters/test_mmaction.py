@@ -19,8 +19,9 @@ from helpers import (
     tsm_config,
 )
 
-from adv_plugins import TAF, CEAugmentation, make_adversarial, remove_adversarial
+from adv_plugins import TAF, CEAugmentation, Regularizer, make_adversarial, remove_adversarial
 from adv_plugins.core.conversion import get_adversary
+from adv_plugins.core.step import Adversary
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -44,7 +45,7 @@ def test_losses_and_their_names(case):
     losses = model(inputs, samples, mode='loss')
     torch.manual_seed(1)
     expected = plain(inputs, samples, mode='loss')
-    added = {'adv_nonfinite', 'adv_eps', 'adv_ratio'}
+    added = {'adv_nonfinite', 'adv_eps', 'adv_ratio', 'adv_unmoved'}
     assert set(losses) == set(expected) | {f'adv_{name}' for name in expected} | added
     torch.testing.assert_close(losses['loss_cls'], 0.7 * expected['loss_cls'])
     assert losses['top1_acc'] == expected['top1_acc']
@@ -342,6 +343,41 @@ def test_omnisource_answers_for_each_of_its_sources():
     # Anything else is the recognizer's own.
     scores = [sample.pred_score for sample in model.eval()(sources[0], mode='predict')]
     assert torch.stack(scores).shape == (2, NUM_CLASSES)
+
+
+def test_every_parameter_is_reached_without_eager_gradients():
+    """A regularizer keeps the clean graph, and DDP wants a gradient for each parameter."""
+
+    class Nothing(Regularizer):
+        name = 'nothing'
+        weight = 1.0
+
+        def __call__(self, clean, adversarial):
+            return 0 * (clean.logits - adversarial.logits).sum()
+
+    model = make_adversarial(omni_recognizer(), 'taf', regularizers=[Nothing()])
+    losses = model(*omni_sources(), mode='loss')
+    nodes, reached = [value.grad_fn for name, value in losses.items() if 'loss' in name], set()
+    for node in nodes:
+        reached.add(getattr(node, 'variable', None))
+        nodes += {n for n, _ in node.next_functions if n is not None} - set(nodes)
+    assert {n for n, value in model.named_parameters() if value not in reached} == set()
+
+
+def test_each_source_rehearses_a_schedule_that_begins_later(monkeypatch):
+    model = make_adversarial(omni_recognizer(), 'ceaugmentation', begin=5)
+    rehearsed = []
+    rehearse = Adversary._rehearse
+    monkeypatch.setattr(
+        Adversary,
+        '_rehearse',
+        lambda self, inputs, target: (
+            rehearsed.append(inputs.ndim) or rehearse(self, inputs, target)
+        ),
+    )
+    for _ in range(2):
+        model(*omni_sources(), mode='loss')
+    assert rehearsed == [6, 4]
 
 
 @pytest.mark.parametrize('order', [(0, 1), (1, 0)], ids=['clips first', 'images first'])

@@ -15,12 +15,8 @@ from adv_plugins.core.conversion import get_adversary
 pytest.importorskip('mmpretrain', reason='needs adv_plugins[test]')
 
 
-def classifier(**augments) -> nn.Module:
-    import mmpretrain.models  # noqa: F401
-    from mmengine.registry import MODELS, init_default_scope
-
-    init_default_scope('mmpretrain')
-    model = dict(
+def classifier_config(**augments) -> dict:
+    return dict(
         type='ImageClassifier',
         backbone=dict(type='ResNet', depth=18),
         neck=dict(type='GlobalAveragePooling'),
@@ -28,7 +24,14 @@ def classifier(**augments) -> nn.Module:
         data_preprocessor=dict(mean=MEAN, std=STD, num_classes=NUM_CLASSES),
         train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8)]) if augments else None,
     )
-    return MODELS.build(model).train()
+
+
+def classifier(**augments) -> nn.Module:
+    import mmpretrain.models  # noqa: F401
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope('mmpretrain')
+    return MODELS.build(classifier_config(**augments)).train()
 
 
 def batch(model: nn.Module):
@@ -79,3 +82,42 @@ def test_images_have_no_frames():
     model = make_adversarial(classifier(), 'taf')
     with pytest.raises(ValueError, match='without a time axis'):
         model(*batch(model), mode='loss')
+
+
+class Images(torch.utils.data.Dataset):
+    metainfo: dict = {}
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> dict:
+        from mmpretrain.structures import DataSample
+
+        image = torch.randint(256, (3, 32, 32), dtype=torch.uint8)
+        return dict(inputs=image, data_samples=DataSample().set_gt_label(index % NUM_CLASSES))
+
+
+def test_hook_trains_a_classifier_in_the_runner(train, tmp_path):
+    from mmengine.registry import DATASETS
+
+    DATASETS.register_module(module=Images, force=True)
+    loader = dict(
+        batch_size=4,
+        num_workers=0,
+        dataset=dict(type='Images', _scope_='mmengine'),
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        collate_fn=dict(type='default_collate'),
+    )
+    model = dict(classifier_config(), _scope_='mmpretrain')
+    hook = dict(type='AdvPropHook', steps=1, step_size=4 / 255)
+    runner = train(
+        default_scope='mmpretrain',
+        model=model,
+        train_dataloader=loader,
+        custom_hooks=[hook],
+        max_epochs=1,
+    )
+    assert runner.message_hub.get_scalar('train/adv_loss').current() > 0
+    checkpoint = torch.load(tmp_path / 'run/epoch_1.pth', weights_only=True)
+    classifier().load_state_dict(checkpoint['state_dict'], strict=True)
+    assert 'backbone.bn1.adv_weight' in checkpoint['adversarial']

@@ -57,11 +57,14 @@ else:
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
 
 
-def test_package_works_beside_a_broken_mmaction(tmp_path):
+@pytest.mark.parametrize(
+    'broken', ["assert False, 'MMCV==2.2.0'", "raise OSError('libMMCV==2.2.0.so: no such file')"]
+)
+def test_package_works_beside_a_broken_mmaction(tmp_path, broken):
     """MMAction2 asserts the versions of mmcv that it knows; plain PyTorch users do not care."""
     pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
     (tmp_path / 'mmaction').mkdir()
-    (tmp_path / 'mmaction/__init__.py').write_text("assert False, 'MMCV==2.2.0 is incompatible'")
+    (tmp_path / 'mmaction/__init__.py').write_text(broken)
     code = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})

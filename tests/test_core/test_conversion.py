@@ -136,6 +136,8 @@ def test_layer_norms_are_doubled_on_demand(clips):
     assert {'1.adv_weight', '1.adv_bias'} <= set(adversarial_state_dict(dual))
     for model in (shared, dual):
         model.adversarial_loss(*clips)['loss'].backward()
+    with pytest.warns(UserWarning, match='no LayerNorm: dual_ln has nothing to convert'):
+        make_adversarial(Conv3dNet(), dual_ln=True)
     # The same step, but each path's gradient goes to a norm of its own.
     assert torch.allclose(shared[1].weight.grad, dual[1].weight.grad + dual[1].adv_weight.grad)
     plain = net()

@@ -1,6 +1,7 @@
 """The contracts of the step on a plain classifier: parity, cost, hygiene, right gradients."""
 
 import copy
+import warnings
 import weakref
 
 import pytest
@@ -505,3 +506,25 @@ def test_soft_labels_do_for_the_training_loss(clips):
     net = make_adversarial(Conv3dNet(), CEAugmentation())
     losses = net.adversarial_loss(clips[0], torch.rand(5, 6).softmax(1))
     assert losses['loss'].isfinite()
+
+
+def test_samples_without_a_gradient_are_counted_and_told_once_if_they_are_all(clips):
+    """As where stochastic depth has cut the way from the attacked features to the scores."""
+
+    class Cut(Conv3dNet):
+        kept = 0
+
+        def forward(self, x):
+            way = (torch.arange(len(x)) < self.kept).view(-1, 1, 1, 1, 1)
+            return super().forward(torch.where(way, x, x.detach()))
+
+    net = make_adversarial(Cut().eval(), 'ceaugmentation')
+    with pytest.warns(UserWarning, match='moved no sample'):
+        assert net.adversarial_loss(*clips)['adv_unmoved'] == 5
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert net.adversarial_loss(*clips)['adv_unmoved'] == 5
+        net.kept = 3
+        assert net.adversarial_loss(*clips)['adv_unmoved'] == 2
+        for options in (dict(eps=0.0), dict(step_size=0.0)):
+            make_adversarial(Cut(), 'ceaugmentation', **options).adversarial_loss(*clips)

@@ -143,6 +143,9 @@ def test_sweep_fine_tunes_a_checkpoint(configs, tmp_path, monkeypatch):
     assert started == {'tsm_r18_1x1x8_ordered', 'taf', 'ceaug'}
     baseline = logs['tsm_r18_1x1x8_ordered-digits-rgb-0']
     assert 'Epoch(test)' in baseline and 'Epoch(train)' not in baseline
+    sys.argv[sys.argv.index(str(checkpoint))] = 'another.pth'
+    with pytest.raises(SystemExit, match='not another.pth; write another'):
+        taf_sweep.main()
     sys.argv[sys.argv.index('sthv1')] = 'ordered-digits'
     with pytest.raises(SystemExit):
         taf_sweep.main()
