@@ -57,7 +57,9 @@ def find_cam_layer(model: nn.Module) -> str:
     )
 
 
-def feature_map(model: nn.Module, layer: str, output: Any, clip: Tensor) -> tuple[Any, str | None]:
+def feature_map(
+    model: nn.Module, layer: str, output: Any, clip: Tensor, layout: str | None = None
+) -> tuple[Any, str | None]:
     """The feature map in what a layer returned, and the layout of its axes.
 
     Args:
@@ -65,6 +67,7 @@ def feature_map(model: nn.Module, layer: str, output: Any, clip: Tensor) -> tupl
         layer (str): The dotted name of the layer.
         output (Any): What it returned: the map, or tokens with their grid (t, h, w).
         clip (Tensor): The batch, (..., H, W), which tells how many patches there are.
+        layout (str, optional): The layout that the user says it has. Defaults to None: found.
 
     Returns:
         tuple[Any, str | None]: The map and its axes as an einops pattern, see
@@ -75,6 +78,12 @@ def feature_map(model: nn.Module, layer: str, output: Any, clip: Tensor) -> tupl
         ValueError: timm does not say what the axes are.
     """
     backbone, size = model.backbone, clip.shape[-2:]
+    grid = None
+    if _family(backbone) == 'MViT' and isinstance(output, tuple):
+        # Its blocks pool their tokens, and say how many are left.
+        output, grid = output
+    if layout is not None:
+        return output, layout
     if getattr(model, 'backbone_from', '') == 'timm':
         return output, _timm_layout(backbone, layer, output, size)
     if getattr(model, 'backbone_from', '') == 'torchvision':
@@ -82,14 +91,11 @@ def feature_map(model: nn.Module, layer: str, output: Any, clip: Tensor) -> tupl
     layout = _layout(backbone, layer)
     if layout is None or '(' not in layout:
         return output, layout
-    if _family(backbone) == 'MViT':
-        # Its blocks pool their tokens, and say how many are left.
-        output, (_, height, width) = output
-    else:
+    if grid is None:
         convolutions = (nn.Conv2d, nn.Conv3d)
         embedding = next(m for m in backbone.modules() if isinstance(m, convolutions))
-        height, width = size[0] // embedding.stride[-2], size[1] // embedding.stride[-1]
-    return output, f'{layout}; h={height} w={width}'
+        grid = (size[0] // embedding.stride[-2], size[1] // embedding.stride[-1])
+    return output, f'{layout}; h={grid[-2]} w={grid[-1]}'
 
 
 def _candidates(model: nn.Module) -> Iterator[str]:

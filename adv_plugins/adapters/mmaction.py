@@ -60,12 +60,17 @@ class RecognizerAdapter(Adapter):
                 f'{given[0]}= is not for a recognizer, which knows it itself: its loss is '
                 'cls_head.loss_cls, its normalisation data_preprocessor'
             )
-        self.head = getattr(model, 'cls_head', None) or getattr(model, 'head', None)
         if self.head is None:
             raise ValueError(
                 f'{type(model).__name__} has no cls_head: its forward yields no logits to attack; '
                 'write model=dict(..., cls_head=dict(...))'
             )
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The module whose output are the class scores."""
+        head = getattr(self.model, 'cls_head', None)
+        return getattr(self.model, 'head', None) if head is None else head
 
     @classmethod
     def handles(cls, model: nn.Module) -> bool:
@@ -132,10 +137,12 @@ class RecognizerAdapter(Adapter):
     def find_cam_layer(self) -> str:
         return cam_layers.find_cam_layer(self.model)
 
-    def feature_map(self, layer: str, output: Any, inputs: Inputs) -> tuple[Any, str | None]:
+    def feature_map(
+        self, layer: str, output: Any, inputs: Inputs, layout: str | None
+    ) -> tuple[Any, str | None]:
         if getattr(self.model, 'backbone', None) is None or not isinstance(inputs, Tensor):
-            return output, None
-        return cam_layers.feature_map(self.model, layer, output, inputs)
+            return output, layout
+        return cam_layers.feature_map(self.model, layer, output, inputs, layout)
 
     def report(
         self,

@@ -138,19 +138,22 @@ class Adapter(ABC):
             ValueError: It is not known; the message says to write ``cam_layer``.
         """
 
-    def feature_map(self, layer: str, output: Any, inputs: Inputs) -> tuple[Any, str | None]:
+    def feature_map(
+        self, layer: str, output: Any, inputs: Inputs, layout: str | None
+    ) -> tuple[Any, str | None]:
         """The feature map in what the CAM layer returned, and the layout of its axes.
 
         Args:
             layer (str): The dotted name of the layer.
             output (Any): What it returned.
             inputs (Tensor | dict): The batch it was computed from.
+            layout (str, optional): The layout that the user says it has.
 
         Returns:
             tuple[Any, str | None]: The map, and its axes as an einops pattern; None where their
             number tells.
         """
-        return output, None
+        return output, layout
 
     @abstractmethod
     def report(

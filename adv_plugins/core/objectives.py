@@ -38,6 +38,7 @@ class Objective(ABC):
     is_training_loss: ClassVar[bool] = False
     """Whether the clean backward already yields this objective's gradient, up to a factor."""
     cam_layer: str | None = None
+    cam_layout: str | None = None
 
     @abstractmethod
     def targets(self, record: Record) -> Tensor | None:
@@ -129,8 +130,7 @@ class TemporalCAM(Objective):
     def __call__(self, record: Record, targets: Tensor | None) -> Tensor:
         """The temporal loss of every clip, shape (B,)."""
         assert targets is not None
-        layout = self.cam_layout or record.layout
-        maps = to_frames(record.features, record.batch_size, record.layer, layout)
+        maps = to_frames(record.features, record.batch_size, record.layer, record.layout)
         loss = F.cross_entropy(record.logits.float(), targets, reduction='sum')
         (slope,) = gradients(
             loss, [record.features], retain_graph=True, create_graph=self.second_order
@@ -140,7 +140,7 @@ class TemporalCAM(Objective):
                 f'the logits do not depend on the output of cam_layer={record.layer!r}; name a '
                 'layer between input and classifier'
             )
-        slope = to_frames(slope, record.batch_size, record.layer, layout)
+        slope = to_frames(slope, record.batch_size, record.layer, record.layout)
         cam = temporal_cam(maps.float(), slope.float(), self.weighting)
         return temporal_cam_loss(cam, self.num_frames, self.normalize)
 

@@ -149,6 +149,7 @@ class Adversary:
             del record
             return self._ascend(inputs, target, labels, branch, first)[0]
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def clean_losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
         """The plain model's losses, from which a backward still reaches every parameter: one
         that it did not reach would be an error in DistributedDataParallel."""
@@ -324,8 +325,10 @@ class Adversary:
         with capture_output(module) as outputs, listening as maps:
             record = self.adapter.forward(inputs, target)
         if layer:
-            found = self.adapter.feature_map(layer, last_output(outputs, layer), inputs)
-            record.layer, (record.features, record.layout) = layer, found
+            record.layer = layer
+            record.features, record.layout = self.adapter.feature_map(
+                layer, last_output(outputs, layer), inputs, self.recipe.objective.cam_layout
+            )
         record.attention = maps
         return record
 

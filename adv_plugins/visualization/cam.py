@@ -51,11 +51,11 @@ def gradcam(
         # Something to differentiate by, also where all parameters are frozen.
         record = adapter.forward(inputs.detach().clone().requires_grad_(), target)
         score = record.logits.gather(1, labels.to(inputs.device)[:, None]).sum()
-        features, layout = adapter.feature_map(layer, last_output(outputs, layer), inputs)
+        output = last_output(outputs, layer)
+        features, layout = adapter.feature_map(layer, output, inputs, cam_layout)
         (slope,) = gradients(score, [features])
     if slope is None:
         raise ValueError(f'the logits do not depend on the output of cam_layer={layer!r}')
-    layout = cam_layout or layout
     maps, slope = (to_frames(x, len(inputs), layer, layout) for x in (features, slope))
     return temporal_cam(maps, slope).relu().detach()
 

@@ -269,6 +269,18 @@ def test_axes_that_timm_does_not_tell_are_told_by_the_channels():
     model.backbone.feature_info[-1]['num_chs'] = 100
     with pytest.raises(ValueError, match='does not fit its output .*cam_layout'):
         image_map(model, 'network.4', clip)
+    make_adversarial(model, 'taf', cam_layout='(b t) h w c', eps=8 / 255)
+    assert model(clip, data_samples([0, 1]), mode='loss')['adv_ratio'] > 0
+
+
+def test_what_the_user_says_of_the_axes_stands():
+    """Of tokens that come with their grid, too."""
+    model = recognizer(MVIT, 'MViTHead')
+    clip, layer = torch.randn(2, 3, 8, 32, 48), 'backbone.blocks.0'
+    with capture_output(model.get_submodule(layer)) as outputs:
+        model.backbone(clip)
+    found = feature_map(model, layer, outputs[-1], clip, 'b 1+(w h t) c; t=4 h=2')
+    assert torch.equal(found[0], outputs[-1][0]) and found[1] == 'b 1+(w h t) c; t=4 h=2'
 
 
 def test_pairs_are_no_tokens_with_their_grid():

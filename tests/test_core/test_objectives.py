@@ -88,8 +88,9 @@ def test_tokens_are_frames_by_a_layout(clips):
     losses = net.adversarial_loss(inputs, labels)
     assert losses['adv_nonfinite'] == 0 and losses['loss'].isfinite()
     tokens = net.block(net.embed(inputs.flatten(2).transpose(1, 2)).relu())
-    record = Record({}, None, net.fc(tokens.relu().mean(1)), labels, 5, tokens, 'block')
     objective = net._adversary.recipe.objective
+    logits = net.fc(tokens.relu().mean(1))
+    record = Record({}, None, logits, labels, 5, tokens, 'block', objective.cam_layout)
     maps = tokens.transpose(1, 2).reshape(5, 8, 4, 6, 6)
     (slope,) = torch.autograd.grad(
         F.cross_entropy(record.logits, labels, reduction='sum'), tokens, retain_graph=True
