@@ -336,6 +336,31 @@ def test_family(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('name', ['mvit', 'swin', 'timesformer joint', 'uniformer', 'videomaev2'])
+def test_dual_layer_norms(name):
+    """Every LayerNorm has entries for the adversarial path, which that path alone trains."""
+    plain = build(FAMILIES[name])
+    keys = list(plain.state_dict())
+    norms = [n for n, module in plain.named_modules() if isinstance(module, nn.LayerNorm)]
+    batch_norms = any('running_mean' in key for key in keys)
+    recipe = TAF(eps=8 / 255, step_size=8 / 255, dual_ln=True, dual_bn=batch_norms)
+    model = make_adversarial(plain, recipe)
+    assert list(model.state_dict()) == keys
+    parameters = dict(model.named_parameters())
+    for clean_weight in (True, False):
+        model.zero_grad()
+        losses = losses_of(model, *batch(model, FAMILIES[name].shape))
+        wanted = [k for k in losses if 'loss' in k and k.startswith('adv_') != clean_weight]
+        sum(losses[key] for key in wanted).backward()
+        for norm in norms:
+            clean, twin = (parameters[f'{norm}.{prefix}weight'].grad for prefix in ('', 'adv_'))
+            mine, other = (clean, twin) if clean_weight else (twin, clean)
+            assert mine.any() and (other is None or not other.any()), norm
+    remove_adversarial(model)
+    assert list(model.state_dict()) == keys
+
+
+@pytest.mark.slow
 def test_families_passed(request, capsys):
     """Prints how many passed; fails where one was collected and did not."""
     asked = [
