@@ -52,8 +52,11 @@ def train_and_test(config: Path, work_dir: Path, seed: int, **options: Any) -> C
         return json.loads(file.read_text())
     cfg = Config.fromfile(config)
     cfg.merge_from_dict({'work_dir': str(work_dir), 'randomness.seed': seed, **options})
+    # mmengine keeps visualizers by this name and the second, in which a tiny run may end.
+    cfg.experiment_name = work_dir.name
     Runner.from_cfg(cfg).train()
     cfg.load_from = str(next(work_dir.glob('best_GAP_iter_*.pth')))
+    cfg.experiment_name = f'{work_dir.name}-test'
     runner = Runner.from_cfg(cfg)
     result = {key: float(value) for key, value in runner.test().items()}
     result['best'] = best_gap(work_dir)

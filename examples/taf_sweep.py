@@ -107,7 +107,8 @@ def cell(row: Row, seed: int, args: argparse.Namespace) -> Cell:
             )
         return result
     cfg = Config.fromfile(config)
-    cfg.work_dir, cfg.randomness, cfg.launcher = str(folder), dict(seed=seed), args.launcher
+    cfg.work_dir, cfg.experiment_name = str(folder), folder.name
+    cfg.randomness, cfg.launcher = dict(seed=seed), args.launcher
     if 'auto_scale_lr' in cfg:
         cfg.auto_scale_lr.enable = True
     for hook in cfg.get('custom_hooks', []):
