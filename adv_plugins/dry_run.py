@@ -19,7 +19,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.dist import all_gather_object, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
 from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 
 from .core.conversion import get_adversary, is_adversarial
 from .datasets.files import ON_DISK, file_backends, find_missing, some
+from .hooks.adversarial_hook import inner_model
 
 STAGES = ('train', 'val', 'test')
 
@@ -131,7 +132,8 @@ class DryRunner(Runner):
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """As Runner's, which only logs what does not fit."""
-        model = {name: value.shape for name, value in _inner(self.model).state_dict().items()}
+        state = inner_model(self.model).state_dict()
+        model = {name: value.shape for name, value in state.items()}
         checkpoint = super().load_checkpoint(filename, *args, **kwargs)
         state = checkpoint.get('state_dict', checkpoint)
         file = {name.removeprefix('module.'): value.shape for name, value in state.items()}
@@ -242,7 +244,7 @@ class DryRunner(Runner):
         if stage == 'test' and set(counts) == {-1}:
             counts.clear()
         self._facts.append(f'{stage}: {videos:,} videos, {len(counts)} classes ({kinds})')
-        option, num_classes = _num_classes(_inner(self.model))
+        option, num_classes = _num_classes(inner_model(self.model))
         if not counts or num_classes is None:
             self._facts[-1] += '; labels not compared with the model'
             return
@@ -268,7 +270,7 @@ class DryRunner(Runner):
     def _check_hooks(self) -> None:
         for hook in self._hooks:
             self._check(f'before_run of {type(hook).__name__}', hook.before_run, self)
-        model = _inner(self.model)
+        model = inner_model(self.model)
         if is_adversarial(model):
             self._facts.append(f'adversarial: {get_adversary(model).recipe}')
         else:
@@ -286,7 +288,7 @@ class DryRunner(Runner):
 
     def _check_step(self) -> None:
         """The batch forward and backward, as the training loop would do it."""
-        model = _inner(self.model)
+        model = inner_model(self.model)
         if is_adversarial(model):
             _go_to_the_start(get_adversary(model))
         self.model.train()
@@ -321,13 +323,14 @@ class DryRunner(Runner):
     def _report_model(self) -> None:
         if 'model' not in self._passed:
             return
-        parameters = list(_inner(self.model).parameters())
+        model = inner_model(self.model)
+        parameters = list(model.parameters())
         count, trained = (
             sum(p.numel() for p in parameters if p.requires_grad or not only)
             for only in (False, True)
         )
         self._facts.append(
-            f'model: {type(_inner(self.model)).__name__}, {count:,} parameters, {trained:,} trained'
+            f'model: {type(model).__name__}, {count:,} parameters, {trained:,} trained'
         )
 
     def _report(self) -> None:
@@ -344,11 +347,6 @@ class DryRunner(Runner):
             self.logger.log(logging.ERROR if problems else logging.INFO, report)
         if problems:
             raise RuntimeError('\n  '.join(['The dry run found ' + verdict, *problems]))
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    inner: nn.Module = model.module if is_model_wrapper(model) else model
-    return inner
 
 
 def _num_classes(model: nn.Module) -> tuple[str, int | None]:

@@ -8,6 +8,7 @@ its turn comes, hours later. Here they are found when the dataset is built, all 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -73,7 +74,7 @@ class Release:
         )
 
 
-class OfficialDataset:
+class OfficialDataset(ABC):
     """Mixin for a dataset of MMAction2: what is wrong with the data is one error, before training.
 
     The check runs when the annotation file is read, so at the first use with ``lazy_init``. Every
@@ -164,9 +165,9 @@ class OfficialDataset:
             f'form {self.line_form!r}: {shown}.'
         ]
 
+    @abstractmethod
     def _entry(self, line: str) -> dict:
         """One line as the base class takes it; a ValueError says that it is garbled."""
-        raise NotImplementedError
 
     def _label(self, labels: list[str]) -> int | list[int]:
         if self.multi_class:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from mmengine.evaluator import BaseMetric, Evaluator
-from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
@@ -23,6 +22,7 @@ from ..core.functional import attention_mse
 from ..core.norm import NormPath
 from ..core.recipe import Recipe, build_recipe
 from ..core.step import Adversary
+from ..hooks.adversarial_hook import inner_model
 from .deepfool import check_options, deepfool, robustness, robustness_summary
 
 PAPER = dict(fgm=dict(type='ART'))
@@ -118,7 +118,7 @@ class RobustEvaluation:
         self.attention = attention
         self.deepfool = _deepfool_options(deepfool)
         super().__init__(runner, dataloader, evaluator, fp16)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = inner_model(runner.model)
         kind = adapter_class(model)
         if not issubclass(kind, RecognizerAdapter) or kind is OmniAdapter:
             raise TypeError(

@@ -81,7 +81,7 @@ class AdversarialHook(Hook):
                 'adversarial parameters; write model_wrapper_cfg=dict(type='
                 "'MMDistributedDataParallel'), or leave it out"
             )
-        model = _inner(runner.model)
+        model = inner_model(runner.model)
         self._convert(model)
         self._check_config(runner, get_adversary(model).recipe)
         # All ranks alike, so that a checkpoint of rank 0 resumes them all.
@@ -100,7 +100,7 @@ class AdversarialHook(Hook):
             batch_idx (int): Index of the batch in the epoch.
             data_batch (Any, optional): The batch. Defaults to None.
         """
-        adversary = get_adversary(_inner(runner.model))
+        adversary = get_adversary(inner_model(runner.model))
         adversary.iteration = runner.iter
         adversary.epoch = runner.epoch if self.by_epoch else None
 
@@ -111,7 +111,7 @@ class AdversarialHook(Hook):
             runner (Runner): The runner.
             checkpoint (dict): The checkpoint to be saved.
         """
-        state = adversarial_state_dict(_inner(runner.model))
+        state = adversarial_state_dict(inner_model(runner.model))
         checkpoint[ENTRY] = {name: value.cpu() for name, value in state.items()}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ class AdversarialHook(Hook):
             runner (Runner): The runner.
             checkpoint (dict): The loaded checkpoint.
         """
-        model = _inner(runner.model)
+        model = inner_model(runner.model)
         if not (runner._resume and is_adversarial(model)):
             return
         if ENTRY in checkpoint:
@@ -142,7 +142,7 @@ class AdversarialHook(Hook):
             runner (Runner): The runner.
             metrics (dict, optional): The metrics. Defaults to None.
         """
-        head = getattr(_inner(runner.model), 'cls_head', None)
+        head = getattr(inner_model(runner.model), 'cls_head', None)
         if getattr(head, 'new_cls', None) is not None:
             head.new_cls = None
 
@@ -192,7 +192,8 @@ class AdversarialHook(Hook):
         print_log(f'Adversarial training: {get_adversary(model).recipe}', logger='current')
 
 
-def _inner(model: nn.Module) -> nn.Module:
+def inner_model(model: nn.Module) -> nn.Module:
+    """The model itself, without DistributedDataParallel or another wrapper."""
     inner: nn.Module = model.module if is_model_wrapper(model) else model
     return inner
 
