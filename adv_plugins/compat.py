@@ -33,6 +33,7 @@ __all__ = [
     'mmaction_problem',
     'pkg_resources',
     'safe_globals',
+    'vindlu',
 ]
 
 
@@ -44,9 +45,8 @@ def heal() -> dict[str, bool]:
     Returns:
         dict[str, bool]: For each shim by name, whether this call had something to do.
     """
-    return {
-        shim.__name__: shim() for shim in (drn, importlib_metadata, pkg_resources, safe_globals)
-    }
+    shims = (drn, importlib_metadata, pkg_resources, safe_globals, vindlu)
+    return {shim.__name__: shim() for shim in shims}
 
 
 def drn() -> bool:
@@ -127,6 +127,30 @@ def safe_globals() -> bool:
         missing = [entry for entry in missing if entry != _GETATTR]
     torch.serialization.add_safe_globals(missing)
     return bool(missing)
+
+
+def vindlu() -> bool:
+    """Leave out MMAction2's VindLU beside a transformers that it cannot be imported with.
+
+    Upstream: where transformers is installed MMAction2 1.2.0 imports VindLU, whose copy of BERT
+    takes ``apply_chunking_to_forward`` from ``transformers.modeling_utils``. transformers 5 has it
+    elsewhere, and other names no longer, so that no model of MMAction2 could be imported.
+
+    Returns:
+        bool: True if VindLU was left out, False if one of both is absent or they go together.
+    """
+    package, name = 'mmaction.models.multimodal.vindlu', 'apply_chunking_to_forward'
+    if package in sys.modules or _file('transformers', 'modeling_utils.py') is None:
+        return False
+    if not _mentions('mmaction', 'models/multimodal/vindlu/modeling_bert.py', name):
+        return False
+    if _mentions('transformers', 'modeling_utils.py', name):
+        return False
+    # The real one exists and is found first: only what is imported already comes before it.
+    empty = ModuleType(package, 'VindLU needs transformers 4 (pip install "transformers<5").')
+    empty.__all__ = []  # type: ignore[attr-defined]
+    sys.modules[package] = empty
+    return True
 
 
 @functools.cache

@@ -64,7 +64,8 @@ def test_nothing_installed() -> None:
         """
         before = list(sys.meta_path), set(sys.modules)
         assert compat.heal() == dict.fromkeys(compat.heal(), False)
-        assert set(compat.heal()) == {'drn', 'importlib_metadata', 'pkg_resources', 'safe_globals'}
+        shims = 'drn', 'importlib_metadata', 'pkg_resources', 'safe_globals', 'vindlu'
+        assert set(compat.heal()) == set(shims)
         assert (sys.meta_path, set(sys.modules)) == before
         """,
         '-I',
@@ -182,6 +183,49 @@ MMENGINE = {
     'mmengine/utils/package_utils.py': 'import pkg_resources',
     'mmengine/runner/checkpoint.py': 'torch.load(filename, weights_only=False)',
 }
+
+
+VINDLU = {
+    'mmaction/__init__.py': '',
+    'mmaction/models/__init__.py': 'from .multimodal import *',
+    'mmaction/models/multimodal/__init__.py': 'from .vindlu import *',
+    'mmaction/models/multimodal/vindlu/__init__.py': 'from .modeling_bert import Bert as VindLU',
+    'mmaction/models/multimodal/vindlu/modeling_bert.py': """
+        from transformers.modeling_utils import apply_chunking_to_forward
+        Bert = 1
+    """,
+    'transformers/__init__.py': '',
+}
+
+
+def test_vindlu_beside_a_new_transformers(tmp_path: Path) -> None:
+    files = {**VINDLU, 'transformers/modeling_utils.py': 'other = 1'}
+    run_with(
+        tmp_path,
+        files,
+        """
+        assert compat.vindlu() and not compat.vindlu()
+        import mmaction.models
+        assert not hasattr(mmaction.models, 'VindLU')
+        """,
+    )
+
+
+@pytest.mark.parametrize('transformers', ['apply_chunking_to_forward = 1', None])
+def test_vindlu_as_it_is(tmp_path: Path, transformers: str | None) -> None:
+    """Beside an old transformers it is imported; without any nothing is looked at."""
+    files = dict(VINDLU)
+    if transformers is None:
+        del files['transformers/__init__.py']
+        code = 'assert not compat.vindlu()'
+    else:
+        files['transformers/modeling_utils.py'] = transformers
+        code = """
+            assert not compat.vindlu()
+            import mmaction.models
+            assert mmaction.models.VindLU == 1
+        """
+    run_with(tmp_path, files, code)
 
 
 def test_pkg_resources_present(tmp_path: Path) -> None:
