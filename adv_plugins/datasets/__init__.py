@@ -1,4 +1,4 @@
-"""Datasets that need no download, YouTube-8M's, features of one's own, and official releases."""
+"""Datasets: small ones without a download, YouTube-8M, own features, releases; corruptions."""
 
 from ..compat import color_jitter as _color_jitter
 from ..compat import mmaction_problem as _mmaction_problem
@@ -18,10 +18,17 @@ __all__ = [
     'YT8MSample',
 ]
 
-_NEED_MMACTION = ('Diving48', 'SomethingSomethingV1', 'SomethingSomethingV2')
+_NEED_MMACTION = (
+    'Diving48',
+    'SomethingSomethingV1',
+    'SomethingSomethingV2',
+    'VideoCorruption',
+    'corrupt',
+)
 
 if _mmaction_problem() is None:
-    # Subclasses of MMAction2's datasets.
+    # Subclasses of MMAction2's datasets, and what needs mmcv and SciPy as it does.
+    from .corruptions import VideoCorruption, corrupt  # noqa: F401
     from .diving48 import Diving48  # noqa: F401
     from .something_something import SomethingSomethingV1, SomethingSomethingV2  # noqa: F401
 
