@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 
 from .core.conversion import get_adversary, is_adversarial
 from .datasets.files import ON_DISK, file_backends, find_missing, some
+from .evaluation.deployed import unfit_weights
 from .hooks.adversarial_hook import inner_model
 
 STAGES = ('train', 'val', 'test')
@@ -132,22 +133,16 @@ class DryRunner(Runner):
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """As Runner's, which only logs what does not fit."""
-        state = inner_model(self.model).state_dict()
-        model = {name: value.shape for name, value in state.items()}
+        model = inner_model(self.model).state_dict()
         checkpoint = super().load_checkpoint(filename, *args, **kwargs)
-        state = checkpoint.get('state_dict', checkpoint)
-        file = {name.removeprefix('module.'): value.shape for name, value in state.items()}
+        file = checkpoint.get('state_dict', checkpoint)
+        file = {name.removeprefix('module.'): value for name, value in file.items()}
         self._compare(filename, file, model)
         return checkpoint
 
     def _compare(self, filename: str, file: Mapping[str, Any], model: Mapping[str, Any]) -> None:
         """Note which weights a checkpoint has no value for, and which it has in vain."""
-        unfit = {}
-        for name, shape in model.items():
-            if name not in file:
-                unfit[name] = f'{name} (not in the file)'
-            elif file[name] != shape:
-                unfit[name] = f'{name} ({tuple(file[name])} in the file, {tuple(shape)} wanted)'
+        unfit = unfit_weights(file, model)
         # Fine-tuning for other classes leaves the head behind on purpose; a resumed run has one.
         head = [] if self._resume else [name for name in unfit if 'head' in name]
         if head:

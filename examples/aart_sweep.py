@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-import matplotlib.pyplot as plt
 from aart_table import Cell, config_file, spread, train_and_test
+
+from adv_plugins.visualization import plot_sweep
 
 PAPER = {'eps': 0.5, 'alpha': 1.0, 'beta': 0.001}
 LABELS = {'eps': 'ε (ART, α = 1)', 'alpha': 'α (ART, ε = 0.5)', 'beta': 'β (A-ART, ε = 0.5, α = 1)'}
@@ -48,26 +48,13 @@ def row(name: str, cells: list[Cell]) -> str:
 
 
 def draw(curves: dict[str, dict[float, list[Cell]]], baseline: list[Cell], file: Path) -> None:
-    """One panel an option: mean and spread over the seeds."""
-    size = (4.2 * len(curves), 3.5)
-    figure, axes = plt.subplots(
-        1, len(curves), figsize=size, layout='constrained', sharey=True, squeeze=False
-    )
-    for axis, (option, points) in zip(axes[0], curves.items(), strict=True):
-        gaps = {value: [100 * c['best'] for c in cells] for value, cells in points.items()}
-        errors = [stdev(values) if len(values) > 1 else 0.0 for values in gaps.values()]
-        means = [mean(values) for values in gaps.values()]
-        axis.errorbar(list(gaps), means, errors, marker='o', capsize=3, label='trained with it')
-        line = 100 * mean(c['best'] for c in baseline)
-        axis.axhline(line, color='grey', linestyle='--', label='Non-ART')
-        axis.set_xscale('log')
-        axis.set_xticks(list(gaps), [f'{value:g}' for value in gaps])
-        axis.minorticks_off()
-        axis.set_xlabel(LABELS[option])
-    axes[0, 0].set_ylabel('validation GAP, percent')
-    axes[0, 0].legend()
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
+    """One panel an option, Non-ART across all of them."""
+    panels = {
+        LABELS[option]: {value: [100 * c['best'] for c in cells] for value, cells in points.items()}
+        for option, points in curves.items()
+    }
+    line = ('Non-ART', [100 * c['best'] for c in baseline])
+    plot_sweep(panels, line, 'validation GAP, percent').savefig(file, dpi=120)
 
 
 def main() -> None:

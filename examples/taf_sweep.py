@@ -17,10 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner
@@ -28,6 +26,7 @@ from ordered_digits_table import spread
 from quickstart import CONFIGS, fork_point
 
 from adv_plugins import TAF
+from adv_plugins.visualization import plot_sweep
 
 Cell = dict[str, Any]
 DATASETS = {
@@ -160,24 +159,13 @@ def markdown(cells: Cells) -> str:
 
 
 def draw(cells: Cells, file: Path) -> None:
-    """One panel a table: mean and spread over the seeds, and the baseline's as a line."""
-    size = (4.2 * len(cells), 3.5)
-    figure, axes = plt.subplots(
-        1, len(cells), figsize=size, layout='constrained', sharey=True, squeeze=False
-    )
-    for axis, (table, rows) in zip(axes[0], cells.items(), strict=True):
-        top1 = {row.name: [c['acc/top1'] for c in found] for row, found in rows}
-        axis.axhline(mean(top1.pop('baseline')), color='grey', linestyle='--', label='baseline')
-        errors = [stdev(values) if len(values) > 1 else 0.0 for values in top1.values()]
-        names = [name.replace(', ', '\n') for name in top1]
-        axis.errorbar(names, [mean(v) for v in top1.values()], errors, fmt='o', capsize=3)
-        axis.set_title(f'table 2{table}')
-        axis.margins(x=0.2)
-        axis.tick_params(axis='x', labelsize=8)
-    axes[0, 0].set_ylabel('validation top-1, percent')
-    axes[0, 0].legend()
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
+    """One panel a table, the baseline across all of them."""
+    panels, baseline = {}, []
+    for table, rows in cells.items():
+        top1 = {row.name.replace(', ', '\n'): [c['acc/top1'] for c in found] for row, found in rows}
+        baseline = top1.pop('baseline')
+        panels[f'table 2{table}'] = top1
+    plot_sweep(panels, ('baseline', baseline)).savefig(file, dpi=120)
 
 
 def main() -> None:

@@ -1,7 +1,10 @@
-"""Metrics of multi-label video classification, and how far a model is from being fooled."""
+"""How good a model is, and how far from being fooled: metrics, attacks, and whole evaluations."""
 
 from importlib.util import find_spec as _find_spec
 
+from ..compat import mmaction_problem as _mmaction_problem
+from .attacks import APGD, FGSM, PGD, Square, UniformNoise, build_attack
+from .comparison import Comparison, compare, paired_bootstrap
 from .deepfool import DeepFoolResult, deepfool, robustness, robustness_summary
 from .ranking import (
     RankingSummary,
@@ -10,14 +13,27 @@ from .ranking import (
     mean_average_precision,
     precision_at_equal_recall_rate,
 )
+from .results import Cell, Flag, Robustness
 
 __all__ = [
+    'APGD',
+    'FGSM',
+    'PGD',
+    'Cell',
+    'Comparison',
     'DeepFoolResult',
+    'Flag',
     'RankingSummary',
+    'Robustness',
+    'Square',
+    'UniformNoise',
+    'build_attack',
+    'compare',
     'deepfool',
     'global_average_precision',
     'hit_at_one',
     'mean_average_precision',
+    'paired_bootstrap',
     'precision_at_equal_recall_rate',
     'robustness',
     'robustness_summary',
@@ -28,3 +44,8 @@ if _find_spec('mmengine') is not None:
     from .yt8m_metric import YT8MMetric  # noqa: F401 (registers what configs name)
 
     __all__ += ['AdversarialTestLoop', 'AdversarialValLoop', 'YT8MMetric']
+
+if _mmaction_problem() is None:
+    from .robustness_loop import RobustnessTestLoop  # noqa: F401 (needs mmcv and SciPy as well)
+
+    __all__ += ['RobustnessTestLoop']

@@ -3,12 +3,14 @@
 from .adversarial_hook import AdversarialHook
 from .early_stopping_hook import ResumableEarlyStoppingHook
 from .recipe_hooks import AARTHook, AdvPropHook, ARTHook, TAFHook
+from .visualization_hook import AdversarialVisualizationHook
 
 __all__ = [
     'AARTHook',
     'ARTHook',
     'AdvPropHook',
     'AdversarialHook',
+    'AdversarialVisualizationHook',
     'ResumableEarlyStoppingHook',
     'TAFHook',
 ]

@@ -1,4 +1,4 @@
-"""Where a model looks: class activation maps over video, and attention before and after an attack.
+"""Where a model looks, what an attack changes, and how numbers compare: pictures and reports.
 
 What draws needs matplotlib, when it is called.
 """
@@ -10,13 +10,40 @@ from .attention import (
     plot_robustness,
 )
 from .cam import attention_entropy, frame_attention, gradcam
+from .charts import (
+    plot_class_changes,
+    plot_corruptions,
+    plot_eps_curves,
+    plot_sweep,
+    plot_training_curves,
+)
+from .clip_pictures import contact_sheet, overlay, side_by_side, write_mp4
+from .clips import Look, look, recipe_attack
+from .report import Section, write_report
+from .token_attention import frame_attention_map, video_attention
 
 __all__ = [
+    'Look',
+    'Section',
     'attention_entropy',
     'attention_profile',
+    'contact_sheet',
     'frame_attention',
+    'frame_attention_map',
     'gradcam',
+    'look',
+    'overlay',
     'plot_attention_maps',
     'plot_attention_profiles',
+    'plot_class_changes',
+    'plot_corruptions',
+    'plot_eps_curves',
     'plot_robustness',
+    'plot_sweep',
+    'plot_training_curves',
+    'recipe_attack',
+    'side_by_side',
+    'video_attention',
+    'write_mp4',
+    'write_report',
 ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import ArrayLike
 
+MATPLOTLIB = 'pictures need matplotlib; install it with: pip install "adv_plugins[mmaction]"'
 _PANEL = 3.0
 """Height and width of a map, in inches."""
 _BELOW = dict(label='video', color='C0', linewidth=4, alpha=0.5)
@@ -96,7 +97,7 @@ def plot_attention_maps(
     }
     differences = {name: adversary - video for name, (video, adversary) in pairs.items()}
     reach = max(_high(difference.abs()) for difference in differences.values())
-    figure = _figure(3 * _PANEL + 2.5, (_PANEL + 0.5) * len(maps))
+    figure = blank_figure(3 * _PANEL + 2.5, (_PANEL + 0.5) * len(maps))
     rows = figure.subfigures(len(maps), 1, squeeze=False)[:, 0]
     for row, (name, pair) in zip(rows, pairs.items(), strict=True):
         row.suptitle(_title(name, modality))
@@ -131,7 +132,7 @@ def plot_attention_profiles(
     pairs = {name: _pair(name, pair, 1) for name, pair in profiles.items()}
     frames = _valid_frames(valid, pairs)
     first, last = _span(frames)
-    figure = _figure(1.0 + 3.6 * len(pairs), 3.4)
+    figure = blank_figure(1.0 + 3.6 * len(pairs), 3.4)
     panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
     for panel, (name, pair) in zip(panels, pairs.items(), strict=True):
         # The video's line is the wide one below: where both are alike, both are seen.
@@ -184,7 +185,7 @@ def plot_robustness(rho: Mapping[str, ArrayLike], over: str = 'videos') -> Figur
         spreads.append(float(found.std()) if len(found) > 1 else float('nan'))
         failed = len(values) - len(found)
         ticks.append(f'{name}\nn = {len(found)}' + (f', {failed} not fooled' if failed else ''))
-    figure = _figure(1.5 + 1.6 * len(rho), 4.0)
+    figure = blank_figure(1.5 + 1.6 * len(rho), 4.0)
     panel = figure.subplots()
     error = dict(capsize=5, ecolor='0.25')
     colours = [f'C{index}' for index in range(len(rho))]
@@ -236,14 +237,12 @@ def _whole_frames(axis: Axis) -> None:
     axis.get_major_locator().set_params(integer=True, min_n_ticks=1, nbins=6)
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> Figure:
     """A figure that no window and no global list of figures holds."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            'pictures need matplotlib; install it with: pip install "adv_plugins[mmaction]"'
-        ) from error
+        raise ImportError(MATPLOTLIB) from error
     return Figure(figsize=(width, height), layout='constrained')
 
 

@@ -1,0 +1,143 @@
+"""The hook that draws what a model looks at, clean and under attack, while it is trained."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.nn.parallel import DistributedDataParallel
+
+from ..core.recipe import Recipe, build_recipe
+from ..visualization.clip_pictures import contact_sheet, evenly_spread, to_rgb
+from ..visualization.clips import look, recipe_attack
+from .adversarial_hook import inner_model
+
+
+@HOOKS.register_module()
+class AdversarialVisualizationHook(Hook):
+    """Draw a few clips with their CAM, and the same clips under attack, to the visualizer.
+
+    After a validation and after a test each clip becomes one page, see
+    :func:`~adv_plugins.visualization.contact_sheet`, under the name ``adversarial_val_<index in the
+    dataset>`` (``adversarial_test_...``) at the step of the run's epoch (iteration). The clips are
+    evenly spread over the dataset, and the same every time. A picture that cannot be drawn is a
+    warning, not an error. Model and random streams stay as they are.
+
+    Note:
+        Its priority is ahead of :class:`~mmengine.hooks.EMAHook`, which puts back the trained
+        weights after a validation: shown is the model that was validated.
+
+    Args:
+        interval (int): Draw at every ``interval``-th validation. Tests are always drawn. Defaults
+            to 1.
+        num_videos (int): Number of clips. Defaults to 2.
+        recipe (dict | str | Recipe, optional): The attack, see
+            :func:`~adv_plugins.visualization.recipe_attack`; None draws the clean clips alone.
+            Defaults to ``'TAF'``.
+        cam_layer (str, optional): Dotted name of the layer whose maps are shown. Defaults to
+            None: found.
+
+    Raises:
+        ValueError: An option is not as described.
+
+    Example:
+        >>> custom_hooks = [
+        ...     dict(
+        ...         type='AdversarialVisualizationHook',
+        ...         interval=5,
+        ...         recipe=dict(type='TAF', eps=8 / 255, step_size=2 / 255, steps=4))]
+        >>> vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+        >>> visualizer = dict(type='ActionVisualizer', vis_backends=vis_backends)
+    """
+
+    priority = 'ABOVE_NORMAL'
+
+    def __init__(
+        self,
+        interval: int = 1,
+        num_videos: int = 2,
+        recipe: Mapping[str, Any] | str | Recipe | None = 'TAF',
+        cam_layer: str | None = None,
+    ) -> None:
+        for name, value in (('interval', interval), ('num_videos', num_videos)):
+            if value < 1:
+                raise ValueError(f'{name}={value} must be 1 or more')
+        self.interval = interval
+        self.num_videos = num_videos
+        self.recipe = None if recipe is None else build_recipe(recipe)
+        self.cam_layer = cam_layer
+        self.validations = 0
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Draw clips of the validation set.
+
+        Args:
+            runner (Runner): The runner.
+            metrics (dict, optional): The metrics. Defaults to None.
+        """
+        self.validations += 1
+        if self.validations % self.interval == 0:
+            self._try_to_draw(runner, 'val')
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Draw clips of the test set.
+
+        Args:
+            runner (Runner): The runner.
+            metrics (dict, optional): The metrics. Defaults to None.
+        """
+        self._try_to_draw(runner, 'test')
+
+    def _try_to_draw(self, runner: Runner, stage: str) -> None:
+        if not is_main_process():
+            return
+        try:
+            with _random_streams_kept():
+                self._draw(runner, stage)
+        except Exception as error:
+            # A picture is not worth a training, whatever is the matter with it.
+            message = f'{type(self).__name__} drew nothing: {type(error).__name__}: {error}'
+            print_log(message, 'current', logging.WARNING)
+
+    def _draw(self, runner: Runner, stage: str) -> None:
+        if is_model_wrapper(runner.model) and not isinstance(runner.model, DistributedDataParallel):
+            raise TypeError(
+                f'{type(runner.model).__name__} shards the model, which one process cannot run'
+            )
+        model = inner_model(runner.model)
+        loop = runner.val_loop if stage == 'val' else runner.test_loop
+        loader = loop.dataloader
+        attack = None if self.recipe is None else recipe_attack(model, self.recipe)
+        classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
+        by_epoch = isinstance(runner._train_loop, EpochBasedTrainLoop)
+        step = runner.epoch if by_epoch else runner.iter
+        for index in evenly_spread(len(loader.dataset), self.num_videos):
+            data = model.data_preprocessor(loader.collate_fn([loader.dataset[index]]), False)
+            (seen,) = look(
+                model, data['inputs'], data['data_samples'], attack, cam_layer=self.cam_layer
+            )
+            page = to_rgb(contact_sheet(seen, classes))
+            runner.visualizer.add_image(f'adversarial_{stage}_{index}', page, step)
+
+
+@contextmanager
+def _random_streams_kept() -> Iterator[None]:
+    """Put back the global random streams, from which transforms of a test pipeline may draw."""
+    python, array = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)

@@ -1,0 +1,263 @@
+"""What a recognizer looks at in a clip, and what an attack makes of it.
+
+MMAction2's own CAM tool predicts in test mode, where TPN's head cannot be differentiated and
+Transformers are not known. Here the score comes from the way that the loss takes, and the layer
+from :mod:`~adv_plugins.adapters.cam_layers`, so that every family is looked at alike. Pictures of
+what is found are drawn by :mod:`~adv_plugins.visualization.clip_pictures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..adapters.mmaction import RecognizerAdapter
+from ..core.adapter import adapter_class
+from ..core.norm import NormPath
+from ..core.recipe import Recipe, build_recipe
+from ..core.step import Adversary
+from .cam import frame_attention, gradcam
+
+Attack = Callable[[Tensor, Any], Tensor]
+"""``attack(inputs, data_samples)`` gives adversarial inputs of the shape of ``inputs``."""
+CAM_OF = ('label', 'predicted')
+GREY_LEVELS = 255.0
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What a recognizer looks at in one clip of T frames of H x W pixels.
+
+    Args:
+        frames (ndarray): The frames, uint8 RGB, shape (T, H, W, 3).
+        cam (ndarray): The evidence for ``cam_class`` at every pixel, float32, shape (T, H, W), not
+            negative, in the units of :func:`~adv_plugins.visualization.gradcam`.
+        attention (ndarray): The share of that evidence in each frame, float32, shape (T,), with
+            the sum 1.
+        label (int): The true class.
+        predicted (int): The class with the highest score.
+        score (float): Its probability, between 0 and 1.
+        cam_class (int): The class whose evidence is shown.
+        adversarial (Look, optional): The same for the adversarial clip. Defaults to None: there
+            was no attack.
+        perturbation (ndarray, optional): What the attack added, float32 grey levels (before the
+            adversarial frames are rounded), shape (T, H, W, 3). Defaults to None.
+    """
+
+    frames: NDArray[np.uint8]
+    cam: NDArray[np.float32]
+    attention: NDArray[np.float32]
+    label: int
+    predicted: int
+    score: float
+    cam_class: int
+    adversarial: Look | None = None
+    perturbation: NDArray[np.float32] | None = None
+
+
+def look(
+    model: nn.Module,
+    inputs: Tensor,
+    data_samples: Any,
+    attack: Attack | None = None,
+    cam_of: str = 'label',
+    cam_layer: str | None = None,
+    cam_layout: str | None = None,
+) -> list[Look]:
+    """Look at each clip of a batch, clean and attacked. Nothing of the model is changed.
+
+    Of several views of a video (clips or crops) the one in the middle of their order is looked at
+    and attacked. For 2-D recognizers the number of frames in a view is the ``num_segments`` of
+    backbone or head; a model without averages over all frames, so that all are one view.
+
+    Args:
+        model (nn.Module): An MMAction2 recognizer in eval mode, converted or not.
+        inputs (Tensor): A batch of RGB clips as it leaves the data preprocessor: (B, V*T, 3, H, W)
+            for 2-D recognizers, (B, V, 3, T, H, W) for 3-D recognizers.
+        data_samples (list): Their data samples, with one hard label each.
+        attack (Callable, optional): ``attack(inputs, data_samples)`` gives the adversarial inputs;
+            see :func:`recipe_attack`. Defaults to None: clean clips only.
+        cam_of (str): Whose evidence is shown: ``'label'``, the true class, for the clean and the
+            adversarial clip; or ``'predicted'``, the class that each of them is taken for.
+            Defaults to ``'label'``.
+        cam_layer (str, optional): Dotted name of the layer whose maps are shown. Defaults to
+            None: found.
+        cam_layout (str, optional): Axes of its output, see
+            :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: found.
+
+    Returns:
+        list[Look]: One for each clip.
+
+    Raises:
+        ValueError: The model is in training mode, the clips are no RGB frames, the labels are
+            soft, or the layer is unknown or has no time axis.
+        TypeError: The model is no recognizer.
+
+    Example:
+        >>> data = model.data_preprocessor(pseudo_collate([dataset[0]]), False)
+        >>> attack = recipe_attack(model, 'taf')
+        >>> (seen,) = look(model, data['inputs'], data['data_samples'], attack)
+        >>> contact_sheet(seen, dataset.metainfo['classes']).savefig('seen.png')
+    """
+    if cam_of not in CAM_OF:
+        raise ValueError(f'cam_of={cam_of!r} is unknown; write {" or ".join(map(repr, CAM_OF))}')
+    if model.training:
+        raise ValueError('look shows a model in eval mode; call model.eval() first')
+    adapter = recognizer_adapter(model)
+    inputs = middle_view(model, inputs)
+
+    def see(clips: Tensor) -> list[Look]:
+        with torch.no_grad():
+            record = adapter.forward(clips, data_samples)
+        labels = record.hard_labels('a look at a clip')
+        scores, predicted = record.logits.softmax(dim=1).max(dim=1)
+        shown = labels if cam_of == 'label' else predicted
+        maps = gradcam(model, clips, data_samples, shown, cam_layer, cam_layout)
+        frames = _pixels(adapter, clips)
+        cams = upsample(maps, frames.shape[1:4]).cpu().numpy()
+        attention = spread(frame_attention(maps).cpu().numpy(), frames.shape[1])
+        frames = frames.round().clamp(0, GREY_LEVELS).byte().cpu().numpy()
+        numbers = (x.tolist() for x in (labels, predicted, scores, shown))
+        return [Look(*clip) for clip in zip(frames, cams, attention, *numbers, strict=True)]
+
+    with _unpooled(model):
+        clean = see(inputs)
+        if attack is None:
+            return clean
+        moved = attack(inputs, data_samples)
+        adversarial = see(moved)
+    shift = (_pixels(adapter, moved) - _pixels(adapter, inputs)).cpu().numpy()
+    return [
+        replace(before, adversarial=after, perturbation=added)
+        for before, after, added in zip(clean, adversarial, shift, strict=True)
+    ]
+
+
+def recipe_attack(model: nn.Module, recipe: Recipe | str | Mapping[str, Any]) -> Attack:
+    """The attack of a recipe on a model as it is deployed, for :func:`look`.
+
+    The model is not converted, and one that is converted is attacked on its clean path. Random
+    starts and labels are the same in every call.
+
+    Args:
+        model (nn.Module): A recognizer, which has to be in eval mode when it is attacked.
+        recipe (Recipe | str | Mapping): A recipe, its name (``'taf'``), or a config dict with
+            its ``type``.
+
+    Returns:
+        Callable: ``attack(inputs, data_samples)``.
+
+    Raises:
+        ValueError: An unknown recipe, option or layer.
+        TypeError: The model is no recognizer.
+    """
+    adversary = Adversary(recognizer_adapter(model), build_recipe(recipe), NormPath())
+    adversary.seed = 0
+    return adversary.perturb
+
+
+def middle_view(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Of several views of each video the one in the middle of their order.
+
+    Args:
+        model (nn.Module): A recognizer.
+        inputs (Tensor): RGB clips, (B, V*T, 3, H, W) or (B, V, 3, T, H, W).
+
+    Returns:
+        Tensor: Shape (B, T, 3, H, W) or (B, 1, 3, T, H, W).
+
+    Raises:
+        ValueError: The inputs are no such clips.
+    """
+    shape = getattr(inputs, 'shape', ())
+    if len(shape) not in (5, 6) or shape[2] != 3:
+        got = tuple(shape) or type(inputs).__name__
+        raise ValueError(
+            'a look needs RGB clips as they leave the data preprocessor, (B, T, 3, H, W) or '
+            f'(B, V, 3, T, H, W), got {got}'
+        )
+    if len(shape) == 6:
+        middle = shape[1] // 2
+        return inputs[:, middle : middle + 1].contiguous()
+    parts = (getattr(model, 'backbone', None), getattr(model, 'cls_head', None))
+    lengths = (getattr(part, 'num_segments', None) for part in parts)
+    length = next(filter(None, lengths), shape[1])
+    if shape[1] % length:
+        raise ValueError(
+            f'clips of {shape[1]} frames do not consist of views of num_segments={length} frames; '
+            'write num_clips of SampleFrames and num_segments of the model alike'
+        )
+    views = inputs.unflatten(1, (-1, length))
+    # Recognizers view their inputs.
+    return views[:, views.shape[1] // 2].contiguous()
+
+
+def upsample(maps: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """Maps as large as the frames they are of, in time and space (trilinear).
+
+    Args:
+        maps (Tensor): Shape (B, T', h, w).
+        size (tuple[int, int, int]): T, H and W.
+
+    Returns:
+        Tensor: Shape (B, T, H, W), float32.
+    """
+    return F.interpolate(maps[:, None].float(), tuple(size), mode='trilinear')[:, 0]
+
+
+def spread(attention: NDArray[Any], num_frames: int) -> NDArray[np.float32]:
+    """Shares of the steps of a feature map as shares of the frames that they stand for.
+
+    Args:
+        attention (ndarray): Shares of T' steps of equal length, shape (B, T').
+        num_frames (int): T.
+
+    Returns:
+        ndarray: Shape (B, T), float32: each share is divided evenly among its frames.
+    """
+    steps = attention.shape[1]
+    edges = np.linspace(0, steps, num_frames + 1)
+    sums = np.pad(attention.cumsum(axis=1, dtype=np.float64), ((0, 0), (1, 0)))
+    until = np.stack([np.interp(edges, np.arange(steps + 1), row) for row in sums])
+    return np.diff(until, axis=1).astype(np.float32)
+
+
+def recognizer_adapter(model: nn.Module) -> RecognizerAdapter:
+    kind = adapter_class(model)
+    if not issubclass(kind, RecognizerAdapter):
+        raise TypeError(
+            f'a look needs an MMAction2 recognizer, got {type(model).__name__}; for the maps of '
+            'another model call gradcam'
+        )
+    return kind(model)
+
+
+def _pixels(adapter: RecognizerAdapter, inputs: Tensor) -> Tensor:
+    """Grey levels (B, T, H, W, 3) of normalised clips, not rounded."""
+    space = adapter.space(inputs, '')
+    grey = (inputs.detach() - space.low) / space.scale * GREY_LEVELS
+    pattern = 'b t c h w' if grey.ndim == 5 else 'b 1 c t h w'
+    return rearrange(grey, f'{pattern} -> b t h w c')
+
+
+@contextmanager
+def _unpooled(model: nn.Module) -> Iterator[None]:
+    """Let TPNHead pool anew: it keeps the pool of the first clips it saw, which fits no others."""
+    head = getattr(model, 'cls_head', None)
+    if not hasattr(head, 'avg_pool2d'):
+        yield
+        return
+    kept, head.avg_pool2d = head.avg_pool2d, None
+    try:
+        yield
+    finally:
+        head.avg_pool2d = kept

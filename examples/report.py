@@ -1,0 +1,298 @@
+r"""A robustness report: one config, one checkpoint or more, one HTML page.
+
+    python examples/report.py mm_configs/baselines/tsm_r18_1x1x8_ordered-digits-rgb.py \
+        work_dirs/quickstart/baseline/epoch_27.pth work_dirs/quickstart/taf/epoch_27.pth \
+        --names baseline TAF --out work_dirs/report
+
+Evaluates every checkpoint on clean, corrupted and attacked test videos, compares them with the
+first one, draws what they look at, and writes ``report.html`` to ``--out``: one file that needs no
+server and no network. The numbers are beside it as JSON and Markdown; what is there already is not
+computed again. How much is evaluated says ``--protocol``, a config with a ``robustness``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+from torch import nn
+
+from adv_plugins import __version__
+from adv_plugins.core.recipe import build_recipe
+from adv_plugins.evaluation.comparison import Comparison, compare
+from adv_plugins.evaluation.deployed import load_weights
+from adv_plugins.evaluation.results import Robustness, markdown_table, percent
+from adv_plugins.hooks.adversarial_hook import inner_model
+from adv_plugins.visualization import plot_attention_maps, plot_attention_profiles
+from adv_plugins.visualization.charts import (
+    plot_class_changes,
+    plot_corruptions,
+    plot_eps_curves,
+    plot_training_curves,
+    read_training_log,
+)
+from adv_plugins.visualization.clip_pictures import (
+    contact_sheet,
+    evenly_spread,
+    side_by_side,
+    write_mp4,
+)
+from adv_plugins.visualization.clips import look, recipe_attack
+from adv_plugins.visualization.report import Section, write_report
+from adv_plugins.visualization.token_attention import video_attention
+
+PROTOCOL = Path(__file__).resolve().parent.parent / 'mm_configs/_base_/robustness_quick.py'
+ATTACKS = {
+    'an attack on the cross-entropy': dict(type='CEAugmentation', steps=10, step_size=None),
+    'an attack on the temporal CAM': dict(type='TAF', steps=10, step_size=None),
+}
+"""The two of taf.txt figure 3."""
+
+
+class Report:
+    """What is shown of some checkpoints of one config.
+
+    Args:
+        args (argparse.Namespace): The command line.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.runner = build_runner(args)
+        self.model: nn.Module = inner_model(self.runner.model)
+        self.dataset = self.runner.test_loop.dataloader.dataset
+        self.eps = self.runner.test_loop.eps
+        self.classes = getattr(self.dataset, 'metainfo', {}).get('classes')
+        self.results: list[Robustness] = []
+        self.pictures: dict[int, list[tuple[Any, str]]] = {}
+        self.attention: dict[int, dict[str, tuple[Any, Any]]] = {}
+        self.missing: list[tuple[str, str]] = []
+
+    def evaluate(self) -> None:
+        """Numbers and pictures of every checkpoint that fits."""
+        for name, checkpoint in zip(self.args.names, self.args.checkpoints, strict=True):
+            try:
+                load_weights(self.model, checkpoint)
+            except Exception as error:  # An unreadable file raises what it likes.
+                self.leave_out(name, error)
+                continue
+            loop = self.runner.test_loop
+            loop.name = name
+            loop.evaluate(checkpoint)
+            self.results.append(loop.results)
+            for index in evenly_spread(len(self.dataset), self.args.num_videos):
+                try:
+                    self.look_at(index, name)
+                except Exception as error:  # A picture is no reason to lose the numbers.
+                    self.leave_out(f'pictures of video {index} by {name}', error)
+
+    def leave_out(self, what: str, error: Exception) -> None:
+        """Note what the report will not have."""
+        self.missing.append((what, str(error)))
+        print_log(f'{what}: {error}', 'current', logging.ERROR)
+
+    def look_at(self, index: int, name: str) -> None:
+        """What a model looks at in a video, clean and attacked: a sheet and an .mp4 an attack."""
+        model = self.model.eval()
+        data = model.data_preprocessor(pseudo_collate([self.dataset[index]]), False)
+        inputs, samples = data['inputs'], data['data_samples']
+        for title, options in ATTACKS.items():
+            attack = recipe_attack(model, build_recipe(dict(options, eps=self.eps)))
+            (seen,) = look(model, inputs, samples, attack)
+            file = self.args.out / 'videos' / f'{len(self.results)}_{index}_{options["type"]}.mp4'
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_mp4(file, side_by_side(seen, self.classes), fps=4)
+            shown = self.pictures.setdefault(index, [])
+            sheet = contact_sheet(seen, self.classes)
+            shown += [(sheet, f'{name} under {title}'), (file, 'the same, moving')]
+        try:
+            clean = video_attention(model, inputs, samples)
+        except ValueError:
+            # Only some Transformers have an attention between frames.
+            return
+        moved = video_attention(model, attack(inputs, samples), samples)
+        self.attention.setdefault(index, {})[name] = (clean[0], moved[0])
+
+    def sections(self) -> Iterator[Section]:
+        """The parts of the page, the shortest answer first."""
+        comparison = None
+        if len(self.results) > 1:
+            try:
+                comparison = compare(self.results)
+            except ValueError as error:
+                self.leave_out('comparison', error)
+        yield Section('In short', self.summary())
+        if comparison is not None:
+            yield from self.compared(comparison)
+        if any(found.keys('corruption') for found in self.results):
+            chart = plot_corruptions(self.results)
+            yield Section('Corruptions', figures=[(chart, 'Top-1 accuracy over severity.')])
+        curves = {name for found in self.results for name in found.curve_names()}
+        if curves:
+            charts = [(plot_eps_curves(self.results, n), f'Under {n}.') for n in sorted(curves)]
+            yield Section('Accuracy over eps', figures=charts)
+        yield from self.looks()
+        yield from self.training()
+        for found in self.results:
+            yield Section(f'All numbers: {found.model}', body(found.markdown()), folded=True)
+        yield Section('Missing', self.absent())
+        yield Section('How this was made', self.provenance())
+
+    def summary(self) -> str:
+        """A row a model, and the flags that are raised."""
+        rows, notes = [], []
+        for found in self.results:
+            worst = [found.worst_case(['clean', *keys]) for keys in found.attack_groups()]
+            numbers = [
+                found.top('clean') if 'clean' in found.cells else float('nan'),
+                found.mpc(),
+                found.rpc(),
+                min(worst, default=float('nan')),
+            ]
+            raised = [flag for flag in found.flags if flag.raised]
+            unchecked = [flag for flag in found.flags if flag.raised is None]
+            told = f'{len(raised)} raised' + (f', {len(unchecked)} unchecked' if unchecked else '')
+            rows.append([found.model, *map(percent, numbers), told])
+            notes += [f'- **{found.model}, {flag.name}**: {flag.message}' for flag in raised]
+        header = ['model', 'clean', 'mPC', 'rPC', 'worst case', 'sanity flags']
+        text = (
+            'Top-1 accuracy in percent: on clean videos, the mean over all corruptions (mPC) and '
+            'that in percent of clean (rPC), and where a video counts only if it survives every '
+            'attack of one eps.'
+        )
+        table = markdown_table(header, rows) if rows else 'No checkpoint could be evaluated.'
+        return '\n\n'.join([text, table, '\n'.join(notes)])
+
+    def compared(self, comparison: Comparison) -> Iterator[Section]:
+        """The table of differences, and the bars of figure 4."""
+        long_term = [self.classes[i] for i in self.long_term()] if self.classes else []
+        yield Section('Comparison', body(comparison.markdown(highlight=long_term)))
+        charts = []
+        for index in comparison.others:
+            if 'clean' not in comparison.left_out:
+                changes = comparison.class_changes(model=index, highlight=long_term)
+                names = (comparison.models[index], comparison.models[comparison.baseline])
+                caption = '{} against {}, clean videos.'.format(*names)
+                charts.append((plot_class_changes(changes, 'long-term motions'), caption))
+        if charts:
+            yield Section('Class by class', figures=charts)
+
+    def long_term(self) -> Sequence[int]:
+        """Classes that the dataset marks as long-term motions."""
+        return getattr(self.dataset, 'metainfo', {}).get('long_term', ())
+
+    def looks(self) -> Iterator[Section]:
+        """Each video with all models and attacks, then the attention of Transformers."""
+        for index, pictures in self.pictures.items():
+            yield Section(f'Video {index}', figures=pictures)
+        for index, maps in self.attention.items():
+            profiles = {name: tuple(m.mean(dim=0) for m in pair) for name, pair in maps.items()}
+            charts = [
+                (plot_attention_maps(maps), 'Attention between frames, mean over layers.'),
+                (plot_attention_profiles(profiles), 'The share that each frame receives.'),
+            ]
+            yield Section(f'Attention in video {index}', figures=charts)
+
+    def training(self) -> Iterator[Section]:
+        """The curves of figure 5, where the logs still lie beside the checkpoints."""
+        runs = {}
+        for found in self.results:
+            folder = Path(found.checkpoint).parent
+            try:
+                read_training_log(folder)
+            except (FileNotFoundError, ValueError) as error:
+                self.leave_out(f'training curves of {found.model}', error)
+            else:
+                runs[found.model] = folder
+        if runs:
+            yield Section('Training', figures=[(plot_training_curves(runs), 'As they logged it.')])
+
+    def absent(self) -> str:
+        """What was asked for and is not here."""
+        lines = [f'- {what}: {reason}' for what, reason in self.missing]
+        for found in self.results:
+            lines += [f'- {found.model}, {key}: {text}' for key, text in found.missing.items()]
+        return '\n'.join(lines) or 'Nothing that was asked for is missing.'
+
+    def provenance(self) -> str:
+        """Command, protocol and machine."""
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
+        loop = self.runner.test_loop
+        lines = [
+            f'- command: `{" ".join(["python", *sys.argv])}`',
+            f'- protocol: `{self.args.protocol}`, seed {loop.seed}',
+            f'- machine: {device}, {torch.get_num_threads()} threads, {platform.machine()}',
+            f'- adv_plugins {__version__}, torch {torch.__version__}, Python '
+            f'{platform.python_version()}',
+            f'- written {time.strftime("%Y-%m-%d %H:%M")}',
+        ]
+        return '\n'.join(lines)
+
+
+def body(markdown: str) -> str:
+    """A document without its title, which is the section's, and its headings one level lower."""
+    lines = markdown.split('\n')[1:]
+    return '\n'.join(f'#{line}' if line.startswith('#') else line for line in lines)
+
+
+def build_runner(args: argparse.Namespace) -> Runner:
+    """A Runner with the test set alone."""
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    for stage in ('train', 'val'):
+        cfg[f'{stage}_dataloader'] = cfg[f'{stage}_cfg'] = None
+    cfg.optim_wrapper = cfg.param_scheduler = cfg.val_evaluator = None
+    cfg.load_from, cfg.resume, cfg.custom_hooks = None, False, []
+    cfg.test_cfg = Config.fromfile(args.protocol).robustness
+    cfg.work_dir = str(args.out)
+    return Runner.from_cfg(cfg)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config', type=Path)
+    parser.add_argument('checkpoints', nargs='+', metavar='checkpoint')
+    parser.add_argument('--out', type=Path, required=True, help='folder for the report')
+    parser.add_argument('--names', nargs='+', help='one a checkpoint; default: folder/file')
+    parser.add_argument('--protocol', type=Path, default=PROTOCOL, help='what is evaluated')
+    parser.add_argument('--num-videos', type=int, default=2, help='how many videos are shown')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='as in mim test')
+    args = parser.parse_args(argv)
+    if args.names is None:
+        args.names = ['/'.join(Path(c).with_suffix('').parts[-2:]) for c in args.checkpoints]
+    if len(args.names) != len(args.checkpoints) or len(set(args.names)) != len(args.names):
+        parser.error(f'--names {args.names} must be one name of its own for each checkpoint')
+    if 'robustness' not in Config.fromfile(args.protocol):
+        parser.error(f'--protocol {args.protocol} has no robustness=dict(...)')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Evaluate and write the report."""
+    args = parse_args(argv)
+    report = Report(args)
+    report.evaluate()
+    # Built first: what fails on the way is told at the end.
+    *sections, missing, provenance = report.sections()
+    missing.markdown = report.absent()
+    title = f'Robustness of {", ".join(args.names)}'
+    write_report(args.out / 'report.html', title, [*sections, missing, provenance])
+    print_log(f'the report: {args.out / "report.html"}', 'current')
+
+
+if __name__ == '__main__':
+    main()

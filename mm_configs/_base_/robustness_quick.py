@@ -1,0 +1,24 @@
+"""A robustness evaluation in minutes: the same cells with fewer videos, severities and steps.
+
+Good for a first look and for models of this size; ``robustness.py`` is for numbers to publish.
+"""
+
+robustness = dict(
+    type='RobustnessTestLoop',
+    severities=[1, 3, 5],
+    attacks=dict(
+        noise=dict(type='UniformNoise', restarts=10),
+        fgsm=dict(type='FGSM'),
+        pgd=dict(type='PGD', steps=10),
+        apgd_ce=dict(type='APGD', steps=20, loss='ce'),
+        apgd_dlr=dict(type='APGD', steps=20, loss='dlr'),
+        square=dict(type='Square', queries=100),
+        cam=dict(type='TAF', steps=5, step_size=None),
+    ),
+    eps=4 / 255,
+    curve='pgd',
+    curve_eps=[1 / 255, 2 / 255, 8 / 255],
+    deepfool=dict(num_candidates=5, max_iter=20),
+    num_videos=240,
+    attack_videos=60,
+)

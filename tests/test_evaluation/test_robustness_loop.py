@@ -1,0 +1,472 @@
+"""The whole evaluation through Runner.test, against each of its numbers computed by hand."""
+
+import copy
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from helpers import runner_config
+from torch import distributed as dist
+from torch import multiprocessing as mp
+from torch import nn
+
+pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+
+import mmaction.models  # noqa: F401
+from mmaction.models.heads import TSMHead
+from mmengine.registry import DATASETS, MODELS
+from mmengine.runner import Runner
+
+from adv_plugins.datasets import OrderedDigits
+from adv_plugins.datasets.corruptions import VideoCorruption
+from adv_plugins.evaluation import attacks, deepfool, robustness
+from adv_plugins.evaluation.deployed import Deployed, judge
+from adv_plugins.evaluation.results import Robustness
+from adv_plugins.evaluation.videos import Videos, corrupted, read
+from adv_plugins.visualization.clip_pictures import evenly_spread
+
+ATTACKS = dict(
+    noise=dict(type='UniformNoise', restarts=2),
+    fgsm=dict(type='FGSM'),
+    pgd=dict(type='PGD', steps=4),
+    cam=dict(type='TAF', steps=2, step_size=None),
+)
+LOOP = dict(
+    type='RobustnessTestLoop',
+    corruptions=('gaussian_noise', 'jumble'),
+    severities=(2, 5),
+    attacks=ATTACKS,
+    eps=2 / 255,
+    curve_eps=(1 / 255,),
+    deepfool=dict(num_candidates=3, max_iter=5),
+    attack_videos=6,
+)
+PIPELINE = [
+    dict(type='SampleFrames', clip_len=1, frame_interval=1, num_clips=8, test_mode=True),
+    dict(type='ArrayDecode'),
+    dict(type='Resize', scale=(32, 32), keep_ratio=False),
+    dict(type='FormatShape', input_format='NCHW'),
+    dict(type='PackActionInputs'),
+]
+
+
+class RelabelledDigits(OrderedDigits):
+    """Clips with labels out of a list, where the model is right or wrong as the test needs it."""
+
+    def __init__(self, labels=(), unreadable=(), **kwargs):
+        self.given, self.unreadable = labels, unreadable
+        super().__init__(split='val', clips_per_class=1, test_mode=True, **kwargs)
+
+    def get_data_info(self, idx):
+        if idx in self.unreadable:
+            raise OSError(f'file {idx} is broken')
+        info = super().get_data_info(idx)
+        return {**info, 'label': self.given[idx]} if self.given else info
+
+
+DATASETS.register_module(module=RelabelledDigits, force=True)
+
+
+def config(work_dir, labels=(), unreadable=(), workers=0, head='TSMHead', **loop):
+    loader = dict(
+        batch_size=5,
+        num_workers=workers,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=dict(
+            type='RelabelledDigits', labels=list(labels), unreadable=unreadable, pipeline=PIPELINE
+        ),
+    )
+    cfg = runner_config(
+        work_dir,
+        train_dataloader=None,
+        train_cfg=None,
+        optim_wrapper=None,
+        param_scheduler=None,
+        test_dataloader=loader,
+        test_evaluator=dict(type='AccMetric'),
+        test_cfg={**LOOP, **loop},
+    )
+    cfg.model.backbone.num_segments = cfg.model.cls_head.num_segments = 8
+    cfg.model.cls_head.type = head
+    cfg.model.cls_head.num_classes = 12
+    return cfg
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    """A model with an opinion, and what it takes the twelve clips for; four labels are wrong."""
+    folder = tmp_path_factory.mktemp('weights')
+    torch.manual_seed(0)
+    runner = Runner.from_cfg(config(folder))
+    nn.init.normal_(runner.model.cls_head.fc_cls.weight, std=0.3)
+    # Statistics of the very clips: the features of a model at its start hardly differ.
+    runner.model.train()
+    loader = runner.build_dataloader(runner.cfg.test_dataloader)
+    with torch.no_grad():
+        for _ in range(30):
+            for batch in loader:
+                runner.model(**runner.model.data_preprocessor(batch, False))
+    runner.model.eval()
+    labels = []
+    for batch in loader:
+        labels += [int(sample.pred_label) for sample in runner.model.test_step(batch)]
+    file = folder / 'weights.pth'
+    torch.save({'state_dict': runner.model.state_dict()}, file)
+    wrong = {1, 4, 7, 10}
+    return str(file), [(x + 1) % 12 if i in wrong else x for i, x in enumerate(labels)]
+
+
+def run(work_dir, weights, **options):
+    file, labels = weights
+    cfg = config(work_dir, options.pop('labels', labels), **options)
+    cfg.load_from = file
+    runner = Runner.from_cfg(cfg)
+    return runner, runner.test()
+
+
+def results(work_dir):
+    (file,) = work_dir.glob('robustness_*.json')
+    return Robustness.load(file)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, weights):
+    """One uninterrupted run that several tests look at."""
+    folder = tmp_path_factory.mktemp('whole')
+    runner, metrics = run(folder, weights)
+    return runner, metrics, results(folder), folder
+
+
+def test_clean_is_what_the_plain_test_says(whole, weights, tmp_path):
+    _, metrics, found, _ = whole
+    file, labels = weights
+    cfg = config(tmp_path, labels)
+    cfg.test_cfg, cfg.load_from = dict(type='TestLoop'), file
+    plain = Runner.from_cfg(cfg).test()
+    for key in ('acc/top1', 'acc/top5'):
+        assert metrics[key] == pytest.approx(100 * plain[key]), key
+    assert found.top('clean') == pytest.approx(100 * 8 / 12)
+    assert found.labels == dict(enumerate(labels))
+    assert found.checkpoint == file
+
+
+def test_corruptions_are_those_of_the_pipeline(whole, weights):
+    runner, _, found, _ = whole
+    dataset = runner.test_loop.dataloader.dataset
+    steps = copy.deepcopy(PIPELINE)
+    steps.insert(3, dict(type='VideoCorruption', name='gaussian_noise', severity=5))
+    by_hand = RelabelledDigits(labels=weights[1], pipeline=steps)
+    for seen, wanted in zip(
+        read(
+            runner.test_loop.dataloader,
+            corrupted(dataset, VideoCorruption('gaussian_noise', 5)),
+            range(12),
+        ),
+        torch.utils.data.DataLoader(
+            by_hand, batch_size=5, collate_fn=runner.test_loop.dataloader.collate_fn
+        ),
+        strict=True,
+    ):
+        assert all(map(torch.equal, seen.batch['inputs'], wanted['inputs']))
+    model, predictions = runner.model, []
+    for batch in torch.utils.data.DataLoader(
+        by_hand, batch_size=5, collate_fn=runner.test_loop.dataloader.collate_fn
+    ):
+        predictions += [int(sample.pred_label) for sample in model.test_step(batch)]
+    assert found.cells['corruption/gaussian_noise/5'].predictions == predictions
+    # The dataset itself has not changed.
+    names = [type(step).__name__ for step in dataset.pipeline.transforms]
+    assert names == [step['type'] for step in PIPELINE]
+    keys = [f'corruption/{n}/{s}' for n in ('gaussian_noise', 'jumble') for s in (2, 5)]
+    assert found.mpc() == pytest.approx(np.mean([found.top(key) for key in keys]))
+
+
+def attacked_by_hand(runner, attack):
+    deployed, loader = Deployed(runner.model.eval()), runner.test_loop.dataloader
+    rows, inputs = {}, []
+    for items in read(loader, loader.dataset, evenly_spread(12, 6)):
+        data = runner.model.data_preprocessor(items.batch, False)
+        x, samples = data['inputs'], data['data_samples']
+        labels = torch.cat([sample.gt_label for sample in samples])
+
+        def logits(values, index, samples=samples):
+            return deployed.scores(values, [samples[i] for i in index])
+
+        moved = attack(logits, x, labels, deployed.space(x), torch.tensor(items.videos))
+        with torch.no_grad():
+            judged = judge(deployed.scores(moved, samples), labels)
+        rows |= dict(zip(items.videos, judged['rank'].tolist(), strict=True))
+        inputs.append((x, moved))
+    return rows, inputs
+
+
+@pytest.mark.parametrize('name', ['noise', 'fgsm', 'pgd'])
+def test_attacks_are_those_of_the_library(whole, name):
+    runner, _, found, _ = whole
+    attack = attacks.build_attack(dict(ATTACKS[name], eps=2 / 255))
+    rows, _ = attacked_by_hand(runner, attack)
+    cell = found.cells[f'attack/{name}']
+    assert dict(zip(cell.videos, cell.ranks, strict=True)) == rows
+    assert cell.level == 2 / 255
+
+
+def test_the_order_of_the_attacks(whole):
+    _, _, found, _ = whole
+    order = [found.top(f'attack/{name}') for name in ('noise', 'fgsm', 'pgd')]
+    assert order == sorted(order, reverse=True)
+    assert order[-1] < order[0]
+    assert found.top('attack/pgd') <= found.top('curve/pgd/0.003922')
+
+
+def test_attention_is_measured_where_videos_were_attacked(whole):
+    _, _, found, _ = whole
+    right = found.correct('clean', videos=found.videos('attack/cam'))
+    for name in ('fgsm', 'cam'):
+        values = found.cells[f'attack/{name}'].values
+        for key in ('entropy', 'cam_shift'):
+            assert [not np.isnan(value) for value in values[key]] == right.tolist()
+        assert all(0 <= value <= 1 for value in np.array(values['cam_shift'])[right])
+    assert np.nanmean(found.cells['attack/cam'].values['cam_shift']) > 0
+
+
+def test_deepfool_is_the_librarys(whole):
+    runner, _, found, _ = whole
+    deployed, loader = Deployed(runner.model.eval()), runner.test_loop.dataloader
+    rho = []
+    for items in read(loader, loader.dataset, evenly_spread(12, 6)):
+        data = runner.model.data_preprocessor(items.batch, False)
+        x, samples = data['inputs'], data['data_samples']
+        result = deepfool(
+            lambda values, samples=samples: deployed.scores(values, samples),
+            x,
+            num_candidates=3,
+            max_iter=5,
+        )
+        rho += robustness(result, x).tolist()
+    assert found.cells['deepfool'].values['rho'] == pytest.approx(rho, rel=1e-4)
+
+
+def test_flags_files_and_metrics(whole):
+    _, metrics, found, folder = whole
+    assert [flag.raised for flag in found.flags[:4]] == [False] * 4
+    assert not found.missing
+    page = (folder / f'robustness_{found.weights}.md').read_text()
+    assert f'| fgsm | 2/255 | {found.top("attack/fgsm"):.1f}' in page
+    assert metrics['attack/pgd/top1'] == found.top('attack/pgd')
+    assert metrics['mPC'] == pytest.approx(found.mpc())
+
+
+def without_times(found):
+    for cell in found.cells.values():
+        cell.seconds = 0
+    return found
+
+
+def same(a, b):
+    """Equal, NaN included."""
+    assert str(without_times(a)) == str(without_times(b))
+
+
+def test_an_interrupted_run_goes_on(whole, weights, tmp_path, monkeypatch):
+    def stop(self, attack, *args):
+        raise KeyboardInterrupt
+
+    from adv_plugins.evaluation.robustness_loop import RobustnessTestLoop as Loop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, '_attack', stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, weights)
+    assert list(results(tmp_path).cells)[-1] == 'corruption/jumble/5'
+    seen = []
+    rows = Loop._rows
+    monkeypatch.setattr(Loop, '_rows', lambda self, c: seen.append(c.cell.key) or rows(self, c))
+    run(tmp_path, weights)
+    assert seen[0] == 'attack/noise'
+    same(results(tmp_path), copy.deepcopy(whole[2]))
+    # Other options make another cell; what is the same stays.
+    seen.clear()
+    run(tmp_path, weights, severities=(2, 4), seed=0)
+    assert seen == ['corruption/gaussian_noise/4', 'corruption/jumble/4']
+
+
+def test_other_weights_get_a_file_of_their_own(weights, tmp_path):
+    small = dict(corruptions=(), attacks={}, curve=None, deepfool=None, attention=False)
+    run(tmp_path, weights, **small)
+    state = torch.load(weights[0])
+    state['state_dict']['cls_head.fc_cls.bias'] += 1
+    other = str(tmp_path / 'other.pth')
+    torch.save(state, other)
+    run(tmp_path, (other, weights[1]), **small)
+    assert len(list(tmp_path.glob('robustness_*.json'))) == 2
+
+
+def test_bad_names_and_videos_leave_the_rest(weights, tmp_path, caplog):
+    options = dict(
+        corruptions=('snw', 'jumble'),
+        severities=(2,),
+        attacks=dict(fgsm='FGSM', bad=dict(type='PGDD'), worse=dict(type='PGD', step=3)),
+        curve=None,
+        deepfool=dict(max_iter=0),
+        unreadable=(4, 5),
+        workers=2,
+    )
+    with caplog.at_level(logging.ERROR, 'mmengine'):
+        run(tmp_path, weights, **options)
+    found = results(tmp_path)
+    assert set(found.cells) == {'clean', 'corruption/jumble/2', 'attack/fgsm', 'sanity'}
+    assert found.cells['clean'].videos == [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]
+    told = found.missing
+    assert 'file 4 is broken' in told['video 4']
+    assert "'snow'" in told['corruption/snw/2']
+    assert "'PGD'" in told['attack/bad']
+    assert 'steps' in told['attack/worse']
+    assert 'max_iter' in told['deepfool']
+    page = (tmp_path / f'robustness_{found.weights}.md').read_text()
+    assert all(key in page for key in told)
+
+
+def test_nothing_readable_is_no_number(weights, tmp_path):
+    small = dict(corruptions=(), attacks={}, curve=None, deepfool=None)
+    _, metrics = run(tmp_path, weights, unreadable=range(12), **small)
+    found = results(tmp_path)
+    assert metrics == {}
+    assert not found.cells
+    assert 'none of the videos could be read' in found.missing['clean']
+
+
+def test_a_checkpoint_of_another_model_is_told(weights, tmp_path):
+    state = torch.load(weights[0])
+    del state['state_dict']['cls_head.fc_cls.bias']
+    file = str(tmp_path / 'other.pth')
+    torch.save(state, file)
+    with pytest.raises(ValueError, match='other.pth does not fit'):
+        run(tmp_path, (file, weights[1]))
+
+
+def test_many_labels_a_video_have_another_loop(weights, tmp_path):
+    labels = [[1, 2]] * 12
+    run(tmp_path, weights, labels=labels, corruptions=(), attacks={}, curve=None, deepfool=None)
+    assert 'AdversarialTestLoop' in results(tmp_path).missing['clean']
+
+
+def test_options_are_checked(weights, tmp_path):
+    with pytest.raises(ValueError, match='num_videos=0'):
+        run(tmp_path, weights, num_videos=0)
+
+
+class NoisyHead(TSMHead):
+    """Says something else each time."""
+
+    def forward(self, *args, **kwargs):
+        scores = super().forward(*args, **kwargs)
+        return scores + 0.1 * torch.randn_like(scores)
+
+
+class ProbabilityHead(TSMHead):
+    """Gives probabilities."""
+
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs).softmax(dim=1)
+
+
+class RoundingHead(TSMHead):
+    """Masks its gradient: a staircase."""
+
+    def forward(self, *args, **kwargs):
+        return (super().forward(*args, **kwargs) * 4).round() / 4
+
+
+for kind in (NoisyHead, ProbabilityHead, RoundingHead):
+    MODELS.register_module(module=kind, force=True)
+
+
+@pytest.mark.parametrize(
+    ('head', 'raised'),
+    [
+        ('NoisyHead', {'randomised model'}),
+        ('ProbabilityHead', {'softmax as logits'}),
+        (
+            'RoundingHead',
+            {'zero gradients', 'accuracy at huge eps', 'black box beats white box'},
+        ),
+    ],
+)
+def test_models_built_to_raise_flags(weights, tmp_path, head, raised):
+    options = dict(
+        corruptions=(),
+        curve=None,
+        deepfool=None,
+        attention=False,
+        head=head,
+        eps=32 / 255,
+        attacks=dict(noise=dict(type='UniformNoise', restarts=20), pgd=dict(type='PGD', steps=10)),
+    )
+    run(tmp_path, weights, **options)
+    seen = {flag.name for flag in results(tmp_path).flags if flag.raised}
+    assert raised <= seen
+    assert seen <= raised | ({'black box beats white box'} if head == 'NoisyHead' else set())
+
+
+def test_an_attack_that_is_set_up_wrong(weights, tmp_path):
+    options = dict(corruptions=(), curve=None, deepfool=None, attention=False, eps=8 / 255)
+    weak = dict(fgsm='FGSM', pgd=dict(type='PGD', steps=2, step_size=1e-6))
+    run(tmp_path, weights, attacks=weak, **options)
+    seen = {flag.name for flag in results(tmp_path).flags if flag.raised}
+    assert seen == {'one step beats many'}
+
+
+@pytest.mark.slow
+def test_half_precision_and_workers(whole, weights, tmp_path):
+    run(tmp_path, weights, workers=2, fp16=True, attack_videos=2, deepfool=None)
+    found = results(tmp_path)
+    assert not found.missing
+    assert found.cells['clean'].options == {'fp16': True}
+    agree = np.mean(found.correct('clean') == whole[2].correct('clean'))
+    assert agree >= 10 / 12
+
+
+def _rank(rank, folder, weights):
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    run(folder / 'run', weights)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_same(whole, weights, tmp_path):
+    mp.spawn(_rank, args=(tmp_path, weights), nprocs=2)
+    found, wanted = results(tmp_path / 'run'), copy.deepcopy(whole[2])
+    # Random labels of the CAM attack are drawn batch by batch, and the batches are others.
+    for each in (found, wanted):
+        each.cells.pop('attack/cam')
+        for cell in each.cells.values():
+            cell.values = {}
+    same(found, wanted)
+
+
+def test_wrapped_datasets_are_corrupted_too():
+    from mmengine.dataset import ConcatDataset, RepeatDataset
+
+    parts = [RelabelledDigits(pipeline=PIPELINE), RelabelledDigits(pipeline=PIPELINE)]
+    for wrapped in (ConcatDataset(parts), RepeatDataset(parts[0], 2)):
+        changed = corrupted(wrapped, VideoCorruption('brightness', 5))
+        for index in (3, 15):
+            assert changed[index]['inputs'].float().mean() > 20 + (
+                wrapped[index]['inputs'].float().mean()
+            )
+    with pytest.raises(ValueError, match='no place for a corruption'):
+        corrupted(RelabelledDigits(pipeline=PIPELINE[:1]), VideoCorruption('snow', 1))
+    with pytest.raises(ValueError, match='no pipeline'):
+        corrupted([1, 2], VideoCorruption('snow', 1))
+
+
+def test_unreadable_videos_are_named():
+    videos = Videos(RelabelledDigits(pipeline=PIPELINE, unreadable=(3,)), [2, 3])
+    assert videos[0][0] == 2
+    index, problem = videos[1]
+    assert index == 3
+    assert 'file 3 is broken' in problem
+    assert json.dumps(problem)

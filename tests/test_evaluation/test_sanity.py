@@ -1,0 +1,97 @@
+"""Each flag on results that have to raise it, and on neighbours that must not."""
+
+import pytest
+
+from adv_plugins.evaluation.results import Cell, Robustness
+from adv_plugins.evaluation.sanity import NAMES, flags
+
+LABELS = [0, 1, 2, 3]
+
+
+def cell(kind, name='', ranks=(0, 0, 0, 0), level=None, values=None, **options):
+    """A cell of four videos; a wrong one is taken for the next class."""
+    predictions = [
+        label if rank == 0 else (label + 1) % 4 for label, rank in zip(LABELS, ranks, strict=True)
+    ]
+    return Cell(
+        kind, name, level, options, list(range(4)), predictions, list(ranks), values or {}, 1.0
+    )
+
+
+def probe(ranks=(1, 1, 1, 1), **values):
+    fine = dict(score_change=[0.0] * 4, simplex=[False] * 4, gradient=[1.0] * 4)
+    return cell('sanity', ranks=ranks, values={**fine, **values})
+
+
+def attack(name, kind, ranks, level=0.1):
+    return cell('attack', name, ranks, level, type=kind)
+
+
+def found(*cells):
+    results = Robustness(
+        'model', classes=['a', 'b', 'c', 'd'], labels=dict(enumerate(LABELS)), dataset='D'
+    )
+    for entry in cells:
+        results.add(entry)
+    return {flag.name: flag for flag in flags(results)}
+
+
+FINE = (
+    probe(),
+    attack('fgsm', 'FGSM', (0, 0, 1, 1)),
+    attack('pgd', 'PGD', (0, 1, 1, 1)),
+    attack('square', 'Square', (0, 0, 0, 1)),
+)
+
+
+def test_nothing_is_raised_where_all_is_well():
+    seen = found(*FINE)
+    assert tuple(seen) == NAMES
+    assert [flag.raised for flag in seen.values()] == [False] * len(NAMES)
+
+
+def test_what_cannot_be_checked_says_so():
+    assert [flag.raised for flag in found().values()] == [None] * len(NAMES)
+
+
+def test_randomised_model():
+    seen = found(probe(score_change=[0.0, 0.5, 0.0, float('nan')]))['randomised model']
+    assert seen.raised
+    assert '2 of 4' in seen.message
+
+
+@pytest.mark.parametrize(('simplex', 'raised'), [([True] * 4, True), ([True, False] * 2, False)])
+def test_softmax_as_logits(simplex, raised):
+    assert found(probe(simplex=simplex))['softmax as logits'].raised is raised
+
+
+def test_zero_gradients():
+    seen = found(probe(gradient=[1.0, 0.0, float('nan'), 1.0]))['zero gradients']
+    assert seen.raised
+    assert '2 of 4' in seen.message
+
+
+@pytest.mark.parametrize(('ranks', 'raised'), [((0, 1, 1, 1), False), ((0, 0, 1, 1), True)])
+def test_accuracy_at_huge_eps(ranks, raised):
+    """Chance is 25 %."""
+    assert found(probe(ranks=ranks))['accuracy at huge eps'].raised is raised
+
+
+def test_black_box_beats_white_box():
+    white = attack('pgd', 'PGD', (0, 0, 1, 1))
+    other = attack('fgsm', 'FGSM', (1, 0, 0, 1))
+    # Video 1 survives both attacks by gradient; only there does the black box say more.
+    assert not found(white, other, attack('square', 'Square', (1, 0, 0, 0)))[NAMES[4]].raised
+    seen = found(white, other, attack('square', 'Square', (0, 1, 0, 0)))[NAMES[4]]
+    assert seen.raised
+    assert '1 of 4' in seen.message
+    assert 'square' in seen.message
+    # At another eps nothing can be said.
+    assert found(white, attack('square', 'Square', (1, 1, 1, 1), 0.2))[NAMES[4]].raised is None
+
+
+def test_one_step_beats_many():
+    weak = attack('pgd', 'PGD', (0, 0, 0, 1))
+    assert found(attack('fgsm', 'FGSM', (0, 0, 1, 1)), weak)[NAMES[5]].raised
+    assert not found(attack('fgsm', 'FGSM', (0, 0, 0, 1)), weak)[NAMES[5]].raised
+    assert found(attack('fgsm', 'FGSM', (1, 1, 1, 1), 0.2), weak)[NAMES[5]].raised is None

@@ -1,0 +1,123 @@
+"""One command, from checkpoints to a page; what cannot be had is told on it."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+
+from adv_plugins.evaluation.results import Robustness
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = str(ROOT / 'mm_configs/baselines/tsm_r18_1x1x8_ordered-digits-rgb.py')
+PROTOCOL = """
+robustness = dict(
+    type='RobustnessTestLoop', corruptions=['jumble', 'jumbl'], severities=[5],
+    attacks=dict(fgsm=dict(type='FGSM')), eps=2/255, curve=None, deepfool=None,
+    num_videos=12, attack_videos=4)
+"""
+
+
+@pytest.fixture(scope='module')
+def report():
+    spec = importlib.util.spec_from_file_location('report', ROOT / 'examples/report.py')
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up.
+    sys.modules['report'] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def checkpoints(tmp_path_factory):
+    from helpers import build_recognizer
+    from mmengine.config import Config
+
+    folder = tmp_path_factory.mktemp('checkpoints')
+    files = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        state = build_recognizer(Config.fromfile(CONFIG).model).state_dict()
+        files.append(folder / f'seed_{seed}.pth')
+        torch.save({'state_dict': state}, files[-1])
+    state.pop('cls_head.fc_cls.bias')
+    files.append(folder / 'broken.pth')
+    torch.save({'state_dict': state}, files[-1])
+    return [str(file) for file in files]
+
+
+@pytest.mark.slow
+def test_the_page(report, checkpoints, tmp_path):
+    protocol = tmp_path / 'protocol.py'
+    protocol.write_text(PROTOCOL)
+    names = ['one', 'two', 'broken']
+    command = [CONFIG, *checkpoints, '--names', *names, '--out', str(tmp_path / 'out')]
+    report.main([*command, '--protocol', str(protocol), '--num-videos', '1'])
+    html = (tmp_path / 'out/report.html').read_text()
+    text = re.sub(r'base64,[\w+/=]+', '', html)
+    found = {}
+    for file in (tmp_path / 'out').glob('robustness_*.json'):
+        result = Robustness.load(file)
+        found[result.model] = result
+    assert set(found) == {'one', 'two'}
+    for result in found.values():
+        row = (
+            f'<td>{result.model}</td>\n<td style="text-align:right">{result.top("clean"):.1f}</td>'
+        )
+        assert row in text
+        assert result.checkpoint in checkpoints
+    for title in ('Comparison', 'Class by class', 'Corruptions', 'Video 240', 'Missing'):
+        assert f'>{title}</h2>' in text
+    # Two attacks, two models: a sheet and a video each; two charts.
+    assert html.count('src="data:video/mp4') == 4
+    assert html.count('src="data:image/png') == 4 + 2
+    missing = text[text.index('>Missing</h2>') :]
+    for what in ('broken.pth does not fit', 'jumbl', 'training curves of one'):
+        assert what in missing
+    # All is kept: a second call evaluates nothing, and says the same.
+    seconds = {name: result.cells['clean'].seconds for name, result in found.items()}
+    report.main([*command, '--protocol', str(protocol), '--num-videos', '1'])
+    for file in (tmp_path / 'out').glob('robustness_*.json'):
+        result = Robustness.load(file)
+        assert result.cells['clean'].seconds == seconds[result.model]
+
+
+def test_mistakes_on_the_command_line(report, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        report.parse_args([CONFIG, 'a.pth', 'b.pth', '--names', 'x', '--out', 'o'])
+    assert 'one name of its own for each checkpoint' in capsys.readouterr().err
+    empty = tmp_path / 'empty.py'
+    empty.write_text('a = 1\n')
+    with pytest.raises(SystemExit):
+        report.parse_args([CONFIG, 'a.pth', '--out', 'o', '--protocol', str(empty)])
+    assert 'has no robustness=dict' in capsys.readouterr().err
+    args = report.parse_args([CONFIG, 'runs/tsm/epoch_1.pth', 'runs/taf/epoch_1.pth', '--out', 'o'])
+    assert args.names == ['tsm/epoch_1', 'taf/epoch_1']
+
+
+def test_the_protocols_are_what_the_loop_takes():
+    """And the full one says what the loop does by itself, but for more attack steps."""
+    import inspect
+
+    from mmengine.config import Config
+
+    from adv_plugins.datasets.corruptions import CORRUPTIONS
+    from adv_plugins.evaluation import RobustnessTestLoop, build_attack
+    from adv_plugins.evaluation.robustness_loop import ATTACKS
+
+    options = inspect.signature(RobustnessTestLoop).parameters
+    for name in ('robustness', 'robustness_quick'):
+        protocol = Config.fromfile(ROOT / f'mm_configs/_base_/{name}.py').robustness
+        assert set(protocol) - {'type'} <= set(options)
+        assert protocol.attacks.keys() == ATTACKS.keys()
+        for attack in protocol.attacks.values():
+            if attack.type != 'TAF':
+                build_attack(dict(attack, eps=protocol.eps))
+        assert tuple(protocol.get('corruptions', CORRUPTIONS)) == CORRUPTIONS
+    config = Config.fromfile(ROOT / 'mm_configs/robustness/tsm_r18_1x1x8_ordered-digits-rgb.py')
+    assert config.test_cfg.type == 'RobustnessTestLoop'
+    assert config.test_cfg.attack_videos == 60

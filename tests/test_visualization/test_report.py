@@ -1,0 +1,64 @@
+"""A report is one file that holds everything it shows."""
+
+import base64
+import re
+
+import numpy as np
+import pytest
+
+pytest.importorskip('mmengine', reason='needs adv_plugins[mmaction]')
+
+from adv_plugins.visualization.attention import blank_figure
+from adv_plugins.visualization.clip_pictures import write_mp4
+from adv_plugins.visualization.report import Section, write_report
+
+TABLE = '| a | b |\n| --- | ---: |\n| <b>x</b> | 1 |'
+
+
+def page(tmp_path, *sections, title='T'):
+    file = tmp_path / 'deep/report.html'
+    write_report(file, title, sections)
+    return file.read_text(encoding='utf-8')
+
+
+def test_text_and_tables(tmp_path):
+    html = page(tmp_path, Section('One', TABLE), Section('Two & three', '**bold**', folded=True))
+    assert '<td style="text-align:right">1</td>' in html
+    assert '<strong>bold</strong>' in html
+    assert html.count('<details>') == 1
+    assert '<a href="#section-2">Two &amp; three</a>' in html
+
+
+def test_names_are_text_and_never_markup(tmp_path):
+    """Class names and messages of errors come from anywhere."""
+    evil = '<script>alert(1)</script>'
+    figure = blank_figure(1, 1)
+    html = page(tmp_path, Section(evil, f'- {evil}\n\n{TABLE}', [(figure, evil)]), title=evil)
+    assert '<script' not in html
+    assert '<b>x</b>' not in html
+    assert html.count('&lt;script&gt;') >= 4
+
+
+def test_pictures_and_videos_are_inside(tmp_path):
+    figure = blank_figure(2, 1)
+    figure.subplots().plot([0, 1])
+    frames = np.random.default_rng(0).integers(256, size=(4, 32, 32, 3), dtype=np.uint8)
+    video, image = tmp_path / 'v.mp4', tmp_path / 'i.png'
+    write_mp4(video, frames)
+    figure.savefig(image)
+    html = page(tmp_path, Section('S', figures=[(figure, 'F'), (image, 'I'), (video, 'V')]))
+    found = re.findall(r'src="data:([\w/]+);base64,([\w+/=]+)"', html)
+    assert [kind for kind, _ in found] == ['image/png', 'image/png', 'video/mp4']
+    contents = [base64.b64decode(text) for _, text in found]
+    assert contents[0].startswith(b'\x89PNG')
+    assert contents[1] == image.read_bytes()
+    assert contents[2] == video.read_bytes()
+    # Nothing is fetched from anywhere.
+    assert 'http' not in re.sub(r'base64,[\w+/=]+', '', html)
+
+
+def test_mistakes_are_told(tmp_path):
+    with pytest.raises(ValueError, match='needs sections'):
+        write_report(tmp_path / 'r.html', 'T', [])
+    with pytest.raises(ValueError, match=r'x\.gif cannot be shown; give a \.png or an \.mp4'):
+        write_report(tmp_path / 'r.html', 'T', [Section('S', figures=[(tmp_path / 'x.gif', '')])])
