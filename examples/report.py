@@ -32,7 +32,8 @@ from adv_plugins import __version__
 from adv_plugins.core.recipe import build_recipe
 from adv_plugins.evaluation.comparison import Comparison, compare
 from adv_plugins.evaluation.deployed import load_weights
-from adv_plugins.evaluation.results import Robustness, markdown_table, percent
+from adv_plugins.evaluation.results import Robustness
+from adv_plugins.evaluation.results_page import markdown_table, percent
 from adv_plugins.hooks.adversarial_hook import inner_model
 from adv_plugins.visualization import plot_attention_maps, plot_attention_profiles
 from adv_plugins.visualization.charts import (

@@ -422,16 +422,17 @@ class _Search:
     def climb(self, rows: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
         """Try perturbations: a forward and a backward. Returns losses and gradients.
 
-        A gradient is in pixel units; 0 for what is fooled, or where it is not finite.
+        A gradient is in pixel units; 0 where it is not finite. Nobody needs one, and none is
+        taken, when all of the samples are fooled.
         """
         points = self.at(rows, delta).requires_grad_()
         loss = self._record(rows, points.detach(), self._logits(points, rows))
-        value, fooled = loss.detach(), self.fooled[rows]
-        if fooled.all():
+        value = loss.detach()
+        if self.fooled[rows].all():
             return value, torch.zeros_like(delta)
         gradient = None
         if loss.requires_grad:
-            (gradient,) = torch.autograd.grad(loss[~fooled].sum(), points, allow_unused=True)
+            (gradient,) = torch.autograd.grad(loss.sum(), points, allow_unused=True)
         if gradient is None:
             raise ValueError(
                 'the scores of logits_fn do not depend on its input by differentiable operations; '
@@ -699,7 +700,8 @@ def _checkpoints(steps: int) -> list[int]:
 
 def _patch_share(query: int, queries: int, p_init: float) -> float:
     """p, the share of a frame that a patch of Square covers."""
-    return p_init / 2 ** sum(query * 10_000 > mark * queries for mark in _HALVE_AT)
+    halvings = sum(query * 10_000 > mark * queries for mark in _HALVE_AT)
+    return p_init * 0.5**halvings
 
 
 def _span(uniform: float, length: int, whole: int) -> slice:

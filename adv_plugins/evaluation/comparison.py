@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .results import KINDS, NO_NUMBER, Cell, Robustness, eps_text, markdown_table, percent
+from .results import KINDS, Cell, Robustness
+from .results_page import NO_NUMBER, eps_text, markdown_table, percent
 
 NOISE = 'within noise'
 _CHUNK = 2**22

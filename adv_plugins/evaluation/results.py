@@ -1,4 +1,4 @@
-"""What an evaluation of one checkpoint found, video by video: kept in a file, told as Markdown.
+"""What an evaluation of one checkpoint found, video by video, and the numbers that follow.
 
 Every number of a report is computed here from predictions of single videos, so that a report can
 be written again, resumed or compared with another checkpoint's (see
@@ -18,19 +18,12 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-
-from .deepfool import robustness_summary
 
 KINDS = ('clean', 'corruption', 'attack', 'curve', 'deepfool', 'sanity')
 FORMAT = 1
 """Number of the file format; a reader of another one says so."""
-NO_NUMBER = '—'
-"""What a table shows where there is no number; why is told under "Missing"."""
-_DEEPFOOL = ('rho', 'success', 'iterations')
-_FLAG_WORDS = {True: '**RAISED**', None: '**not checked**', False: 'fine'}
-_VALUE_NAMES = {'entropy': 'attention entropy', 'cam_shift': 'CAM shift'}
+DEEPFOOL = ('rho', 'success', 'iterations')
 
 Groups = Mapping[str, Sequence[str]]
 
@@ -308,7 +301,7 @@ class Robustness:
         for key in self.keys('corruption'):
             cell = self.cells[key]
             found.setdefault(cell.name, {})[_level(cell)] = self.top(key, k)
-        for kind, name, level in map(_split, self.missing):
+        for kind, name, level in map(split_key, self.missing):
             if kind == 'corruption':
                 row = found.setdefault(name, {})
                 if level is not None:
@@ -398,7 +391,7 @@ class Robustness:
                 f'a worst case is over attacks of one eps, got {list(keys)} with the eps '
                 f'{sorted(map(str, levels))}; ask for each eps by itself'
             )
-        shared = _shared(self.cell(key).videos for key in keys)
+        shared = shared_videos(self.cell(key).videos for key in keys)
         if not shared:
             raise ValueError(f'the cells {list(keys)} of {self.model!r} share no video')
         correct = np.logical_and.reduce([self.correct(key, k, shared) for key in keys])
@@ -433,7 +426,7 @@ class Robustness:
         keys, eps = [cell.key for cell in cells], [_level(cell) for cell in cells]
         if 'clean' in self.cells:
             keys, eps = ['clean', *keys], [0.0, *eps]
-        shared = _shared(self.cells[key].videos for key in keys)
+        shared = shared_videos(self.cells[key].videos for key in keys)
         correct = [int(self.correct(key, videos=shared).sum()) for key in keys]
         accuracy, low, high = np.array([wilson_interval(c, len(shared)) for c in correct]).T
         return Curve(np.array(eps), accuracy, low, high, len(shared))
@@ -497,19 +490,9 @@ class Robustness:
             groups (Mapping[str, Sequence[str]], optional): As for :meth:`corruption_groups`.
                 Defaults to None.
         """
-        sections = [
-            _heading(self),
-            _clean_section(self),
-            _corruption_section(self, groups),
-            _attack_section(self),
-            _curve_section(self),
-            _value_section(self),
-            _deepfool_section(self),
-            _class_section(self),
-            _flag_section(self),
-            _missing_section(self),
-        ]
-        return '\n\n'.join(section for section in sections if section) + '\n'
+        from .results_page import page
+
+        return page(self, groups)
 
     @classmethod
     def _from_json(cls, content: dict[str, Any]) -> Robustness:
@@ -533,8 +516,8 @@ class Robustness:
         lengths = {name: len(column) for name, column in cell.values.items()}
         if predicted:
             lengths |= {'predictions': len(cell.predictions), 'ranks': len(cell.ranks)}
-        elif any(name not in cell.values for name in _DEEPFOOL):
-            raise ValueError(f'a deepfool cell has the values {_DEEPFOOL}, got {list(lengths)}')
+        elif any(name not in cell.values for name in DEEPFOOL):
+            raise ValueError(f'a deepfool cell has the values {DEEPFOOL}, got {list(lengths)}')
         wrong = [name for name, length in lengths.items() if length != count]
         if wrong:
             raise ValueError(
@@ -595,302 +578,7 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> Est
     return Estimate(100 * share, 100 * low, 100 * high)
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; numbers are to the right of a first column of words."""
-    lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
-    # A bar in a name would end its column.
-    return '\n'.join(
-        f'| {" | ".join(text.replace("|", chr(92) + "|") for text in line)} |' for line in lines
-    )
-
-
-def percent(value: float, sign: str = '') -> str:
-    """A number of a table with one decimal, or a dash where there is none."""
-    # Adding 0 turns -0.0 into 0.0.
-    return f'{round(value, 1) + 0.0:{sign}.1f}' if math.isfinite(value) else NO_NUMBER
-
-
-def eps_text(level: float | None) -> str:
-    """An eps as ``8/255`` where it is grey levels, or else as it is."""
-    if level is None:
-        return NO_NUMBER
-    grey = round(255 * level)
-    return f'{grey}/255' if 0 < grey < 255 and abs(255 * level - grey) < 1e-6 else f'{level:.4g}'
-
-
-def _section(title: str, *paragraphs: str) -> str:
-    return '\n\n'.join((f'## {title}', *paragraphs))
-
-
-def _heading(found: Robustness) -> str:
-    videos = {video for cell in found.cells.values() for video in cell.videos}
-    rows = [
-        ('config', found.config),
-        ('checkpoint', found.checkpoint),
-        ('weights', found.weights),
-        ('dataset', found.dataset),
-        ('videos', f'{len(videos)} of {len(found.classes)} classes'),
-    ]
-    lines = [f'# Robustness of {found.model}', '']
-    lines += [f'- {name}: {text or NO_NUMBER}' for name, text in rows]
-    raised = [flag.name for flag in found.flags if flag.raised]
-    if raised:
-        lines += ['', f'**Read with care: sanity flags are raised ({", ".join(raised)}).**']
-    return '\n'.join(lines)
-
-
-def _clean_section(found: Robustness) -> str:
-    if 'clean' not in found.cells:
-        return _section('Clean accuracy', 'There is no number; see "Missing".')
-    rows = []
-    for k in _tops(found):
-        value, low, high = (percent(x) for x in found.interval('clean', k))
-        rows.append([f'top-{k}', value, f'[{low}, {high}]', str(len(found.cells['clean'].videos))])
-    header = ['', 'accuracy, %', '95 % Wilson interval', 'videos']
-    return _section('Clean accuracy', markdown_table(header, rows))
-
-
-def _corruption_section(found: Robustness, groups: Groups | None) -> str:
-    table = found.corruption_table()
-    if not table.names:
-        return ''
-    rows = []
-    for name, accuracy in zip(table.names, table.accuracy, strict=True):
-        rows.append([name, *map(percent, accuracy), *_corruption_means(found, [name])])
-    blank = [''] * len(table.severities)
-    for group, names in found.corruption_groups(groups).items():
-        rows.append([f'**{group}** ({len(names)})', *blank, *_corruption_means(found, names)])
-    rows.append([f'**all** ({len(table.names)})', *blank, *_corruption_means(found, None)])
-    severities = [f'severity {level:g}' for level in table.severities]
-    means = [f'mPC top-{k}' for k in _tops(found)]
-    header = ['corruption', *severities, *means, 'rPC']
-    count = _count_text(len(found.cells[key].videos) for key in found.keys('corruption'))
-    paragraphs = [
-        f'Top-1 accuracy in percent on {count} videos each. mPC is the mean over severities and '
-        'corruptions, rPC is top-1 mPC in percent of the clean accuracy on the same videos.',
-        markdown_table(header, rows),
-        f'P {_clean_top(found, None)}, mPC {percent(found.mpc())}, rPC {percent(found.rpc())}.',
-    ]
-    complete = [name for name in table.names if math.isfinite(found.mpc([name]))]
-    if 0 < len(complete) < len(table.names):
-        paragraphs.append(
-            f'Over the {len(complete)} corruptions with all severities alone '
-            f'({", ".join(complete)}): mPC {percent(found.mpc(complete))}, '
-            f'rPC {percent(found.rpc(complete))}.'
-        )
-    return _section('Corruptions', *paragraphs)
-
-
-def _corruption_means(found: Robustness, names: Sequence[str] | None) -> list[str]:
-    return [*[percent(found.mpc(names, k)) for k in _tops(found)], percent(found.rpc(names))]
-
-
-def _attack_section(found: Robustness) -> str:
-    rows = [_attack_row(found, found.cells[key]) for key in found.keys('attack')]
-    rows += [
-        [name, *[NO_NUMBER] * 5, 'see "Missing"']
-        for kind, name, _ in map(_split, found.missing)
-        if kind == 'attack'
-    ]
-    if not rows:
-        return ''
-    for group in found.attack_groups():
-        if len(group) > 1:
-            rows.append(_worst_row(found, group))
-    header = ['attack', 'eps', 'top-1', 'clean top-1', 'videos', 'seconds', 'run with']
-    return _section(
-        'Attacks',
-        'Top-1 accuracy in percent with its 95 % Wilson interval; the clean accuracy is that '
-        'on the same videos. In a worst case a video counts only if it is predicted '
-        'correctly clean and under every attack of that eps.',
-        markdown_table(header, rows),
-    )
-
-
-def _attack_row(found: Robustness, cell: Cell) -> list[str]:
-    value, low, high = (percent(x) for x in found.interval(cell.key))
-    return [
-        cell.name,
-        eps_text(cell.level),
-        f'{value} [{low}, {high}]',
-        _clean_top(found, cell.videos),
-        str(len(cell.videos)),
-        f'{cell.seconds:.0f}',
-        _options_text(cell.options),
-    ]
-
-
-def _worst_row(found: Robustness, group: list[str]) -> list[str]:
-    videos, correct = found.survivors([*(['clean'] if 'clean' in found.cells else []), *group])
-    value, low, high = (percent(x) for x in wilson_interval(int(correct.sum()), len(correct)))
-    return [
-        '**worst case**',
-        eps_text(found.cells[group[0]].level),
-        f'{value} [{low}, {high}]',
-        _clean_top(found, videos),
-        str(len(videos)),
-        '',
-        ', '.join(found.cells[key].name for key in group),
-    ]
-
-
-def _curve_section(found: Robustness) -> str:
-    names = found.curve_names()
-    if not names:
-        return ''
-    curves = {name: found.curve(name) for name in names}
-    levels = sorted({float(eps) for curve in curves.values() for eps in curve.eps})
-    rows = []
-    for name, curve in curves.items():
-        at = dict(zip(curve.eps.tolist(), curve.accuracy.tolist(), strict=True))
-        values = [percent(at.get(level, math.nan)) for level in levels]
-        rows.append([name, *values, str(curve.num_videos)])
-    header = ['attack', *[f'eps {eps_text(level)}' for level in levels], 'videos']
-    return _section(
-        'Accuracy over eps',
-        'Top-1 accuracy in percent on the videos that all points of a row share; eps 0 is clean.',
-        markdown_table(header, rows),
-    )
-
-
-def _value_section(found: Robustness) -> str:
-    skipped = ('deepfool', 'sanity')
-    cells = {k: c for k, c in found.cells.items() if c.kind not in skipped and c.values}
-    if not cells:
-        return ''
-    names = list(dict.fromkeys(name for cell in cells.values() for name in cell.values))
-    rows = []
-    for key, cell in cells.items():
-        means = [_mean_text(cell.values.get(name, [])) for name in names]
-        rows.append([key, *means, str(len(cell.videos))])
-    header = ['condition', *[_VALUE_NAMES.get(name, name) for name in names], 'videos']
-    return _section('Attention', 'Means over videos.', markdown_table(header, rows))
-
-
-def _deepfool_section(found: Robustness) -> str:
-    if 'deepfool' not in found.cells:
-        return ''
-    cell = found.cells['deepfool']
-    rho, success, iterations = (torch.tensor(cell.values[name]) for name in _DEEPFOOL)
-    summary = robustness_summary(
-        rho, success.bool(), iterations.long(), cell.options.get('max_iter', 50)
-    )
-    rows = [
-        [name.replace('_', ' '), f'{value:.4g}' if math.isfinite(value) else NO_NUMBER]
-        for name, value in summary.items()
-    ]
-    return _section(
-        'DeepFool',
-        f'rho = ‖r‖ / ‖x‖ on {len(cell.videos)} videos, {cell.seconds:.0f} seconds, run with '
-        f'{_options_text(cell.options) or "its defaults"}. Videos that were wrong already '
-        'count as 0, those that were not fooled are left out of the mean.',
-        markdown_table(['', 'value'], rows),
-    )
-
-
-def _class_section(found: Robustness) -> str:
-    if 'clean' not in found.cells:
-        return ''
-    clean, counts = found.class_accuracy('clean')
-    header, columns = ['class', 'videos', 'clean top-1'], []
-    worst = _worst_corruption(found)
-    if worst:
-        keys = [key for key in found.keys('corruption') if found.cells[key].name == worst]
-        header.append(f'change under {worst}, mean over severities')
-        columns.append(np.mean([_class_change(found, key) for key in keys], axis=0))
-    attacks = found.keys('attack')
-    if attacks:
-        key = min(attacks, key=lambda key: _change(found, key))
-        header.append(f'change under {found.cells[key].name}')
-        columns.append(_class_change(found, key))
-    rows = [
-        [name, str(counts[i]), percent(clean[i]), *[percent(column[i], '+') for column in columns]]
-        for i, name in enumerate(found.classes)
-    ]
-    return _section(
-        'Classes',
-        'Top-1 accuracy in percent, and its change in points, on the same videos, under the '
-        'corruption with the lowest mPC and the attack with the largest drop.',
-        markdown_table(header, rows),
-    )
-
-
-def _class_change(found: Robustness, key: str) -> NDArray[np.float64]:
-    videos = found.videos(key)
-    return found.class_accuracy(key)[0] - found.class_accuracy('clean', videos)[0]
-
-
-def _change(found: Robustness, key: str) -> float:
-    return found.top(key) - found.top('clean', videos=found.videos(key))
-
-
-def _worst_corruption(found: Robustness) -> str | None:
-    means = {name: found.mpc([name]) for name in found.corruption_table().names}
-    means = {name: mean for name, mean in means.items() if math.isfinite(mean)}
-    return min(means, key=means.__getitem__) if means else None
-
-
-def _flag_section(found: Robustness) -> str:
-    if not found.flags:
-        return ''
-    order = list(_FLAG_WORDS)
-    flags = sorted(found.flags, key=lambda flag: order.index(flag.raised))
-    lines = [f'- {_FLAG_WORDS[flag.raised]} {flag.name}: {flag.message}' for flag in flags]
-    return _section('Sanity flags', '\n'.join(lines))
-
-
-def _missing_section(found: Robustness) -> str:
-    reasons = found.missing | _gaps(found)
-    if not reasons:
-        return _section('Missing', 'Nothing that was asked for is missing.')
-    lines = [f'- {key}: {reason}' for key, reason in reasons.items()]
-    return _section('Missing', '\n'.join(lines))
-
-
-def _gaps(found: Robustness) -> dict[str, str]:
-    """Dashes in a table of levels that nobody has given a reason for."""
-    gaps = [] if 'clean' in found.cells else ['clean']
-    for kind in ('corruption', 'curve'):
-        cells = [found.cells[key] for key in found.keys(kind)]
-        names, levels = (
-            {getattr(cell, part): None for cell in cells} for part in ('name', 'level')
-        )
-        gaps += [Cell(kind, name, level).key for name in names for level in levels]
-    known = {*found.cells, *found.missing}
-    return {key: 'it was not evaluated' for key in gaps if key not in known}
-
-
-def _tops(found: Robustness) -> tuple[int, ...]:
-    """Of five classes or fewer, the true one is always among the first five."""
-    return (1, 5) if len(found.classes) > 5 else (1,)
-
-
-def _clean_top(found: Robustness, videos: ArrayLike | None) -> str:
-    return percent(found.top('clean', videos=videos)) if 'clean' in found.cells else NO_NUMBER
-
-
-def _mean_text(values: Sequence[float]) -> str:
-    """The mean of what is finite, and how many that are if not all."""
-    known = [value for value in values if math.isfinite(value)]
-    if not known:
-        return NO_NUMBER
-    some = '' if len(known) == len(values) else f' ({len(known)} of {len(values)})'
-    return f'{sum(known) / len(known):.4g}{some}'
-
-
-def _options_text(options: Mapping[str, Any]) -> str:
-    return ', '.join(
-        f'{name}={value:.4g}' if isinstance(value, float) else f'{name}={value}'
-        for name, value in options.items()
-    )
-
-
-def _count_text(counts: Iterable[int]) -> str:
-    known = sorted(set(counts))
-    return f'{known[0]} to {known[-1]}' if len(known) > 1 else f'{known[0] if known else 0}'
-
-
-def _shared(videos: Iterable[Sequence[int]]) -> list[int]:
+def shared_videos(videos: Iterable[Sequence[int]]) -> list[int]:
     """Videos that are in all lists, in the order of the first."""
     first, *others = videos
     common = set(first).intersection(*others)
@@ -912,7 +600,7 @@ def _is_point(attack: Cell, cells: Sequence[Cell]) -> bool:
     )
 
 
-def _split(key: str) -> tuple[str, str, float | None]:
+def split_key(key: str) -> tuple[str, str, float | None]:
     """Kind, name and level of a key."""
     kind, _, rest = key.partition('/')
     name, _, level = rest.partition('/')

@@ -383,6 +383,34 @@ def test_apgd_equals_the_algorithm_of_the_paper(norm: str, eps: float, steps: in
 
 
 @pytest.mark.parametrize(
+    ('rises', 'progress', 'halved', 'due'),
+    [
+        (8, True, False, False),
+        (6, True, False, False),  # 0.75 of 8 steps
+        (5, True, False, True),
+        (5, True, True, True),
+        (8, False, False, True),
+        (8, False, True, False),  # It had been halved at the last checkpoint.
+    ],
+)
+def test_step_sizes_halve_by_either_condition(
+    rises: int, progress: bool, halved: bool, due: bool
+) -> None:
+    now, best = torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0, 2.0]])
+    run = attacks._AutoRun.start(torch.tensor([0]), now, torch.tensor([3.0]), now, 0.5)
+    run.best_delta, run.best_gradient, run.best_loss = best, best, torch.tensor([4.0])
+    run.checked_loss = torch.tensor([3.5 if progress else 4.0])
+    run.rises, run.halved = torch.tensor([rises]), torch.tensor([halved])
+    run.check(8)
+    assert run.halved.item() == due
+    assert run.step_size.item() == (0.25 if due else 0.5)
+    assert torch.equal(run.delta, best if due else now)
+    assert torch.equal(run.gradient, best if due else now)
+    assert run.loss.item() == (4 if due else 3)
+    assert run.rises.item() == 0 and run.checked_loss.item() == 4
+
+
+@pytest.mark.parametrize(
     ('steps', 'expected'),
     [
         (100, [22, 41, 57, 70, 80, 87, 93, 99]),
@@ -459,6 +487,31 @@ def test_the_first_that_fools_or_else_the_highest_loss_is_kept(attack: Attack) -
         assert torch.equal(points[0][0], x[row]), 'the clean input comes first'
         outcomes.add((bool(fooled), len(points) == 1, bool((expected != x[row]).any())))
     assert {(True, True, False), (False, False, True)} < outcomes, 'one of the cases is missing'
+
+
+@pytest.mark.parametrize('kind', [PGD, APGD])
+def test_what_fools_is_kept_though_its_loss_is_lower(kind: Any) -> None:
+    """Of three classes, the first gets more probable, and yet another one overtakes it."""
+    clean, moved = torch.tensor([[0.36, 0.32, 0.32], [0.4, 0.59, 0.01]]).log()
+
+    def logits_fn(x: Tensor, index: Tensor) -> Tensor:
+        scores = torch.where((x != 0).any(1, keepdim=True), moved, clean)
+        return scores + 1e-3 * x.sum(1, keepdim=True) * torch.tensor([-1.0, 1, 1])
+
+    x, labels = torch.zeros(1, 2), torch.zeros(1, dtype=torch.long)
+    result = kind(eps=0.1, steps=3)(logits_fn, x, labels)
+    assert (result > 0).all()
+
+
+def test_a_tie_is_attacked_further() -> None:
+    calls = []
+
+    def tie(x: Tensor, index: Tensor) -> Tensor:
+        calls.append(len(index))
+        return 0 * x[:, :2]
+
+    UniformNoise(eps=0.1, restarts=3)(tie, torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))
+    assert calls == [1, 1, 1, 1]
 
 
 @by_attack(BOTH_NORMS)
@@ -639,14 +692,16 @@ def test_a_broken_sample_stays_finite_and_alone(attack: Attack, how: str) -> Non
     lead = 2 * F.one_hot(labels, 4)
 
     def broken(x: Tensor, index: Tensor) -> Tensor:
-        logits, bad = net(x) + lead[index], index == 2
+        bad = index == 2
+        if how in ('nan', 'inf') and x.requires_grad:
+            wrong = torch.zeros_like(x)
+            wrong[bad, 0, 1, 2] = float(how)  # One pixel is enough.
+            x.register_hook(lambda gradient: gradient + wrong)
+        logits = net(x) + lead[index]
         if how == 'scores':
             return torch.where(bad[:, None], math.nan, logits)
         if how == 'flat':
             return torch.where(bad[:, None], logits.detach(), logits)
-        if logits.requires_grad:
-            wrong = torch.where(bad, float(how), 0.0)[:, None].double()
-            logits.register_hook(lambda gradient: gradient + wrong)
         return logits
 
     expected = attack(lambda x, index: net(x) + lead[index], x, labels, PIXELS)

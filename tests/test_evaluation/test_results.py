@@ -13,16 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adv_plugins.evaluation.results import (
-    FORMAT,
-    Cell,
-    Flag,
-    Robustness,
-    eps_text,
-    markdown_table,
-    percent,
-    wilson_interval,
-)
+from adv_plugins.evaluation.results import FORMAT, Cell, Flag, Robustness, wilson_interval
+from adv_plugins.evaluation.results_page import eps_text, markdown_table, percent
 
 CLASSES = ['left', 'right', 'up', 'down', 'push', 'pull']
 # Four videos of three classes; 'down' and later ones have none.
