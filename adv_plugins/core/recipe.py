@@ -59,6 +59,9 @@ class Recipe:
             to 1.
         fraction (float): Fraction of each batch, drawn at random, that gets an adversarial
             counterpart; two samples at least. Defaults to 1.0.
+        budget (float, optional): What the whole run may cost in clean runs, such as 1.25; it
+            chooses ``interval`` and ``fraction``, see
+            :func:`~adv_plugins.core.cost.within_budget`. Defaults to None: no limit.
 
     Raises:
         ValueError: An option outside of what is allowed.
@@ -86,6 +89,7 @@ class Recipe:
     end: int | None = None
     interval: int = 1
     fraction: float = 1.0
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'objective', build_objective(self.objective))
@@ -104,6 +108,16 @@ class Recipe:
             raise ValueError(
                 f'fraction={self.fraction} must lie in (0, 1]; to switch the adversarial path off '
                 'for a while, write begin, end or interval'
+            )
+        if self.budget is not None and not 1 < self.budget < math.inf:
+            raise ValueError(
+                f'budget={self.budget} must be greater than 1, which is what a clean run costs; '
+                'write e.g. budget=1.25'
+            )
+        if self.budget is not None and (self.interval, self.fraction) != (1, 1):
+            raise ValueError(
+                f'budget={self.budget} chooses interval and fraction; leave out '
+                f'interval={self.interval} and fraction={self.fraction}'
             )
         if self.end is not None and self.end <= self.begin:
             raise ValueError(f'end={self.end} must be greater than begin={self.begin}')

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import itertools
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping
+from statistics import median
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -26,6 +29,7 @@ from ..core.conversion import (
     make_adversarial,
     remove_adversarial,
 )
+from ..core.cost import step_cost, within_budget
 from ..core.norm import twin_parameters
 from ..core.recipe import Recipe, build_recipe
 
@@ -65,6 +69,7 @@ class AdversarialHook(Hook):
     ) -> None:
         self.recipe = None if recipe is None else build_recipe(recipe)
         self.by_epoch = by_epoch
+        self._meter = _CostMeter()
 
     def before_run(self, runner: Runner) -> None:
         """Convert the model, extend the optimizer, rebuild DDP; in training only.
@@ -82,6 +87,7 @@ class AdversarialHook(Hook):
                 "'MMDistributedDataParallel'), or leave it out"
             )
         model = inner_model(runner.model)
+        self._keep_within_budget(runner)
         self._convert(model)
         self._check_config(runner, get_adversary(model).recipe)
         # All ranks alike, so that a checkpoint of rank 0 resumes them all.
@@ -103,6 +109,9 @@ class AdversarialHook(Hook):
         adversary = get_adversary(inner_model(runner.model))
         adversary.iteration = runner.iter
         adversary.epoch = runner.epoch if self.by_epoch else None
+        cost = self._meter.tick(adversary.walks)
+        if cost is not None:
+            runner.message_hub.update_scalar('train/adv_cost', cost)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Put the adversarial state beside the plain ``state_dict``.
@@ -155,6 +164,23 @@ class AdversarialHook(Hook):
         """
         self.after_val_epoch(runner, metrics)
 
+    def _keep_within_budget(self, runner: Runner) -> None:
+        """Choose interval and fraction for this very run, of which a part may be clean."""
+        if self.recipe is None or self.recipe.budget is None:
+            return
+        budget = self.recipe.budget
+        total = runner.max_epochs if self.by_epoch else runner.max_iters
+        end = total if self.recipe.end is None else min(self.recipe.end, total)
+        share = max(0.0, end - self.recipe.begin) / total
+        self.recipe = within_budget(self.recipe, share)
+        counted = 1 + share * (step_cost(self.recipe) - 1) / self.recipe.interval
+        print_log(
+            f'budget={budget}: interval={self.recipe.interval}, fraction={self.recipe.fraction}, '
+            f'which makes {counted:.3f} clean runs by counting forwards and backwards; the log has '
+            'the measured cost as adv_cost',
+            logger='current',
+        )
+
     def _check_config(self, runner: Runner, recipe: Recipe) -> None:
         if runner.cfg.get('activation_checkpointing') is not None:
             raise ValueError(
@@ -190,6 +216,37 @@ class AdversarialHook(Hook):
                 'other models call make_adversarial(model)'
             )
         print_log(f'Adversarial training: {get_adversary(model).recipe}', logger='current')
+
+
+class _CostMeter:
+    """What a run costs so far in clean runs, from its own iterations of both kinds."""
+
+    def __init__(self) -> None:
+        # Clean and adversarial ones. The last hundred: the first are slow for other reasons.
+        self._seconds: tuple[deque[float], ...] = (deque(maxlen=100), deque(maxlen=100))
+        self._counts = [0, 0]
+        self._last: tuple[float, int] | None = None
+
+    def tick(self, walks: int) -> float | None:
+        """Note that an iteration begins.
+
+        Args:
+            walks (int): How often the adversarial path has been taken until now.
+
+        Returns:
+            float, optional: The cost; None until there were iterations of both kinds.
+        """
+        now = time.perf_counter()
+        if self._last is not None:
+            kind = int(walks > self._last[1])
+            self._seconds[kind].append(now - self._last[0])
+            self._counts[kind] += 1
+        self._last = (now, walks)
+        if not all(self._counts):
+            return None
+        clean, adversarial = (median(seconds) for seconds in self._seconds)
+        share = self._counts[1] / sum(self._counts)
+        return 1 + share * (adversarial / clean - 1)
 
 
 def inner_model(model: nn.Module) -> nn.Module:

@@ -333,3 +333,23 @@ def test_tpn_validates_with_its_current_classifier(train, tmp_path):
     state = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=True)['state_dict']
     assert not [name for name in state if 'new_cls' in name]
     build_recognizer(model).load_state_dict(state, strict=True)
+
+
+def test_a_budget_is_chosen_for_the_run_and_measured(tmp_path, caplog):
+    """Half of the run is clean: what it saves the other half may spend."""
+    from adv_plugins import CEAugmentation
+    from adv_plugins.core.cost import within_budget
+
+    hook = dict(type='AdversarialHook', recipe=dict(type='CEAugmentation', begin=2, budget=1.25))
+    with caplog.at_level('INFO', 'mmengine'):
+        runner = Runner.from_cfg(runner_config(tmp_path, max_epochs=4, custom_hooks=[hook]))
+        runner.train()
+    adversary = get_adversary(runner.model)
+    wanted = within_budget(CEAugmentation(begin=2, budget=1.25), share=0.5)
+    assert adversary.recipe == wanted
+    assert wanted.interval == 2
+    # Two iterations an epoch, every second one of the last two epochs.
+    assert adversary.walks == 2
+    costs = runner.message_hub.get_scalar('train/adv_cost').data[0]
+    assert len(costs) >= 1
+    assert all(cost > 0 for cost in costs)
