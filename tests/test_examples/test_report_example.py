@@ -120,4 +120,4 @@ def test_the_protocols_are_what_the_loop_takes():
         assert tuple(protocol.get('corruptions', CORRUPTIONS)) == CORRUPTIONS
     config = Config.fromfile(ROOT / 'mm_configs/robustness/tsm_r18_1x1x8_ordered-digits-rgb.py')
     assert config.test_cfg.type == 'RobustnessTestLoop'
-    assert config.test_cfg.attack_videos == 60
+    assert config.test_cfg.attack_videos == 48
