@@ -30,20 +30,22 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
 
     Returns:
         float: 7/3 for TAF, 2 for the training loss as objective with K=1, and 2/3 more for every
-        further attack step, times the fraction of the batch that is attacked.
+        further attack step; less where only a fraction of the batch, or a smaller picture of it,
+        is attacked.
     """
     part = recipe.fraction if fraction is None else fraction
     kept = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
+    step = 2 * part * recipe.attack_scale**2
     starts_at_clean = recipe.attack_path == CLEAN and not recipe.random_start
-    if not starts_at_clean:
-        first = 2 * part
+    if not starts_at_clean or recipe.attack_scale < 1:
+        first = step
     elif recipe.objective.is_training_loss and recipe.clean_weight > 0 and not kept:
         # It comes out of the clean backward.
         first = 0.0
     else:
         # From the graph of the clean forward, which is that of the whole batch.
         first = 1.0
-    attack = first + 2 * part * (recipe.steps - 1)
+    attack = first + step * (recipe.steps - 1)
     return (CLEAN_STEP + attack + CLEAN_STEP * part) / CLEAN_STEP
 
 

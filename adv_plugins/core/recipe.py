@@ -52,6 +52,9 @@ class Recipe:
         attack_path (str): Whose norms the attack sees in training: ``'clean'`` (its first
             gradient then comes out of the clean forward) or ``'adversarial'``. Defaults to
             ``'clean'``.
+        attack_scale (float): Height and width of the frames that the attack looks at, relative to
+            those it perturbs: 0.5 makes each of its steps cost a quarter. Its first gradient then
+            has a forward of its own, so that it pays for several steps. Defaults to 1.0.
         begin (int): First epoch with the adversarial path under an mmengine hook with
             ``by_epoch=True``, first iteration everywhere else. Defaults to 0.
         end (int, optional): First epoch or iteration without it again. Defaults to None: never.
@@ -85,6 +88,7 @@ class Recipe:
     dual_bn: bool = True
     dual_ln: bool = False
     attack_path: str = 'clean'
+    attack_scale: float = 1.0
     begin: int = 0
     end: int | None = None
     interval: int = 1
@@ -109,6 +113,8 @@ class Recipe:
                 f'fraction={self.fraction} must lie in (0, 1]; to switch the adversarial path off '
                 'for a while, write begin, end or interval'
             )
+        if not 0 < self.attack_scale <= 1:
+            raise ValueError(f'attack_scale={self.attack_scale} must lie in (0, 1], e.g. 0.5')
         if self.budget is not None and not 1 < self.budget < math.inf:
             raise ValueError(
                 f'budget={self.budget} must be greater than 1, which is what a clean run costs; '

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -144,7 +145,7 @@ class Adversary:
                 record = self._forward(inputs, target)
             labels = self.recipe.objective.targets(record)
             first = None
-            if not self.recipe.random_start:
+            if not self.recipe.random_start and self.recipe.attack_scale == 1:
                 first = self._attack_gradient(record, labels, leaves, branch)
             del record
             return self._ascend(inputs, target, labels, branch, first)[0]
@@ -245,7 +246,9 @@ class Adversary:
         """All that needs the clean graph, which is freed: the attack's first gradient (where
         the attack starts there) and the weighted clean loss, carrying its gradients."""
         recipe = self.recipe
-        starts_here = recipe.attack_path == CLEAN and not recipe.random_start
+        starts_here = (
+            recipe.attack_path == CLEAN and not recipe.random_start and recipe.attack_scale == 1
+        )
         total = recipe.clean_weight * clean.loss
         # In fp16 the gradients need the trainer's loss scale, which only its backward has.
         kept = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
@@ -277,10 +280,12 @@ class Adversary:
         """Run the recipe's attack from a batch on one branch, statistics frozen."""
 
         def gradient(values: Values) -> Values:
-            moved, leaves = _leaves(batch.replace(inputs, values))
+            seen = _rescale(values, self.recipe.attack_scale)
+            moved, leaves = _leaves(batch.replace(inputs, seen))
             with self.path.use(branch, tracking=False):
                 record = self._forward(moved, target)
-            return self._attack_gradient(record, labels, leaves, branch)
+            found = self._attack_gradient(record, labels, leaves, branch)
+            return found if seen is values else _enlarge(found, values)
 
         clean = batch.modalities(inputs)
         spaces = {name: self._space(inputs, name) for name in clean}
@@ -374,6 +379,32 @@ def _leaves(inputs: Inputs) -> tuple[Inputs, Values]:
     values = batch.modalities(inputs)
     leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
     return batch.replace(inputs, leaves), leaves
+
+
+def _rescale(values: Values, scale: float) -> Values:
+    """Frames at another resolution, for an attack that looks at them from afar."""
+    if scale == 1:
+        return values
+    small = {}
+    for name, value in values.items():
+        if value.ndim < 4:
+            raise ValueError(
+                f'attack_scale={scale} makes frames smaller, but the input {name or ""}'
+                f'{tuple(value.shape)} has no height and width; write attack_scale=1'
+            )
+        size = [max(1, round(side * scale)) for side in value.shape[-2:]]
+        small[name] = _resize(value, size, 'area')
+    return small
+
+
+def _enlarge(gradients: Values, like: Values) -> Values:
+    """Gradients at the resolution of the inputs; each place has that of its region."""
+    return {n: _resize(g, like[n].shape[-2:], 'nearest') for n, g in gradients.items()}
+
+
+def _resize(frames: Tensor, size: Sequence[int], mode: str) -> Tensor:
+    resized = F.interpolate(frames.flatten(0, -4), size=tuple(size), mode=mode)
+    return resized.view(*frames.shape[:-2], *size)
 
 
 def _by_name(leaves: Values, found: Sequence[Tensor | None]) -> Values:

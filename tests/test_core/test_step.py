@@ -7,6 +7,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from helpers import Conv3dNet, ConvCounter, assert_same, snapshot
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +20,7 @@ from adv_plugins import (
     adversarial_state_dict,
     load_adversarial_state_dict,
     make_adversarial,
+    remove_adversarial,
 )
 from adv_plugins.core.conversion import get_adversary
 from adv_plugins.core.norm import ADVERSARIAL, CLEAN
@@ -528,3 +530,61 @@ def test_samples_without_a_gradient_are_counted_and_told_once_if_they_are_all(cl
         assert net.adversarial_loss(*clips)['adv_unmoved'] == 2
         for options in (dict(eps=0.0), dict(step_size=0.0)):
             make_adversarial(Cut(), 'ceaugmentation', **options).adversarial_loss(*clips)
+
+
+@pytest.mark.parametrize('recipe', ['taf', 'ceaugmentation', 'advprop'])
+def test_attack_at_a_smaller_scale(recipe):
+    """The attack sees small frames; what it finds is one step a region, and stays in the ball."""
+    torch.manual_seed(0)
+    model = Conv3dNet().train()
+    options = dict(eps=0.1, step_size=0.1, steps=2, attack_scale=0.5)
+    make_adversarial(model, recipe, value_range=(0, 1), clamp=False, **options)
+    x, y = torch.rand(2, 3, 4, 8, 8), torch.tensor([0, 1])
+    sizes = []
+    handle = model.stem.register_forward_hook(lambda m, args, out: sizes.append(args[0].shape[-1]))
+    plain = copy.deepcopy(model)
+    losses = model.adversarial_loss(x, y)
+    handle.remove()
+    assert sizes == [8, 4, 4, 8]
+    losses['loss'].backward()
+    remove_adversarial(plain)
+    wanted = F.cross_entropy(plain(x), y) * (1.0 if recipe == 'advprop' else 0.7)
+    torch.testing.assert_close(losses['clean_loss'], wanted.detach(), rtol=0, atol=0)
+
+    delta = model.eval().perturb(x, y) - x
+    assert delta.abs().amax() <= 0.1 + 1e-6
+    regions = rearrange(delta, 'b c t (h i) (w j) -> b c t h w (i j)', i=2, j=2)
+    assert (regions - regions[..., :1]).abs().amax() < 1e-6
+    assert (delta.abs() > 0.09).float().mean() > 0.5
+
+
+def test_a_scale_changes_nothing_where_the_model_sees_means():
+    """Of a model that reads the mean of each frame the gradient is the same at any scale."""
+
+    class Means(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(12, 5)
+
+        def forward(self, x):
+            return self.fc(x.mean(dim=(3, 4)).flatten(1))
+
+    torch.manual_seed(0)
+    x, y = torch.rand(3, 3, 4, 8, 8), torch.tensor([0, 1, 2])
+    found = []
+    for scale in (1.0, 0.5, 0.25):
+        torch.manual_seed(0)
+        model = make_adversarial(
+            Means().eval(), 'art', eps=0.5, dual_bn=False, attack_scale=scale, steps=2
+        )
+        found.append(model.perturb(x, y))
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])
+
+
+def test_a_scale_needs_frames():
+    model = make_adversarial(nn.Linear(4, 3), 'art', attack_scale=0.5)
+    with pytest.raises(ValueError, match='attack_scale=1'):
+        model.adversarial_loss(torch.rand(2, 4), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r'attack_scale=0 must lie in \(0, 1\]'):
+        TAF(attack_scale=0)
