@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -201,6 +202,20 @@ class OmniAdapter(RecognizerAdapter):
     def _losses(self, inputs: Inputs, target: Any) -> Any:
         losses = self.model.loss([dict(inputs=inputs, data_samples=target)])
         return {name.removesuffix('_0'): value for name, value in losses.items()}
+
+
+@contextmanager
+def fresh_pool(model: nn.Module) -> Iterator[None]:
+    """Let TPNHead pool anew: it keeps the pool of the first clips it saw, which fits no others."""
+    head = getattr(model, 'cls_head', None)
+    if not hasattr(head, 'avg_pool2d'):
+        yield
+        return
+    kept, head.avg_pool2d = head.avg_pool2d, None
+    try:
+        yield
+    finally:
+        head.avg_pool2d = kept
 
 
 def _kinds(model: nn.Module) -> set[str]:

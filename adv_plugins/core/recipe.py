@@ -355,7 +355,7 @@ def build_recipe(recipe: Recipe | str | Mapping[str, Any], **options: Any) -> Re
     if isinstance(recipe, Mapping):
         options = {**recipe, **options}
         recipe = options.pop('type', 'Recipe')
-    built: Recipe = _build('recipe', RECIPES, recipe, options)
+    built: Recipe = build_from('recipe', RECIPES, recipe, options)
     return built
 
 
@@ -363,7 +363,7 @@ def build_objective(objective: Objective | str | Mapping[str, Any]) -> Objective
     """An objective from an objective, its class name or a config dict."""
     if isinstance(objective, Objective):
         return objective
-    built: Objective = _build('objective', OBJECTIVES, *_name_and_options(objective))
+    built: Objective = build_from('objective', OBJECTIVES, *_name_and_options(objective))
     return built
 
 
@@ -383,7 +383,7 @@ def build_regularizers(
     built = tuple(
         entry
         if isinstance(entry, Regularizer)
-        else _build('regularizer', REGULARIZERS, *_name_and_options(entry))
+        else build_from('regularizer', REGULARIZERS, *_name_and_options(entry))
         for entry in regularizers
     )
     names = [entry.name for entry in built]
@@ -400,7 +400,20 @@ def _name_and_options(entry: str | Mapping[str, Any]) -> tuple[Any, dict[str, An
     return options.pop('type', ''), options
 
 
-def _build(option: str, kinds: Mapping[str, type[Any]], name: Any, options: dict[str, Any]) -> Any:
+def build_from(
+    option: str, kinds: Mapping[str, type[Any]], name: Any, options: dict[str, Any]
+) -> Any:
+    """One of several dataclasses by its name in any case, with errors that name what is near.
+
+    Args:
+        option (str): What is chosen, for the messages.
+        kinds (Mapping[str, type]): The classes by name.
+        name (str): Which of them.
+        options (dict): Its arguments.
+
+    Raises:
+        ValueError: An unknown name or argument, or one that is missing.
+    """
     folded = {kind.lower(): kind for kind in kinds}
     wanted = str(name).lower().replace('_', '')
     if wanted not in folded:

@@ -9,18 +9,21 @@ every rank and worker its own; neither builds a Python object for each record.
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import os
+import pickle
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from mmengine.dataset import BaseDataset, force_full_init
+from mmengine.dataset import BaseDataset, force_full_init, pseudo_collate
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, FUNCTIONS
+from torch.utils.data import get_worker_info
 
 from ..core.functional import check_choice
 from .label_space import LabelSpace
@@ -67,13 +70,14 @@ class _FrameFeatureDataset(BaseDataset):
         self.max_frames = max_frames
         self.empty_labels = empty_labels
         self.skip = skip
-        self._records = np.zeros(0, dtype=np.int64)
+        # A range as long as that will do: spawned workers are not sent a number for each record.
+        self._records: range | np.ndarray = range(0)
         metainfo = _with_classes(metainfo or {}, label_space)
         super().__init__(ann_file, pipeline=list(pipeline), metainfo=metainfo, **kwargs)
 
     @abstractmethod
-    def _open(self) -> np.ndarray:
-        """Open what holds the records and return their numbers, int64."""
+    def _open(self) -> range:
+        """Open what holds the records and return their numbers."""
 
     @abstractmethod
     def _labels(self, record: int) -> np.ndarray:
@@ -204,14 +208,14 @@ class _FrameFeatureDataset(BaseDataset):
             raise ValueError(f'{self._place(record)}: {error}') from error
 
     def _drop_empty(self) -> None:
-        keep = np.array([self._target(record).any() for record in self._records.tolist()], bool)
+        keep = np.array([self._target(int(record)).any() for record in self._records], bool)
         if not keep.any():
             raise ValueError(
                 f'No video of {self.ann_file} has a label in {self.label_space}: choose another '
                 "label_space, or write empty_labels='keep' to predict videos without labels."
             )
         self._log(f'{keep.sum()} videos, {(~keep).sum()} without labels dropped')
-        self._records = self._records[keep]
+        self._records = np.asarray(self._records)[keep]
 
     def _log(self, message: str, level: int = logging.INFO) -> None:
         print_log(
@@ -350,9 +354,9 @@ class YT8MFrameDataset(_FrameFeatureDataset):
         else:
             self.ann_file = [os.path.join(self.data_root, path) for path in self.ann_file]
 
-    def _open(self) -> np.ndarray:
+    def _open(self) -> range:
         self._shards = YT8MShards(self.ann_file, errors=self.errors, index_dir=self.index_dir)
-        return np.arange(len(self._shards))
+        return range(len(self._shards))
 
     def _labels(self, record: int) -> np.ndarray:
         return self._shards.labels(record)
@@ -477,7 +481,7 @@ class FeatureDataset(_FrameFeatureDataset):
             **kwargs,
         )
 
-    def _open(self) -> np.ndarray:
+    def _open(self) -> range:
         names, labels = _read_annotations(self.ann_file)
         # Flat arrays: a list of strings and lists would be copied to every worker, page by page.
         self._names = np.array([name.encode() for name in names])
@@ -491,7 +495,7 @@ class FeatureDataset(_FrameFeatureDataset):
             )
             for modality, prefix in self.data_prefix.items()
         }
-        return np.arange(len(names))
+        return range(len(names))
 
     def _labels(self, record: int) -> np.ndarray:
         start = self._label_ends[record - 1] if record else 0
@@ -509,6 +513,85 @@ class FeatureDataset(_FrameFeatureDataset):
         if modality is None:
             return f'{self.ann_file}, line of {name!r}'
         return self._sources[modality].place(name)
+
+
+@FUNCTIONS.register_module()
+def packed_collate(items: Sequence[Any]) -> Any:
+    """mmengine's ``pseudo_collate``, with all tensors of a worker's batch in one block of memory.
+
+    A worker hands each tensor over as a file of its own, for which the main process connects to
+    it: with three tensors a video that takes longer than to read the video, and more workers do
+    not help, as it is the main process that waits. The batch that arrives is the same.
+
+    Args:
+        items (Sequence): Items of a dataset, with tensors in any places.
+
+    Returns:
+        Any: What ``pseudo_collate`` makes of them.
+
+    Example:
+        >>> train_dataloader = dict(collate_fn=dict(type='packed_collate'))
+    """
+    batch = pseudo_collate(items)
+    return batch if get_worker_info() is None else _Packed(batch)
+
+
+class _Packed:
+    """A batch that arrives in another process as itself, its tensors views of one block."""
+
+    def __init__(self, batch: Any) -> None:
+        file = io.BytesIO()
+        pickler = _TensorPickler(file)
+        pickler.dump(batch)
+        parts = [tensor.reshape(-1).view(torch.uint8) for tensor in pickler.tensors]
+        # Every tensor begins at a multiple of 16 bytes, whatever its type.
+        sizes = [-(-len(part) // 16) * 16 for part in parts]
+        block = torch.empty(sum(sizes), dtype=torch.uint8)
+        for place, part in zip(block.split(sizes), parts, strict=True):
+            place[: len(part)] = part
+        kinds = [(tensor.dtype, tensor.shape) for tensor in pickler.tensors]
+        self.parts = file.getvalue(), block, sizes, kinds
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _unpack, self.parts
+
+
+class _TensorPickler(pickle.Pickler):
+    """Leaves tensors out, numbered, and collects them."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self.tensors: list[torch.Tensor] = []
+
+    def persistent_id(self, value: Any) -> int | None:
+        if type(value) is not torch.Tensor:
+            return None
+        self.tensors.append(value)
+        return len(self.tensors) - 1
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Puts the tensors where they were."""
+
+    def __init__(self, file: io.BytesIO, tensors: Sequence[torch.Tensor]) -> None:
+        super().__init__(file)
+        self.tensors = tensors
+
+    def persistent_load(self, number: int) -> torch.Tensor:
+        return self.tensors[number]
+
+
+def _unpack(
+    data: bytes,
+    block: torch.Tensor,
+    sizes: Sequence[int],
+    kinds: Sequence[tuple[torch.dtype, torch.Size]],
+) -> Any:
+    tensors = [
+        place[: shape.numel() * dtype.itemsize].view(dtype).view(shape)
+        for place, (dtype, shape) in zip(block.split(sizes), kinds, strict=True)
+    ]
+    return _TensorUnpickler(io.BytesIO(data), tensors).load()
 
 
 class _FilesOfVideos:
@@ -658,11 +741,13 @@ def _read_rows(path: str, num_rows: int) -> dict[str, tuple[int, int]]:
     return rows
 
 
-def _take(records: np.ndarray, indices: int | Sequence[int] | np.ndarray) -> np.ndarray:
+def _take(
+    records: range | np.ndarray, indices: int | Sequence[int] | np.ndarray
+) -> range | np.ndarray:
     """A copy of the first (negative: last) records, or of those at the given positions."""
     if isinstance(indices, (int, np.integer)):
-        return (records[:indices] if indices >= 0 else records[indices:]).copy()
-    return records[np.asarray(indices, dtype=np.int64)]
+        return copy.copy(records[:indices] if indices >= 0 else records[indices:])
+    return np.asarray(records)[np.asarray(indices, dtype=np.int64)]
 
 
 def _with_classes(metainfo: Mapping, label_space: LabelSpace) -> dict:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.attack import InputSpace
 from ..core.functional import NORMS, ascent_direction, check_choice, project
-from ..core.recipe import _build
+from ..core.recipe import build_from
 
 UNIT = InputSpace()
 """The units of the input itself, and no bounds."""
@@ -375,7 +375,7 @@ def build_attack(attack: Attack | str | Mapping[str, Any], **options: Any) -> At
     if isinstance(attack, Mapping):
         options = {**attack, **options}
         attack = options.pop('type', '')
-    built: Attack = _build('attack', ATTACKS, attack, options)
+    built: Attack = build_from('attack', ATTACKS, attack, options)
     return built
 
 
@@ -396,8 +396,8 @@ class _Search:
     ) -> None:
         _check_batch(x, labels)
         self._attack, self._logits_fn, self._space = attack, logits_fn, space
-        self.clean = x.detach().clone()
-        self._labels = labels.detach().clone().to(x.device, torch.long)
+        self.clean = x.detach()
+        self._labels = labels.to(x.device, torch.long)
         self._generators = _generators(seed, len(x))
         self._dims = tuple(range(1, x.ndim))
         self.best = self.clean.clone()

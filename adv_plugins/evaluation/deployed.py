@@ -14,7 +14,7 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from ..adapters.mmaction import OmniAdapter, RecognizerAdapter
+from ..adapters.mmaction import OmniAdapter, RecognizerAdapter, fresh_pool
 from ..core import batch
 from ..core.adapter import adapter_class
 from ..core.attack import InputSpace
@@ -112,7 +112,7 @@ class Deployed:
         """
         singles, samples = self.one_view(inputs, views), _repeat(data_samples, views)
         labels = hard_labels(samples).to(inputs.device)
-        with _full_precision(inputs):
+        with _full_precision(inputs), fresh_pool(self.model):
             maps = gradcam(self.model, singles, samples, labels)
         return batch.per_sample(frame_attention(maps), len(data_samples))
 
@@ -134,15 +134,15 @@ class Deployed:
         adversary = Adversary(self.adapter, recipe, NormPath())
         adversary.seed = seed
         singles = self.one_view(inputs, views)
-        with _full_precision(inputs):
+        with _full_precision(inputs), fresh_pool(self.model):
             moved = adversary.perturb(singles, _repeat(data_samples, views))
         assert isinstance(moved, Tensor)
         return moved.reshape(inputs.shape)
 
     def _predict(self, inputs: Any, data_samples: Sequence[Any]) -> None:
         if hasattr(self.head, 'new_cls') and self.head.new_cls is None:
-            # TPNHead copies weights into its second classifier in place, which autograd forbids.
-            with torch.no_grad():
+            # TPNHead draws weights for its second classifier, and overwrites them in place.
+            with torch.no_grad(), torch.random.fork_rng():
                 self.model(inputs, list(data_samples), mode='predict')
         self.model(inputs, list(data_samples), mode='predict')
 

@@ -8,8 +8,7 @@ what is found are drawn by :mod:`~adv_plugins.visualization.clip_pictures`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..adapters.mmaction import RecognizerAdapter
+from ..adapters.mmaction import RecognizerAdapter, fresh_pool
 from ..core.adapter import adapter_class
 from ..core.norm import NormPath
 from ..core.recipe import Recipe, build_recipe
@@ -129,7 +128,7 @@ def look(
         numbers = (x.tolist() for x in (labels, predicted, scores, shown))
         return [Look(*clip) for clip in zip(frames, cams, attention, *numbers, strict=True)]
 
-    with _unpooled(model):
+    with fresh_pool(model):
         clean = see(inputs)
         if attack is None:
             return clean
@@ -247,17 +246,3 @@ def _pixels(adapter: RecognizerAdapter, inputs: Tensor) -> Tensor:
     grey = (inputs.detach() - space.low) / space.scale * GREY_LEVELS
     pattern = 'b t c h w' if grey.ndim == 5 else 'b 1 c t h w'
     return rearrange(grey, f'{pattern} -> b t h w c')
-
-
-@contextmanager
-def _unpooled(model: nn.Module) -> Iterator[None]:
-    """Let TPNHead pool anew: it keeps the pool of the first clips it saw, which fits no others."""
-    head = getattr(model, 'cls_head', None)
-    if not hasattr(head, 'avg_pool2d'):
-        yield
-        return
-    kept, head.avg_pool2d = head.avg_pool2d, None
-    try:
-        yield
-    finally:
-        head.avg_pool2d = kept

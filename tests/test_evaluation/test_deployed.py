@@ -1,5 +1,8 @@
 """A recognizer as it is deployed, against what MMAction2 itself predicts."""
 
+import importlib.util
+
+import numpy as np
 import pytest
 import torch
 from helpers import (
@@ -10,6 +13,7 @@ from helpers import (
     snapshot,
     tsm_config,
 )
+from test_zoo import FAMILIES, build
 from torch import nn
 
 from adv_plugins.core.recipe import TAF, CEAugmentation
@@ -185,3 +189,41 @@ def test_weights_that_do_not_fit_are_told(tmp_path):
     with pytest.raises(ValueError, match='neck.weight .not in the model'):
         load_weights(model, file)
     assert weights_digest(model) == digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', FAMILIES)
+@pytest.mark.filterwarnings('ignore')
+def test_every_family_is_attacked_as_it_predicts(name):
+    """Scores, their gradient and the frames' attention, for each family of MMAction2."""
+    family = FAMILIES[name]
+    if family.needs and importlib.util.find_spec(family.needs) is None:
+        pytest.skip(f'{name} needs {family.needs}')
+    torch.manual_seed(0)
+    model = build(family).eval()
+    if type(model).__name__ == 'RecognizerOmni':
+        with pytest.raises(TypeError, match='no recognizer with one cls_head'):
+            Deployed(model)
+        return
+    model.cls_head.average_clips = 'prob'
+    if 'max_testing_views' in (model.test_cfg or {}):
+        # Only for batches of one video.
+        model.test_cfg = None
+    inputs, samples = torch.randn(family.shape), data_samples([0, 1])
+    # TRN draws frames at random, in tests too.
+    np.random.seed(0)
+    with torch.no_grad():
+        predicted = model(inputs, data_samples([0, 1]), mode='predict')
+    own = torch.stack([sample.pred_score for sample in predicted])
+    before = snapshot(model)
+    deployed = Deployed(model)
+    inputs.requires_grad_()
+    np.random.seed(0)
+    scores = deployed.scores(inputs, samples)
+    torch.testing.assert_close(scores.softmax(dim=1), own)
+    (slope,) = torch.autograd.grad(scores[:, 0].sum(), inputs)
+    assert (slope.flatten(1).abs().amax(dim=1) > 0).all()
+    views = deployed.views(inputs.detach(), samples).shape[1]
+    shares = deployed.frame_attention(inputs.detach(), samples, views)
+    torch.testing.assert_close(shares.sum(dim=2), torch.ones(2, views))
+    assert_same(before, snapshot(model))
