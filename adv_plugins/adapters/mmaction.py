@@ -92,10 +92,16 @@ class RecognizerAdapter(Adapter):
                     'samples several clips or crops of each, and an attack needs one; write '
                     "clip_len or num_clips for one clip, and dict(type='CenterCrop', ...)"
                 ) from error
-        loss, log_vars = self.model.parse_losses(losses)
-        log_vars = {name: value for name, value in log_vars.items() if name in losses}
+        loss, log_vars = self._parse(losses)
         logits = outputs[-1] if outputs else None
         return Record(log_vars, loss, logits, self._labels(target, loss.device), len(target))
+
+    def losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
+        return self._parse(self._losses(inputs, target))[1]
+
+    def _parse(self, losses: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, log_vars = self.model.parse_losses(losses)
+        return loss, {name: value for name, value in log_vars.items() if name in losses}
 
     def _losses(self, inputs: Inputs, target: Any) -> Any:
         return self.model.loss(inputs, target)

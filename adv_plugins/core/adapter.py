@@ -122,6 +122,10 @@ class Adapter(ABC):
     def forward(self, inputs: Inputs, target: Any) -> Record:
         """The model's own training forward."""
 
+    def losses(self, inputs: Inputs, target: Any) -> Mapping[str, Tensor]:
+        """The losses of :meth:`forward` alone, for an iteration without an attack."""
+        return self.forward(inputs, target).losses
+
     @abstractmethod
     def space(self, values: Tensor, name: str) -> InputSpace:
         """The map from pixel units to the values of a modality (``''`` for a lone tensor)."""

@@ -7,6 +7,7 @@ normalisation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -54,9 +55,14 @@ class InputSpace:
         """The scale as a tensor of the dtype and device of ``values``."""
         return torch.as_tensor(self.scale, dtype=values.dtype, device=values.device)
 
+    def to_input(self, values: Tensor) -> Tensor:
+        """Pixel units in units of the model's input."""
+        unscaled = isinstance(self.scale, float) and self.scale == 1
+        return values if unscaled else values * self.scale_like(values)
+
     def pull_back(self, gradient: Tensor) -> Tensor:
         """The gradient by a perturbation in pixel units, none of it on padding (chain rule)."""
-        return self.drop_padding(gradient * self.scale_like(gradient))
+        return self.drop_padding(self.to_input(gradient))
 
     def drop_padding(self, values: Tensor) -> Tensor:
         """Zero wherever the input is padding."""
@@ -125,25 +131,24 @@ class GradientAscent:
                     f'dims={self.dims} has axes that the input {name or ""}{tuple(value.shape)} '
                     'has not; None is all but the batch'
                 )
-        zero = {name: torch.zeros_like(value, dtype=_wide(value)) for name, value in clean.items()}
         some = next(iter(clean.values()))
         finite = torch.ones(len(some), dtype=torch.bool, device=some.device)
-        delta = self._start(zero, spaces) if self.random_start else None
+        delta = self._start(clean, spaces) if self.random_start else None
         for _ in range(self.steps):
             if delta is None:
-                delta = zero
                 grad = gradient(clean) if first is None else first
             else:
                 grad = gradient(self._apply(clean, delta, spaces))
             grad = {
-                name: spaces[name].pull_back(grad[name].detach().to(start.dtype))
-                for name, start in zero.items()
+                name: spaces[name].pull_back(grad[name].detach().to(_wide(value)))
+                for name, value in clean.items()
             }
             healthy = _all_finite(grad)
             finite &= healthy
             grad = _where(healthy, grad)
             direction = self._per_ball(partial(ascent_direction, norm=self.norm), grad)
-            delta = {name: delta[name] + self.step_size * direction[name] for name in delta}
+            step = {name: self.step_size * value for name, value in direction.items()}
+            delta = step if delta is None else {name: delta[name] + step[name] for name in step}
             delta = self._per_ball(partial(project, eps=self.eps, norm=self.norm), delta)
         assert delta is not None
         return self._apply(clean, _where(finite, delta), spaces), finite
@@ -162,12 +167,17 @@ class GradientAscent:
             for (name, value), part in zip(values.items(), parts, strict=True)
         }
 
-    def _start(self, zero: Values, spaces: Mapping[str, InputSpace]) -> Values:
+    def _start(self, clean: Values, spaces: Mapping[str, InputSpace]) -> Values:
         """A point drawn evenly from the ball."""
         if self.norm == 'linf':
-            noise = {n: torch.empty_like(v).uniform_(-self.eps, self.eps) for n, v in zero.items()}
+            noise = {
+                n: torch.empty_like(v, dtype=_wide(v)).uniform_(-self.eps, self.eps)
+                for n, v in clean.items()
+            }
             return {name: spaces[name].drop_padding(value) for name, value in noise.items()}
-        noise = {n: spaces[n].drop_padding(torch.randn_like(v)) for n, v in zero.items()}
+        noise = {
+            n: spaces[n].drop_padding(torch.randn_like(v, dtype=_wide(v))) for n, v in clean.items()
+        }
         return self._per_ball(partial(_shrink_evenly, eps=self.eps), noise)
 
     def _apply(self, clean: Values, delta: Values, spaces: Mapping[str, InputSpace]) -> Values:
@@ -175,7 +185,7 @@ class GradientAscent:
         return {name: self._shifted(clean[name], delta[name], spaces[name]) for name in clean}
 
     def _shifted(self, clean: Tensor, delta: Tensor, space: InputSpace) -> Tensor:
-        shift = delta * space.scale_like(delta)
+        shift = space.to_input(delta)
         perturbed = (clean.to(shift.dtype) + shift).to(clean.dtype)
         if clean.dtype in (torch.float16, torch.bfloat16):
             # Rounding to few bits may leave the ball: step back towards the clean value.
@@ -190,16 +200,15 @@ def _wide(value: Tensor) -> torch.dtype:
 
 def _all_finite(values: Values) -> Tensor:
     """Which samples are finite in every modality, shape (B,)."""
-    flags = [value.flatten(1).isfinite().all(dim=1) for value in values.values()]
+    # One pass each: the largest size is NaN or infinite where anything is.
+    sizes = [torch.linalg.vector_norm(v.flatten(1), math.inf, dim=1) for v in values.values()]
+    flags = [size.isfinite() for size in sizes]
     return torch.stack(flags).all(dim=0)
 
 
 def _where(keep: Tensor, values: Values) -> Values:
     """The values of the samples to keep, zero for the others."""
-    return {
-        name: torch.where(_per_sample(keep, value), value, torch.zeros_like(value))
-        for name, value in values.items()
-    }
+    return {name: value.masked_fill(~_per_sample(keep, value), 0) for name, value in values.items()}
 
 
 def _shrink_evenly(noise: Tensor, eps: float, dims: tuple[int, ...]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -60,19 +60,37 @@ class Carry(torch.autograd.Function):
 
     Its inputs are the parameters, so the trainer's one backward scales, accumulates and reduces
     them like any others, and reaches every parameter whatever else the step has left out.
+
+    To be applied after the forwards that share the parameters: the node made last runs first. The
+    gradients of those forwards are then added to the known ones as they come, instead of waiting
+    for them as a second set, and DistributedDataParallel reduces the first of them at once.
     """
 
     @staticmethod
     def forward(
         ctx: Any, value: Tensor, known: Sequence[Tensor | None], *parameters: Tensor
     ) -> Tensor:
-        ctx.known = known
+        ctx.known = list(known)
         return value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, *(None if grad is None else grad * scale for grad in ctx.known))
+        scaled: list[Tensor | None] = []
+        again = _keeps_graph()
+        for index, grad in enumerate(ctx.known):
+            if not again:
+                # Never a second set of all of them.
+                ctx.known[index] = None
+            scaled.append(None if grad is None else grad * scale)
+            del grad
+        return (None, None, *scaled)
+
+
+# Whether another backward may follow (retain_graph=True); an older PyTorch cannot tell.
+_keeps_graph: Callable[[], bool] = getattr(
+    torch._C._autograd, '_get_current_graph_task_keep_graph', lambda: True
+)
 
 
 def in_fp16(inputs: Tensor) -> bool:

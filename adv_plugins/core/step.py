@@ -102,6 +102,13 @@ class Adversary:
                 find_module(self.model, name, 'modules')
 
     @property
+    def _starts_at_clean(self) -> bool:
+        """Whether the attack's first gradient comes out of the clean forward."""
+        recipe = self.recipe
+        same = recipe.attack_scale == 1 and recipe.attack_path == CLEAN
+        return same and not recipe.random_start
+
+    @property
     def model(self) -> nn.Module:
         """The converted model."""
         return self.adapter.model
@@ -154,7 +161,7 @@ class Adversary:
     def clean_losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
         """The plain model's losses, from which a backward still reaches every parameter: one
         that it did not reach would be an error in DistributedDataParallel."""
-        losses = dict(self.adapter.forward(inputs, target).losses)
+        losses = dict(self.adapter.losses(inputs, target))
         twins = [twin for _, twin in twin_parameters(self.model) if twin.requires_grad]
         if twins:
             first = next(name for name in losses if 'loss' in name)
@@ -179,10 +186,10 @@ class Adversary:
         # Records are compared under the same dropout.
         random = _random_state(inputs) if recipe.regularizers else None
         with self.path.use(CLEAN):
-            clean = self._forward(inputs, target, attention=True)
+            clean = self._forward(inputs, target, self._starts_at_clean, attention=True)
         with self._private_random(inputs):
             labels = recipe.objective.targets(clean)
-            first, clean_total = self._use_clean_graph(clean, labels, leaves)
+            first, total, known = self._use_clean_graph(clean, labels, leaves)
             reference = clean
             if recipe.fraction < 1:
                 index = _random_subset(inputs, recipe.fraction)
@@ -195,13 +202,16 @@ class Adversary:
                 _set_random_state(random)
             with self.path.use(ADVERSARIAL):
                 adversarial = self._forward(perturbed, target, features=False, attention=True)
+        if known is not None:
+            total = cast(Tensor, Carry.apply(total, known, *self._trainable()))
+            del known
         penalties, metrics = self._regularize(reference, adversarial)
         metrics['adv_nonfinite'] = (~finite).sum().float()
         metrics |= self._sizes(inputs, perturbed)
         if not self.rehearsed:
             self._warn_of_silence(metrics, len(finite))
         clean.attention = adversarial.attention = []
-        return Walk(clean, adversarial, clean_total, penalties, metrics)
+        return Walk(clean, adversarial, total, penalties, metrics)
 
     def _regularize(
         self, clean: Record, adversarial: Record
@@ -242,13 +252,12 @@ class Adversary:
 
     def _use_clean_graph(
         self, clean: Record, labels: Tensor | None, leaves: Values
-    ) -> tuple[Values | None, Tensor]:
-        """All that needs the clean graph, which is freed: the attack's first gradient (where
-        the attack starts there) and the weighted clean loss, carrying its gradients."""
+    ) -> tuple[Values | None, Tensor, tuple[Tensor | None, ...] | None]:
+        """All that needs the clean graph: the attack's first gradient (where the attack starts
+        there), the weighted clean loss, and its gradients by the parameters, after which the
+        graph is freed. Where they have to wait for the trainer's backward, None."""
         recipe = self.recipe
-        starts_here = (
-            recipe.attack_path == CLEAN and not recipe.random_start and recipe.attack_scale == 1
-        )
+        starts_here = self._starts_at_clean
         total = recipe.clean_weight * clean.loss
         # In fp16 the gradients need the trainer's loss scale, which only its backward has.
         kept = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
@@ -265,9 +274,9 @@ class Adversary:
             if len(wanted) > len(parameters):
                 # The step's direction does not depend on the positive weight of the loss.
                 first = _by_name(leaves, known[len(parameters) :])
-            total = cast(Tensor, Carry.apply(total.detach(), known[: len(parameters)], *parameters))
             clean.drop_graph()
-        return first, total
+            return first, total.detach(), known[: len(parameters)]
+        return first, total, None
 
     def _ascend(
         self,
