@@ -245,3 +245,12 @@ def test_attention_mse_is_a_mean_over_what_is_valid():
     mask = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
     expected = torch.stack([(a - b)[0, 0, :3, :3].square().mean(), (a - b)[1, 0].square().mean()])
     torch.testing.assert_close(attention_mse(a[:, 0], b[:, 0], mask), expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_relative_size_in_every_precision(dtype):
+    """Double inputs keep theirs; half ones are summed in float32."""
+    clean = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=dtype)
+    found = relative_size(torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=dtype), clean)
+    wanted = torch.tensor([0.2, 0.0], dtype=torch.promote_types(dtype, torch.float32))
+    torch.testing.assert_close(found, wanted)

@@ -1,0 +1,315 @@
+"""Hugging Face classifiers: all is read from the model, which `transformers.Trainer` takes as is.
+
+The model's ``forward`` is the step: called in training mode with labels, it answers with its own
+output class, the adversarial total as its ``loss`` and the clean logits. A checkpoint is a plain
+one; the adversarial state lies beside it in the file ``adversarial.pt``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.adapter import Record, register_adapter
+from ..core.batch import Inputs, batch_size
+from ..core.conversion import (
+    AdversarialModule,
+    adversarial_state_dict,
+    get_adversary,
+    is_adversarial,
+    load_adversarial_state_dict,
+)
+from ..core.norm import CLEAN
+from .classifier import ClassifierAdapter
+
+STATE_FILE = 'adversarial.pt'
+"""Lies beside the weights in a checkpoint folder: what the adversarial path owns."""
+
+# By the model's class: the block whose output is F', and the axes of that output. A class token
+# reads no other token of the last block, so the map is one block earlier (see cam_layers.py).
+FAMILIES: dict[str, tuple[int, str]] = {
+    'TimesformerForVideoClassification': (-2, 'b 1+(h w t) c'),
+    'VideoMAEForVideoClassification': (-1, 'b (t h w) c'),
+    'VivitForVideoClassification': (-2, 'b 1+(t h w) c'),
+    'VJEPA2ForVideoClassification': (-1, 'b (t h w) c'),
+}
+
+
+class AdversarialPreTrainedModel(AdversarialModule):
+    """A Hugging Face classifier whose loss in training is the adversarial total."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        plain = cls.__bases__[1]
+        # transformers goes by names: a checkpoint's architectures, tasks, label columns.
+        cls.__name__, cls.__qualname__ = plain.__name__, plain.__qualname__
+        cls.forward = _with_step(plain.forward)
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], is_main_process: bool = True, **kwargs: Any
+    ) -> Any:
+        """As the model's own, with the adversarial state in a file of its own."""
+        saved = super().save_pretrained(save_directory, is_main_process, **kwargs)
+        if is_main_process:
+            state = {name: value.cpu() for name, value in adversarial_state_dict(self).items()}
+            torch.save(state, Path(save_directory) / STATE_FILE)
+        return saved
+
+
+@register_adapter
+class HuggingFaceAdapter(ClassifierAdapter):
+    """A classifier of transformers: ``forward(pixel_values, labels=...)`` gives its loss.
+
+    ``adversarial_loss(inputs, target)`` and ``perturb(inputs, target)`` take the main input (or a
+    dict of inputs) and the labels, or a dict of all else that ``forward`` takes, the ``labels``
+    among it.
+
+    Args:
+        model (nn.Module): The classifier.
+        loss_fn (Callable, optional): ``loss_fn(logits, labels)``, a mean over the batch. Defaults
+            to None: the model's own.
+        mean (float | Sequence | Tensor, optional): Normalisation of the pixels, what the image
+            processor calls ``image_mean``: one number, or one a channel.
+        std (float | Sequence | Tensor, optional): Like ``mean``: ``image_std``.
+        value_range (tuple[float, float], optional): Range of the pixels before it.
+    """
+
+    mixin = AdversarialPreTrainedModel
+
+    def __init__(
+        self, model: nn.Module, loss_fn: Callable[[Any, Any], Tensor] | None = None, **options: Any
+    ) -> None:
+        super().__init__(model, **options)
+        self.loss_fn = loss_fn
+        self.outputs: list[Any] | None = None
+        name = type(model).__name__
+        if model.main_input_name == 'input_ids':
+            raise TypeError(
+                f'{name} reads token indices, which no gradient step can move; adversarial '
+                'training needs inputs of floating-point numbers, such as pixel_values'
+            )
+        if 'forward' in vars(model):
+            raise TypeError(
+                f'a trainer (accelerate) has replaced the forward of this {name}, which would '
+                'hide the adversarial one; call make_adversarial before, or write: del '
+                'model.forward'
+            )
+        _teach_trainer_to_resume()
+
+    @classmethod
+    def handles(cls, model: nn.Module) -> bool:
+        kinds = {f'{kind.__module__.split(".")[0]}.{kind.__name__}' for kind in type(model).__mro__}
+        hosted = 'transformers.PreTrainedModel' in kinds
+        return hosted and 'labels' in inspect.signature(type(model).forward).parameters
+
+    def forward(self, inputs: Inputs, target: Any) -> Record:
+        named = inputs if isinstance(inputs, Mapping) else {self.model.main_input_name: inputs}
+        given = dict(target) if isinstance(target, Mapping) else {'labels': target}
+        labels = given['labels'] if self.loss_fn is None else given.pop('labels')
+        # Past the mixin, and past what accelerate puts around it, which is active already.
+        run = super(AdversarialPreTrainedModel, self.model).forward
+        output = run(**named, **given, return_dict=True)
+        loss = output.loss if self.loss_fn is None else self._own_loss(output, labels, given)
+        path = get_adversary(self.model).path
+        if self.outputs is not None and path.branch == CLEAN and path.tracking:
+            # Of all forwards of a step, the one that the plain model would have run.
+            self.outputs.append(type(output)(**_detach(dict(output))))
+        count = batch_size(inputs)
+        labels = labels if isinstance(labels, Tensor) else None
+        return Record({'loss': loss}, loss, output.logits, labels, count)
+
+    def _own_loss(self, output: Any, labels: Any, given: Mapping[str, Any]) -> Tensor:
+        loss = self.loss_fn(output.logits, labels)
+        total = given.get('num_items_in_batch')
+        # Trainer sums micro-batches that are divided by the size of all of them together.
+        return loss if total is None else loss * len(labels) / total
+
+    def _on_channels(self, value: Tensor, inputs: Tensor) -> Tensor:
+        value = value.to(inputs.device)
+        if value.ndim != 1 or len(value) == 1:
+            return value
+        if inputs.ndim < 4 or inputs.shape[-3] != len(value):
+            raise ValueError(
+                f'mean or std has {len(value)} channels, but the pixels {tuple(inputs.shape)} '
+                'have not, at the third axis from the end; give tensors that broadcast to them'
+            )
+        return value.view(-1, 1, 1)
+
+    def select(self, target: Any, index: Tensor) -> Any:
+        if not isinstance(target, Mapping):
+            return super().select(target, index)
+        count = len(target['labels'])
+        part = {
+            name: value[index]
+            if isinstance(value, Tensor) and value.ndim and len(value) == count
+            else value
+            for name, value in target.items()
+        }
+        if part.get('num_items_in_batch') is not None:
+            # The part stands for the whole batch: its loss stays a mean.
+            part['num_items_in_batch'] = part['num_items_in_batch'] * len(index) / count
+        return part
+
+    def find_cam_layer(self) -> str:
+        family, config = _family(self.model), self.model.config
+        blocks = _blocks(self.model)
+        if not family or not blocks:
+            raise ValueError(
+                f'the CAM layer of {type(self.model).__name__} is not known; name its last stage '
+                "with cam_layer, and its axes with cam_layout, e.g. 'b (t h w) c; h=14 w=14'. A "
+                'model of images has no frames to move attention between: write '
+                "'advprop' or 'ceaugmentation'"
+            )
+        index = FAMILIES[family][0]
+        if getattr(config, 'use_mean_pooling', True) is False:
+            # VideoMAE then reads its first token alone.
+            index = -2
+        return f'{blocks}.{config.num_hidden_layers + index}'
+
+    def feature_map(
+        self, layer: str, output: Any, inputs: Inputs, layout: str | None
+    ) -> tuple[Any, str | None]:
+        if isinstance(output, tuple):
+            # Blocks return their attention maps too.
+            output = output[0]
+        family = _family(self.model)
+        known = family and layer.rpartition('.')[0] == _blocks(self.model)
+        if layout is not None or not known:
+            return output, layout
+        pixels = inputs if isinstance(inputs, Tensor) else inputs[self.model.main_input_name]
+        convolutions = (nn.Conv2d, nn.Conv3d)
+        patches = next(m for m in self.model.modules() if isinstance(m, convolutions)).stride
+        height, width = pixels.shape[-2] // patches[-2], pixels.shape[-1] // patches[-1]
+        return output, f'{FAMILIES[family][1]}; h={height} w={width}'
+
+
+def _with_step(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """The ``forward`` of a converted class, under the signature that trainers inspect."""
+    signature = inspect.signature(plain)
+
+    @functools.wraps(plain)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # accelerate keeps this function on a model that is plain again.
+        if not (is_adversarial(self) and self.training and torch.is_grad_enabled()):
+            return plain(self, *args, **kwargs)
+        given = dict(signature.bind(self, *args, **kwargs).arguments)
+        given.pop('self')
+        given |= given.pop('kwargs', {})
+        if given.get(self.main_input_name) is None or given.get('labels') is None:
+            warnings.warn(
+                f'{type(self).__name__} was called in training mode without labels: this is the '
+                "plain model's forward. Where Trainer takes the labels away (label smoothing, "
+                'compute_loss_func), write make_adversarial(model, loss_fn=...) instead',
+                stacklevel=2,
+            )
+            return plain(self, *args, **kwargs)
+        return _step(self, given)
+
+    return forward
+
+
+def _step(model: Any, given: dict[str, Any]) -> Any:
+    """The adversarial loss of a call, in the output that the plain call would have given."""
+    adversary = get_adversary(model)
+    if adversary.model is not model:
+        raise RuntimeError(
+            'torch.nn.DataParallel runs copies of the model, which share one adversarial state; '
+            'start one process a GPU (torchrun, accelerate launch), or show the process one GPU '
+            'with CUDA_VISIBLE_DEVICES'
+        )
+    as_dict = given.pop('return_dict', None)
+    as_dict = model.config.return_dict if as_dict is None else as_dict
+    adversary.adapter.outputs = outputs = []
+    try:
+        losses = model.adversarial_loss(given.pop(model.main_input_name), given)
+    finally:
+        adversary.adapter.outputs = None
+    output = type(outputs[0])(**{**outputs[0], 'loss': losses['loss']})
+    return output if as_dict else output.to_tuple()
+
+
+@functools.cache
+def _teach_trainer_to_resume() -> None:
+    """Let Trainer load the adversarial state with the weights that it resumes from.
+
+    The model is given the weights then and not the folder they are from, and callbacks are not
+    told either: its one method that knows the folder is extended.
+    """
+    if find_spec('accelerate') is None:
+        # There is no Trainer without it.
+        return
+    from transformers import Trainer
+
+    plain = Trainer._load_from_checkpoint
+
+    @functools.wraps(plain)
+    def load(self: Any, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        plain(self, resume_from_checkpoint, *args, **kwargs)
+        model = self.accelerator.unwrap_model(self.model)
+        if is_adversarial(model):
+            _load_renamed_weights(model, Path(resume_from_checkpoint))
+            _load_state(model, Path(resume_from_checkpoint) / STATE_FILE)
+
+    Trainer._load_from_checkpoint = load
+
+
+def _load_renamed_weights(model: Any, folder: Path) -> None:
+    """Load what is saved under other names than the model has (VideoMAE's biases, ViT's blocks).
+
+    Trainer resumes without it (transformers#43701); ``from_pretrained`` knows the names.
+    """
+    from safetensors import safe_open
+
+    saved: set[str] = set()
+    for file in folder.glob('model*.safetensors'):
+        with safe_open(file, framework='pt') as weights:
+            saved.update(weights.keys())
+    if not saved <= model.state_dict().keys():
+        plain = type(model).__bases__[1].from_pretrained(folder, dtype=model.dtype)
+        model.load_state_dict(plain.state_dict())
+
+
+def _load_state(model: nn.Module, file: Path) -> None:
+    if file.is_file():
+        state = torch.load(file, map_location='cpu', weights_only=True)
+        load_adversarial_state_dict(model, state)
+    else:
+        warnings.warn(
+            f'{file.parent} has no {STATE_FILE}: it is from a plain run, and the schedule of the '
+            'recipe starts anew',
+            stacklevel=2,
+        )
+
+
+def _family(model: nn.Module) -> str:
+    """Which class in FAMILIES the model is of, or derives from; empty for others."""
+    return next((kind.__name__ for kind in type(model).__mro__ if kind.__name__ in FAMILIES), '')
+
+
+def _blocks(model: Any) -> str:
+    """The dotted name of the list of the backbone's blocks; empty where there is none."""
+    depth = getattr(model.config, 'num_hidden_layers', None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return name
+    return ''
+
+
+def _detach(value: Any) -> Any:
+    """The values without the graph, which the step has freed."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, Mapping):
+        return {name: _detach(entry) for name, entry in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_detach, value))
+    return value

@@ -1,0 +1,149 @@
+"""The Lightning callback for a network made adversarial inside a LightningModule."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError:
+    from pytorch_lightning import Callback, LightningModule, Trainer
+
+from ..core.conversion import (
+    adversarial_state_dict,
+    get_adversary,
+    is_adversarial,
+    load_adversarial_state_dict,
+    make_adversarial,
+)
+from ..core.recipe import Recipe
+
+ENTRY = 'adversarial'
+"""The checkpoint's top-level entry for what the adversarial path owns."""
+
+
+class AdversarialCallback(Callback):
+    """Convert the network of a LightningModule, keep its state in checkpoints, log and schedule.
+
+    What it cannot do for you is the loss, which ``training_step`` computes: let that be
+    ``self.net.adversarial_loss(x, y)``. Return the whole dict, and its parts are logged. A
+    Hugging Face classifier gives the adversarial total as its own ``loss``.
+
+    The network is converted before ``configure_optimizers``. The checkpoint's ``state_dict`` is
+    that of the plain module; the adversarial state rides in the entry ``adversarial`` and comes
+    back with ``trainer.fit(..., ckpt_path=...)``.
+
+    Args:
+        recipe (Recipe | str | Mapping, optional): The recipe, as for
+            :func:`~adv_plugins.make_adversarial`. Defaults to None: that of a network that the
+            module has converted itself.
+        attribute (str, optional): Where the module has the network, ``'net'``. Defaults to None:
+            its only part with parameters.
+        by_epoch (bool): Whether the recipe's ``begin`` and ``end`` count epochs, not batches.
+            Defaults to True.
+        **options: Options of :func:`~adv_plugins.make_adversarial`, e.g. ``eps=6/255``, ``mean``
+            and ``std``.
+
+    Raises:
+        ValueError: There is no such network, or two recipes, or none.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[AdversarialCallback('taf', attribute='net')])
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe | str | Mapping[str, Any] | None = None,
+        attribute: str | None = None,
+        by_epoch: bool = True,
+        **options: Any,
+    ) -> None:
+        self.recipe = recipe
+        self.attribute = attribute
+        self.by_epoch = by_epoch
+        self.options = options
+        self._given: Recipe | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Convert the network; in training only."""
+        if stage != 'fit':
+            return
+        name, net = self._network(pl_module)
+        if not is_adversarial(net):
+            if self.recipe is None:
+                raise ValueError(
+                    f'AdversarialCallback has no recipe and {name!r} is not adversarial; write '
+                    "AdversarialCallback('taf')"
+                )
+            make_adversarial(net, self.recipe, **self.options)
+            self._given = get_adversary(net).recipe
+        elif (self.recipe or self.options) and get_adversary(net).recipe is not self._given:
+            raise ValueError(
+                f'{name!r} is adversarial already, and the callback has a recipe too; leave one '
+                'out: AdversarialCallback()'
+            )
+        # All ranks alike, so that a checkpoint of rank 0 resumes them all.
+        adversary = get_adversary(net)
+        adversary.seed = trainer.strategy.broadcast(adversary.seed)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell the schedule where the run is."""
+        _, net = self._network(pl_module)
+        get_adversary(net).epoch = trainer.current_epoch if self.by_epoch else None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log what ``training_step`` has returned beside its loss."""
+        if isinstance(outputs, Mapping):
+            scalars = {
+                name: value
+                for name, value in outputs.items()
+                if name != 'loss' and isinstance(value, Tensor) and value.ndim == 0
+            }
+            pl_module.log_dict(scalars)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the adversarial state beside the plain ``state_dict``."""
+        _, net = self._network(pl_module)
+        if is_adversarial(net):
+            state = adversarial_state_dict(net)
+            checkpoint[ENTRY] = {name: value.cpu() for name, value in state.items()}
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restore the adversarial state."""
+        _, net = self._network(pl_module)
+        if not is_adversarial(net):
+            return
+        if ENTRY in checkpoint:
+            load_adversarial_state_dict(net, checkpoint[ENTRY])
+        else:
+            warnings.warn(
+                'the checkpoint is from a run without AdversarialCallback: the schedule of the '
+                'recipe starts anew',
+                stacklevel=2,
+            )
+
+    def _network(self, pl_module: LightningModule) -> tuple[str, nn.Module]:
+        parts = {
+            name: part
+            for name, part in pl_module.named_children()
+            if next(part.parameters(), None) is not None
+        }
+        if self.attribute in parts:
+            return self.attribute, parts[self.attribute]
+        if self.attribute is None and len(parts) == 1:
+            return next(iter(parts.items()))
+        choices = ' or '.join(f'attribute={name!r}' for name in parts) or 'no such part in it'
+        raise ValueError(
+            f'attribute={self.attribute!r} does not name a network of {type(pl_module).__name__}; '
+            f'write {choices}'
+        )
