@@ -15,6 +15,7 @@ import os
 import pickle
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -274,7 +275,7 @@ class YT8MFrameDataset(_FrameFeatureDataset):
         ...     batch_size=64,
         ...     num_workers=2,
         ...     sampler=dict(type='InfiniteSampler', shuffle=True),
-        ...     collate_fn=dict(type='pseudo_collate'),
+        ...     collate_fn=dict(type='packed_collate'),
         ...     dataset=dict(
         ...         type='YT8MFrameDataset',
         ...         data_root='data/yt8m/2/frame/train',
@@ -517,17 +518,17 @@ class FeatureDataset(_FrameFeatureDataset):
 
 @FUNCTIONS.register_module()
 def packed_collate(items: Sequence[Any]) -> Any:
-    """mmengine's ``pseudo_collate``, with all tensors of a worker's batch in one block of memory.
+    """mmengine's ``pseudo_collate``, with a batch's tensors sent by workers as one block of memory.
 
-    A worker hands each tensor over as a file of its own, for which the main process connects to
-    it: with three tensors a video that takes longer than to read the video, and more workers do
-    not help, as it is the main process that waits. The batch that arrives is the same.
+    PyTorch sends each tensor as a file of its own, for which the main process connects to the
+    worker. With three tensors a video that takes longer than reading the video, and more workers
+    do not help, as it is the main process that has to wait. What arrives is the same batch.
 
     Args:
         items (Sequence): Items of a dataset, with tensors in any places.
 
     Returns:
-        Any: What ``pseudo_collate`` makes of them.
+        Any: What ``pseudo_collate`` makes of them; in a worker, what becomes that when it is sent.
 
     Example:
         >>> train_dataloader = dict(collate_fn=dict(type='packed_collate'))
@@ -537,7 +538,7 @@ def packed_collate(items: Sequence[Any]) -> Any:
 
 
 class _Packed:
-    """A batch that arrives in another process as itself, its tensors views of one block."""
+    """A batch that is sent in two parts, its tensors and the rest, and arrives as itself."""
 
     def __init__(self, batch: Any) -> None:
         file = io.BytesIO()
@@ -587,9 +588,13 @@ def _unpack(
     sizes: Sequence[int],
     kinds: Sequence[tuple[torch.dtype, torch.Size]],
 ) -> Any:
+    # Copies: a view would keep the whole block in memory, for as long as one label is kept. By
+    # numpy, as PyTorch would start threads for each, which wait for cores that workers have.
     tensors = [
-        place[: shape.numel() * dtype.itemsize].view(dtype).view(shape)
-        for place, (dtype, shape) in zip(block.split(sizes), kinds, strict=True)
+        torch.from_numpy(place[: shape.numel() * dtype.itemsize].copy()).view(dtype).view(shape)
+        for place, (dtype, shape) in zip(
+            np.split(block.numpy(), np.cumsum(sizes)[:-1]), kinds, strict=True
+        )
     ]
     return _TensorUnpickler(io.BytesIO(data), tensors).load()
 

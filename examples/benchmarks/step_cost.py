@@ -2,12 +2,12 @@
 
     python examples/benchmarks/step_cost.py [--size small|full] [--models tsm videomae ...]
 
-Measures, for models with random weights fed with random clips, the steps of this package's recipes
+Measures, for models with random weights fed with random data, the steps of this package's recipes
 beside a clean step, the floor that arithmetic allows, and the same work done as attack libraries do
-it. All steps of a model share its weights and take turns, in another order each round,
-so that what else the machine does hits all alike; ratios are taken within a round. A step is
-forwards and backwards up to the gradients of the parameters; ``optimizer.step()`` is not timed.
-Writes ``step_cost.json`` and the Markdown tables ``step_cost.md`` to ``--out``.
+it. All steps of a model share its weights and take turns, in another order each round, so that what
+else the machine does hits all alike; ratios are taken within a round. A step is all up to the
+gradients of the parameters; ``optimizer.step()`` is not timed. Writes ``step_cost.json`` and the
+Markdown tables ``step_cost.md`` to ``--out``.
 
 ``--size small`` is for two CPU cores, ``full`` is the papers' sizes, for CUDA. Where other programs
 use the machine too, ``--cpu-time`` counts the seconds that this process computed, on one thread.
@@ -28,7 +28,7 @@ import random
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, NamedTuple
@@ -49,14 +49,10 @@ FORWARD, INPUT_GRADIENT, CLEAN = 'forward', 'forward + input gradient', 'clean s
 NEVER = 10**9
 
 SIZES = {
-    # Batch, frames and, of clips, pixels. Tiny is for tests of this script.
-    'tiny': dict(tsm=(2, 8, 32), slowonly=(2, 4, 32), videomae=(1, 4, 32), feature=(2, 8)),
+    # Batch, frames and, of clips, pixels.
     'small': dict(tsm=(2, 8, 112), slowonly=(2, 4, 112), videomae=(1, 8, 112), feature=(8, 150)),
     'full': dict(tsm=(8, 8, 224), slowonly=(8, 8, 224), videomae=(8, 16, 224), feature=(64, 300)),
 }
-
-
-# --------------------------------------------------------------------------- the floor
 
 
 class Work(NamedTuple):
@@ -76,12 +72,13 @@ class Work(NamedTuple):
 
 
 def floor(recipe: Recipe) -> Work:
-    """The least work of a step of a recipe on a whole batch, both losses having a weight.
+    """The least work of a step that attacks the whole batch as it is, both losses having a weight.
 
     Clean and adversarial loss are a forward and a full backward each. An attack step is a forward
     and a gradient by the data. The first one needs no forward where the attack starts at the clean
     batch and on the clean path, and nothing at all where it besides ascends the training loss: the
     clean backward passes it. A regularizer takes that last gift away, as it delays that backward.
+    (``adv_plugins.core.cost.step_cost`` is the same in clean steps, for any fraction and scale.)
     """
     whole, ascent = Work(1, 1, 1), Work(1, 1, 0)
     regularized = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
@@ -92,9 +89,6 @@ def floor(recipe: Recipe) -> Work:
     else:
         first = Work(0, 1, 0)
     return sum([ascent] * (recipe.steps - 1), whole + first + whole)
-
-
-# --------------------------------------------------------------------------- counters
 
 
 class LayerCounter(TorchDispatchMode):
@@ -146,6 +140,9 @@ class LayerCounter(TorchDispatchMode):
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
     """The most bytes that autograd holds for a backward at one time, each storage counted once.
 
+    Args:
+        model (nn.Module): The model; its parameters, which are there anyway, do not count.
+
     Attributes:
         peak (int): The most so far.
     """
@@ -154,23 +151,25 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
         def __init__(self, tensor: Tensor) -> None:
             self.tensor = tensor
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__(self._pack, lambda saved: saved.tensor)
         self.peak = self._now = 0
         self._holders: dict[int, int] = {}
+        self._own = {value.data_ptr() for value in model.parameters()}
 
     def __enter__(self) -> SavedBytes:
         super().__enter__()
         return self
 
     def _pack(self, tensor: Tensor) -> _Saved:
-        storage = tensor.untyped_storage()
+        storage, saved = tensor.untyped_storage(), self._Saved(tensor)
         key, size = storage.data_ptr(), storage.nbytes()
+        if key in self._own:
+            return saved
         if key not in self._holders:
             self._now += size
             self.peak = max(self.peak, self._now)
         self._holders[key] = self._holders.get(key, 0) + 1
-        saved = self._Saved(tensor)
         weakref.finalize(saved, self._release, key, size)
         return saved
 
@@ -216,9 +215,6 @@ class LiveBytes(TorchDispatchMode):
 
     def _release(self, size: int) -> None:
         self._now -= size
-
-
-# --------------------------------------------------------------------------- the models
 
 
 @dataclass
@@ -359,9 +355,6 @@ def _map(change: Callable[..., Tensor], *inputs: Inputs) -> Inputs:
     return {name: change(*(value[name] for value in inputs)) for name in inputs[0]}
 
 
-# --------------------------------------------------------------------------- the steps
-
-
 def build_steps(case: Case) -> dict[str, Step]:
     """All steps to measure, by the names of rows; the first three are the primitives."""
     plain, inputs, samples = case.model, case.inputs, case.samples
@@ -376,14 +369,10 @@ def build_steps(case: Case) -> dict[str, Step]:
         _loss(plain, inputs, samples).backward()
 
     steps = {FORWARD: forward, INPUT_GRADIENT: input_gradient, CLEAN: clean}
-    idle = next(iter(case.recipes.values()))
-    recipes = {'adversarial hook, inactive': copy.copy(idle)} | case.recipes
-    object.__setattr__(recipes['adversarial hook, inactive'], 'begin', NEVER)
-    for name, recipe in recipes.items():
+    idle = replace(next(iter(case.recipes.values())), begin=NEVER)
+    for name, recipe in {'inactive recipe': idle, **case.recipes}.items():
         steps[name] = adversarial_step(case, recipe)
-    for count in (1, 5):
-        steps |= peers(case, count)
-    return steps
+    return steps | peers(case, 1) | peers(case, 5)
 
 
 def adversarial_step(case: Case, recipe: Recipe) -> Step:
@@ -483,9 +472,6 @@ def _pgd_step(clean: Tensor, moved: Tensor, slope: Tensor) -> Tensor:
     return clean + (moved + STEP * slope.sign() - clean).clamp(-EPS, EPS)
 
 
-# --------------------------------------------------------------------------- measuring
-
-
 @dataclass
 class Row:
     """What was measured of one step.
@@ -537,7 +523,7 @@ def measure(case: Case, repeats: int, cpu_time: bool) -> dict[str, Row]:
 def _inspect(case: Case, step: Step, device: torch.device) -> tuple[Work, int, int]:
     """Work, saved bytes and peak bytes of one step."""
     weight = case.model.get_submodule(case.layer).weight
-    with LayerCounter(weight) as counter, SavedBytes() as saved:
+    with LayerCounter(weight) as counter, SavedBytes(case.model) as saved:
         step()
     case.model.zero_grad()
     if device.type != 'cuda':
@@ -553,9 +539,6 @@ def _inspect(case: Case, step: Step, device: torch.device) -> tuple[Work, int, i
 def _wait(device: torch.device) -> None:
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
-
-
-# --------------------------------------------------------------------------- the report
 
 
 def summarize(rows: Mapping[str, Row]) -> dict[str, dict[str, Any]]:
@@ -630,8 +613,8 @@ def report(results: Mapping[str, Any]) -> str:
     parts = [
         f'{machine}; {clock}, {results["repeats"]} rounds: medians, with quartiles in brackets. '
         'F, ∂x, ∂w: forwards, gradients by the data and by the weights, counted at a layer of the '
-        'first stage. Saved: bytes held for a backward at peak, over those of the clean step; '
-        'peak: of all tensors that the step makes.'
+        'first stage; a concatenated batch is one. Saved: bytes held for a backward at peak, over '
+        'those of the clean step; peak: bytes of all tensors that the step makes, gradients too.'
     ]
     if not results['torchattacks']:
         parts.append('torchattacks is not installed, and left out.')
@@ -669,9 +652,10 @@ def main(argv: list[str] | None = None) -> None:
         size = SIZES[args.size][name]
         case = build_case(name, size, device)
         steps = summarize(measure(case, args.repeats, args.cpu_time))
-        shapes = [f'{"×".join(map(str, size))} (batch × frames{" × pixels²" * (len(size) > 2)})']
-        results['models'][name] = dict(title=TITLES[name], size=shapes[0], steps=steps)
-        print(f'\n{TITLES[name]}, {shapes[0]}\n\n{table(steps)}', flush=True)
+        shape = zip(('batch', 'frames', 'pixels'), size, strict=False)
+        text = ', '.join(f'{key} {value}' for key, value in shape)
+        results['models'][name] = dict(title=TITLES[name], size=text, steps=steps)
+        print(f'\n{TITLES[name]}, {text}\n\n{table(steps)}', flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / 'step_cost.json').write_text(json.dumps(results, indent=1))
     (args.out / 'step_cost.md').write_text(report(results))

@@ -29,6 +29,7 @@ from adv_plugins import (  # noqa: E402
     Recipe,
     make_adversarial,
 )
+from adv_plugins.core.cost import step_cost  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'examples/benchmarks'))
 
@@ -167,14 +168,15 @@ def test_the_counter_counts_the_plain_step(case):
 )
 def test_floor(recipe, expected):
     """In units of one forward, a gradient by the data and one by the weights a forward each:
-    7 for TAF and 6 for cross-entropy from the clean graph."""
+    7 for TAF and 6 for cross-entropy from the clean graph; and as the budget counts it."""
     assert floor(recipe) == expected
     assert floor(recipe).seconds(forward=1.0, input_gradient=2.0, clean=3.0) == sum(expected)
+    assert 3 * step_cost(recipe) == pytest.approx(sum(expected))
 
 
 def peaks(case, model):
     """Bytes saved for backward, and bytes of all tensors that the step makes."""
-    with SavedBytes() as saved:
+    with SavedBytes(model) as saved:
         case.step(model)
     model.zero_grad()
     with LiveBytes() as live:
@@ -191,6 +193,24 @@ def test_memory_is_that_of_a_clean_step(case, recipe):
     clean, _ = peaks(case, case.plain)
     saved, _ = peaks(case, case.convert(kind, **options))
     assert saved <= 1.15 * clean, f'{saved / clean:.3f} times the bytes of a clean step'
+
+
+def test_the_clean_gradients_are_the_only_memory_beside_the_graph():
+    """Those of the adversarial loss are added to them as they come: there is no second set."""
+    case = Case('tsm')
+    with LiveBytes() as live:
+        case.plain.parse_losses(case.plain(case.inputs, case.samples, mode='loss'))
+    forward = live.peak
+    model = case.convert(TAF)
+    case.step(model)
+    model.zero_grad()
+    sizes = [4 * value.numel() for value in model.parameters()]
+    # The largest gradient on its way: what is known, what is added, and their sum.
+    gradients = sum(sizes) + 2 * max(sizes)
+    with LiveBytes() as live:
+        case.step(model)
+    ratio = live.peak / (forward + gradients)
+    assert ratio <= 1.05, f'{ratio:.3f} times the forward and one set of gradients'
 
 
 def hooks_of(model):

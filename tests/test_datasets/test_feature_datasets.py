@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -16,11 +17,12 @@ import torch
 pytest.importorskip('mmaction', reason='items go through PackActionInputs of MMAction2')
 
 from mmengine.dataset import ClassBalancedDataset, DefaultSampler, InfiniteSampler, pseudo_collate
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS, FUNCTIONS, DefaultScope
+from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader
 
 from adv_plugins.datasets import features, yt8m
-from adv_plugins.datasets.features import FeatureDataset, YT8MFrameDataset
+from adv_plugins.datasets.features import FeatureDataset, YT8MFrameDataset, packed_collate
 from adv_plugins.datasets.label_space import LabelSpace
 from adv_plugins.datasets.yt8m import YT8MShards, write_examples
 
@@ -256,6 +258,79 @@ def test_packed_and_collated(kind: str, request: pytest.FixtureRequest) -> None:
         assert sample.gt_label.tolist() == one_hot(LABELS[index])
         assert sample.video_id.endswith(f'v{index}')
         assert sample.num_frames == LENGTHS[index]
+
+
+# ------------------------------------------------------------------------- from workers to steps
+
+
+class Items:
+    """A dataset whose items hold tensors of every kind, in every place."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        frames = torch.arange(12 * (i + 1)).reshape(-1, 3)
+        sample = BaseDataElement(gt_label=torch.tensor([0.5, i]), metainfo=dict(video_id=f'v{i}'))
+        inputs = dict(
+            rgb=frames.to(torch.uint8),
+            turned=frames.T[:, ::2],
+            half=frames.to(torch.bfloat16),
+            number=torch.tensor(i),
+            flag=torch.tensor([True, False, i > 2]),
+            none=torch.zeros(0, 4),
+            array=np.arange(i),
+        )
+        return dict(inputs=inputs, data_samples=sample, name=f'v{i}')
+
+
+def leaves(value: Any) -> list[Any]:
+    """What is in a batch, in order."""
+    if isinstance(value, BaseDataElement):
+        return leaves(dict(value.all_items()))
+    if isinstance(value, dict):
+        return [leaf for key in value for leaf in (key, *leaves(value[key]))]
+    if isinstance(value, list | tuple):
+        return [leaf for item in value for leaf in leaves(item)]
+    return [value]
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_packed_batches_are_the_usual_ones(workers: int) -> None:
+    loaders = [
+        DataLoader(Items(), 2, num_workers=workers, collate_fn=collate)
+        for collate in (FUNCTIONS.get('packed_collate'), pseudo_collate)
+    ]
+    for batch, expected in zip(*loaders, strict=True):
+        assert type(batch) is dict
+        found, wanted = leaves(batch), leaves(expected)
+        assert sum(isinstance(leaf, torch.Tensor) for leaf in wanted) == 7 * len(batch['name'])
+        for leaf, other in zip(found, wanted, strict=True):
+            assert type(leaf) is type(other)
+            if isinstance(leaf, torch.Tensor):
+                assert (leaf.dtype, leaf.shape) == (other.dtype, other.shape)
+                assert torch.equal(leaf, other)
+                # Whoever keeps a label does not keep the batch.
+                assert leaf.untyped_storage().nbytes() == leaf.nbytes or workers == 0
+            else:
+                assert np.array_equal(leaf, other)
+
+
+def test_a_packed_batch_leaves_no_file_open() -> None:
+    """Whereas PyTorch has one open for each tensor, and connects to the worker for each."""
+    if not os.path.isdir('/proc/self/fd'):
+        pytest.skip('counts files in /proc')
+
+    def files_of_a_batch(collate: Callable) -> int:
+        iterator = iter(DataLoader(Items(), 1, num_workers=1, collate_fn=collate))
+        first = next(iterator)
+        before = len(os.listdir('/proc/self/fd'))
+        second = next(iterator)
+        assert (first['name'], second['name']) == (['v0'], ['v1'])
+        return len(os.listdir('/proc/self/fd')) - before
+
+    assert files_of_a_batch(packed_collate) == 0
+    assert files_of_a_batch(pseudo_collate) == 6
 
 
 # -------------------------------------------------------------------------------------- sharding
@@ -631,18 +706,20 @@ def test_only_the_rows_of_the_item_are_read(tmp_path: Path) -> None:
 
 
 def test_no_object_for_each_record(tmp_path: Path) -> None:
-    def size(num_records: int) -> int:
+    def size(num_records: int, **options: int) -> int:
         path = tmp_path / f'{num_records}.tfrecord'
         frame = np.zeros((1, 1), np.uint8)
-        write_examples(path, (dict(id='a', labels=[0], rgb=frame) for _ in range(num_records)))
-        options = dict(modalities=dict(rgb=1), label_space=['only'])
-        dataset = YT8MFrameDataset(str(path), **options)
+        if not path.exists():
+            write_examples(path, (dict(id='a', labels=[0], rgb=frame) for _ in range(num_records)))
+        only = dict(modalities=dict(rgb=1), label_space=['only'])
+        dataset = YT8MFrameDataset(str(path), **only, **options)
         assert dataset.data_list == []
         assert dataset._shards.labels(0).tolist() == [0]
         return len(pickle.dumps(dataset))
 
-    # 8 bytes for a position; the index of the shards is in its file.
-    assert size(3000) - size(1000) < 2000 * 10
+    # The index of the shards is in its file, and all records, or the first ones, are a range.
+    for options in ({}, dict(skip=10), dict(indices=900), dict(indices=-900)):
+        assert size(3000, **options) - size(1000, **options) < 20
 
 
 # -------------------------------------------------------------------------------------- options

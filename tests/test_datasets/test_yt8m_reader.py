@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import importlib.util
 import logging
@@ -12,6 +13,7 @@ import random
 import struct
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -967,6 +969,42 @@ def test_no_file_stays_open(folder: Path) -> None:
     for i in range(13):
         shards[i]
     assert len(os.listdir('/proc/self/fd')) == before
+
+
+def test_memory_grows_with_records_not_with_shards(tmp_path: Path) -> None:
+    """Counted, not sampled: numpy and Python both tell tracemalloc what they allocate."""
+
+    def held(shards: int, records: int) -> int:
+        """Bytes of an object whose indexes were made before, after reading in every shard."""
+        folder = tmp_path / f'{shards}x{records}'
+        folder.mkdir()
+        source = folder / 'a'
+        write_examples(source, [{**video(1, 1, 4, 4), 'labels': [1, 2, 3]}] * records)
+        YT8MShards(source)
+        for k in range(shards):
+            os.link(source, folder / f'{k}.tfrecord')
+            os.link(f'{source}.index.npz', folder / f'{k}.tfrecord.index.npz')
+        tracemalloc.start()
+        try:
+            opened = YT8MShards(folder / '*.tfrecord')
+            gc.collect()
+            before_reading = tracemalloc.get_traced_memory()[0]
+            for i in range(0, len(opened), records):
+                opened[i]
+            gc.collect()
+            after_reading = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert len(opened) == shards * records
+        assert after_reading - before_reading < 10_000
+        return after_reading
+
+    held(1, 10)
+    few = held(10, 400)
+    # An offset, a number of frames, three labels and where they end.
+    assert (held(10, 1400) - few) / 10_000 < 8 + 4 + 3 * 8 + 8 + 0.5
+    # The same records in more shards: no more than the objects of an index.
+    assert (held(100, 40) - few) / 90 < 3000
 
 
 def identity(batch: list[Video]) -> list[Video]:
