@@ -588,15 +588,20 @@ def _unpack(
     sizes: Sequence[int],
     kinds: Sequence[tuple[torch.dtype, torch.Size]],
 ) -> Any:
-    # Copies: a view would keep the whole block in memory, for as long as one label is kept. By
-    # numpy, as PyTorch would start threads for each, which wait for cores that workers have.
-    tensors = [
-        torch.from_numpy(place[: shape.numel() * dtype.itemsize].copy()).view(dtype).view(shape)
-        for place, (dtype, shape) in zip(
-            np.split(block.numpy(), np.cumsum(sizes)[:-1]), kinds, strict=True
-        )
-    ]
+    tensors = [_copy(place, *kind) for place, kind in zip(block.split(sizes), kinds, strict=True)]
     return _TensorUnpickler(io.BytesIO(data), tensors).load()
+
+
+def _copy(place: torch.Tensor, dtype: torch.dtype, shape: torch.Size) -> torch.Tensor:
+    """A tensor from its bytes in a block.
+
+    A view would keep the whole block in memory, for as long as one label is kept. The copy is
+    numpy's, as PyTorch would start threads for each, which wait for cores that workers have.
+    """
+    tensor = torch.empty(shape, dtype=dtype)
+    target = tensor.view(-1).view(torch.uint8).numpy()
+    target[:] = place[: len(target)].numpy()
+    return tensor
 
 
 class _FilesOfVideos:

@@ -71,11 +71,11 @@ def test_the_papers_figures():
     [
         # Five steps leave 3.75 units: one for the attack, three times 11/12 for the rest.
         (TAF(budget=1.25), 5, 0.91),
-        (CEAugmentation(budget=1.25), 4, 1.0),
-        (CEAugmentation(budget=1.5), 2, 1.0),
+        (CEAugmentation(budget=1.25), 1, 0.25),
+        (CEAugmentation(budget=1.5), 1, 0.5),
         (TAF(budget=3.0), 1, 1.0),
-        # All of 0.15/1, 0.3/2, ... 0.9/6 cost the same.
-        (AdvProp(steps=1, budget=1.25), 6, 0.9),
+        # 0.3/2, ... 0.9/6 cost the same.
+        (AdvProp(steps=1, budget=1.25), 1, 0.15),
     ],
 )
 def test_what_a_budget_buys(recipe, interval, fraction):
@@ -113,7 +113,7 @@ def test_a_budget_is_kept_and_used(recipe, share):
 def test_make_adversarial_keeps_to_it():
     model = make_adversarial(Conv3dNet(), 'ceaugmentation', budget=1.25)
     recipe = get_adversary(model).recipe
-    assert (recipe.interval, recipe.fraction, recipe.budget) == (4, 1.0, None)
+    assert (recipe.interval, recipe.fraction, recipe.budget) == (1, 0.25, None)
 
 
 @pytest.mark.parametrize('budget', [1, 0.5, float('inf')])

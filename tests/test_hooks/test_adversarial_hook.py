@@ -347,9 +347,9 @@ def test_a_budget_is_chosen_for_the_run_and_measured(tmp_path, caplog):
     adversary = get_adversary(runner.model)
     wanted = within_budget(CEAugmentation(begin=2, budget=1.25), share=0.5)
     assert adversary.recipe == wanted
-    assert wanted.interval == 2
-    # Two iterations an epoch, every second one of the last two epochs.
-    assert adversary.walks == 2
+    assert (wanted.interval, wanted.fraction) == (1, 0.5)
+    # Two iterations in each of the last two epochs.
+    assert adversary.walks == 4
     costs = runner.message_hub.get_scalar('train/adv_cost').data[0]
     assert len(costs) >= 1
     assert all(cost > 0 for cost in costs)
