@@ -20,6 +20,7 @@ train_dataloader = dict(
     batch_size=64,
     num_workers=4,
     persistent_workers=True,
+    collate_fn=dict(type='packed_collate'),
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='YT8MFrameDataset',
@@ -34,6 +35,7 @@ val_dataloader = dict(
     batch_size=64,
     num_workers=4,
     persistent_workers=True,
+    collate_fn=dict(type='packed_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='YT8MFrameDataset',
@@ -50,6 +52,7 @@ test_dataloader = dict(
     batch_size=64,
     num_workers=4,
     persistent_workers=True,
+    collate_fn=dict(type='packed_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='YT8MFrameDataset',
