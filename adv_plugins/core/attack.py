@@ -7,7 +7,6 @@ normalisation.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -200,9 +199,7 @@ def _wide(value: Tensor) -> torch.dtype:
 
 def _all_finite(values: Values) -> Tensor:
     """Which samples are finite in every modality, shape (B,)."""
-    # One pass each: the largest size is NaN or infinite where anything is.
-    sizes = [torch.linalg.vector_norm(v.flatten(1), math.inf, dim=1) for v in values.values()]
-    flags = [size.isfinite() for size in sizes]
+    flags = [value.flatten(1).isfinite().all(dim=1) for value in values.values()]
     return torch.stack(flags).all(dim=0)
 
 
