@@ -621,7 +621,9 @@ def test_example(example, tmp_path, capsys):
     state = model.state_dict()
     state.pop('cls_head.fc_cls.bias')
     torch.save(dict(state_dict=state), checkpoint)
-    with pytest.raises(SystemExit, match='does not fit the config: 1 weights.*cls_head.fc_cls.bias'):
+    with pytest.raises(
+        SystemExit, match='does not fit the config: 1 weights.*cls_head.fc_cls.bias'
+    ):
         example.main(arguments)
 
 
