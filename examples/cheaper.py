@@ -25,12 +25,13 @@ ROWS: dict[str, dict[str, Any]] = {
     'budget': dict(budget=1.25),
     'interval': dict(interval=4),
 }
+BATCH = 64
 KEYS = {'test GAP': 'GAP', 'GAP, one step': 'fgm/GAP', 'GAP, ten steps': 'pgd/GAP'}
 
 
 def cost(options: dict[str, Any]) -> float:
     """Counted cost of the run in clean runs."""
-    recipe = within_budget(ART(**options))
+    recipe = within_budget(ART(**options), BATCH)
     return 1 + (step_cost(recipe) - 1) / recipe.interval
 
 

@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .adapter import adapter_class
 from .batch import Inputs
-from .cost import within_budget
 from .norm import PREFIX, DualNorm, NormPath, convert_norms, dual_norms, revert_norms
 from .recipe import Recipe, build_recipe
 from .step import Adversary
@@ -119,7 +118,7 @@ def make_adversarial(
     """
     _check_convertible(model)
     kind = adapter_class(model)
-    recipe = within_budget(build_recipe(recipe, **options))
+    recipe = build_recipe(recipe, **options)
     adapter = kind(model, loss_fn=loss_fn, mean=mean, std=std, value_range=value_range)
     path = NormPath()
     try:

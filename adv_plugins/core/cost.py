@@ -11,7 +11,6 @@ import dataclasses
 import math
 from typing import TypeVar
 
-from .norm import CLEAN
 from .recipe import Recipe
 
 CLEAN_STEP = 3.0
@@ -36,8 +35,7 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
     part = recipe.fraction if fraction is None else fraction
     kept = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
     step = 2 * part * recipe.attack_scale**2
-    starts_at_clean = recipe.attack_path == CLEAN and not recipe.random_start
-    if not starts_at_clean or recipe.attack_scale < 1:
+    if not recipe.starts_at_clean:
         first = step
     elif recipe.objective.is_training_loss and recipe.clean_weight > 0 and not kept:
         # It comes out of the clean backward.
@@ -49,40 +47,48 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
     return (CLEAN_STEP + attack + CLEAN_STEP * part) / CLEAN_STEP
 
 
-def within_budget(recipe: AnyRecipe, share: float = 1.0) -> AnyRecipe:
+def within_budget(recipe: AnyRecipe, batch_size: int, share: float = 1.0) -> AnyRecipe:
     """The recipe with the interval and the fraction that its budget pays for.
 
     Of all that are within it those with the most adversarial samples, and of these the one that
     takes the adversarial path most often: a part of every batch kept more than all of every fourth
-    where both were tried.
+    where both were tried. A part is a number of samples, two at least, as a step takes it.
 
     Args:
         recipe (Recipe): The recipe; without a ``budget`` it is returned as it is.
+        batch_size (int): Samples of a batch.
         share (float): Part of the run in which the adversarial path is taken, between 0 and 1.
             Defaults to 1.0.
 
     Returns:
         Recipe: Without a budget, and with ``interval`` and ``fraction`` in its place.
+
+    Raises:
+        ValueError: The budget does not even pay for an attack at every 1000th iteration.
     """
     if recipe.budget is None:
         return recipe
     extra = (recipe.budget - 1) / max(share, 1e-9)
-    best, part, interval = 0.0, 0.0, _LONGEST
+    best, interval, fraction = 0.0, 0, 0.0
     for candidate in range(1, _LONGEST + 1):
-        affordable = _affordable(recipe, candidate * extra)
-        if affordable / candidate > best + 1e-9:
-            best, part, interval = affordable / candidate, affordable, candidate
-        if affordable == 1:
+        part = _affordable(recipe, candidate * extra, batch_size)
+        if part / candidate > best + 1e-9:
+            best, interval, fraction = part / candidate, candidate, part
+        if part == 1:
             # A longer interval only gives fewer.
             break
-    return dataclasses.replace(recipe, budget=None, interval=interval, fraction=part)
+    if not interval:
+        least = 1 + share * (step_cost(recipe, min(1.0, 2 / batch_size)) - 1) / _LONGEST
+        raise ValueError(
+            f'budget={recipe.budget} does not pay for an attack at every {_LONGEST}th iteration; '
+            f'write at least {least:.6f}, such as budget=1.25'
+        )
+    return dataclasses.replace(recipe, budget=None, interval=interval, fraction=fraction)
 
 
-def _affordable(recipe: Recipe, extra: float) -> float:
-    """The largest fraction whose step costs at most ``1 + extra``; 0 if none does."""
+def _affordable(recipe: Recipe, extra: float, batch_size: int) -> float:
+    """The largest part of a batch whose step costs at most ``1 + extra``; 0 if none does."""
     fixed = step_cost(recipe, 0.0) - 1
     slope = step_cost(recipe, 1.0) - 1 - fixed
-    # In hundredths, rounded down: a fraction that people can read in the log.
-    return (
-        min(1.0, math.floor(100 * (extra - fixed) / slope + 1e-9) / 100) if extra > fixed else 0.0
-    )
+    samples = min(batch_size, math.floor((extra - fixed) / slope * batch_size + 1e-9))
+    return samples / batch_size if samples >= min(2, batch_size) else 0.0

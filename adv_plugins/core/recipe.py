@@ -63,7 +63,7 @@ class Recipe:
         fraction (float): Fraction of each batch, drawn at random, that gets an adversarial
             counterpart; two samples at least. Defaults to 1.0.
         budget (float, optional): What the whole run may cost in clean runs, such as 1.25; it
-            chooses ``interval`` and ``fraction``, see
+            chooses ``interval`` and ``fraction`` at the first batch, see
             :func:`~adv_plugins.core.cost.within_budget`. Defaults to None: no limit.
 
     Raises:
@@ -154,6 +154,12 @@ class Recipe:
             random_start=self.random_start,
             clamp=self.clamp,
         )
+
+    @property
+    def starts_at_clean(self) -> bool:
+        """Whether the attack's first gradient, in training, comes out of the clean forward."""
+        here = self.attack_path == 'clean' and not self.random_start
+        return here and self.attack_scale == 1
 
     def is_active(self, progress: int, iteration: int) -> bool:
         """Whether the adversarial path is taken.
@@ -347,23 +353,13 @@ def build_recipe(recipe: Recipe | str | Mapping[str, Any], **options: Any) -> Re
     Raises:
         ValueError: Unknown recipe or option; the message has the near matches.
     """
-    if isinstance(recipe, Recipe):
-        if options:
-            given = ', '.join(f'{key}={value!r}' for key, value in options.items())
-            raise ValueError(f'{given} beside a ready recipe; write {type(recipe).__name__}(...)')
-        return recipe
-    if isinstance(recipe, Mapping):
-        options = {**recipe, **options}
-        recipe = options.pop('type', 'Recipe')
-    built: Recipe = build_from('recipe', RECIPES, recipe, options)
+    built: Recipe = build('recipe', Recipe, RECIPES, recipe, **options)
     return built
 
 
 def build_objective(objective: Objective | str | Mapping[str, Any]) -> Objective:
     """An objective from an objective, its class name or a config dict."""
-    if isinstance(objective, Objective):
-        return objective
-    built: Objective = build_from('objective', OBJECTIVES, *_name_and_options(objective))
+    built: Objective = build('objective', Objective, OBJECTIVES, objective)
     return built
 
 
@@ -380,12 +376,7 @@ def build_regularizers(
         raise ValueError(
             f'regularizers={regularizers!r} must be a list; write regularizers=[{regularizers!r}]'
         )
-    built = tuple(
-        entry
-        if isinstance(entry, Regularizer)
-        else build_from('regularizer', REGULARIZERS, *_name_and_options(entry))
-        for entry in regularizers
-    )
+    built = tuple(build('regularizer', Regularizer, REGULARIZERS, entry) for entry in regularizers)
     names = [entry.name for entry in built]
     for name in names:
         if names.count(name) > 1:
@@ -393,27 +384,31 @@ def build_regularizers(
     return built
 
 
-def _name_and_options(entry: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    if not isinstance(entry, Mapping):
-        return entry, {}
-    options = dict(entry)
-    return options.pop('type', ''), options
-
-
-def build_from(
-    option: str, kinds: Mapping[str, type[Any]], name: Any, options: dict[str, Any]
+def build(
+    option: str, base: type[Any], kinds: Mapping[str, type[Any]], entry: Any, **options: Any
 ) -> Any:
-    """One of several dataclasses by its name in any case, with errors that name what is near.
+    """One of several dataclasses from its name in any case, a config dict, or a ready one.
 
     Args:
         option (str): What is chosen, for the messages.
+        base (type): The class of ready ones; without a ``type`` a dict is of this class, if it is
+            one of them.
         kinds (Mapping[str, type]): The classes by name.
-        name (str): Which of them.
-        options (dict): Its arguments.
+        entry (Any): The name, ``dict(type=name, **options)``, or an instance of ``base``.
+        **options: Further arguments; not together with a ready one.
 
     Raises:
-        ValueError: An unknown name or argument, or one that is missing.
+        ValueError: An unknown name or argument, with the near matches, or one that is missing.
     """
+    if isinstance(entry, base):
+        if options:
+            given = ', '.join(f'{key}={value!r}' for key, value in options.items())
+            raise ValueError(f'{given} beside a ready {option}; write {type(entry).__name__}(...)')
+        return entry
+    name = entry
+    if isinstance(entry, Mapping):
+        options = {**entry, **options}
+        name = options.pop('type', base.__name__ if base.__name__ in kinds else '')
     folded = {kind.lower(): kind for kind in kinds}
     wanted = str(name).lower().replace('_', '')
     if wanted not in folded:

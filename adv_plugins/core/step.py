@@ -34,6 +34,7 @@ from .attention import AttentionMap, capture_attention
 from .autograd import Carry, gradients, in_fp16
 from .batch import Inputs
 from .capture import capture_output, find_module, last_output
+from .cost import within_budget
 from .norm import (
     ADVERSARIAL,
     CLEAN,
@@ -102,13 +103,6 @@ class Adversary:
                 find_module(self.model, name, 'modules')
 
     @property
-    def _starts_at_clean(self) -> bool:
-        """Whether the attack's first gradient comes out of the clean forward."""
-        recipe = self.recipe
-        same = recipe.attack_scale == 1 and recipe.attack_path == CLEAN
-        return same and not recipe.random_start
-
-    @property
     def model(self) -> nn.Module:
         """The converted model."""
         return self.adapter.model
@@ -123,6 +117,7 @@ class Adversary:
         """
         if not self.rehearsed:
             self._check(inputs)
+            self.recipe = within_budget(self.recipe, batch.batch_size(inputs))
         if any(value.requires_grad for value in batch.modalities(inputs).values()):
             raise ValueError(
                 'the inputs require a gradient, which an adversarial step does not pass on to what '
@@ -186,7 +181,7 @@ class Adversary:
         # Records are compared under the same dropout.
         random = _random_state(inputs) if recipe.regularizers else None
         with self.path.use(CLEAN):
-            clean = self._forward(inputs, target, self._starts_at_clean, attention=True)
+            clean = self._forward(inputs, target, recipe.starts_at_clean, attention=True)
         with self._private_random(inputs):
             labels = recipe.objective.targets(clean)
             first, total, known = self._use_clean_graph(clean, labels, leaves)
@@ -257,7 +252,7 @@ class Adversary:
         there), the weighted clean loss, and its gradients by the parameters, after which the
         graph is freed. Where they have to wait for the trainer's backward, None."""
         recipe = self.recipe
-        starts_here = self._starts_at_clean
+        starts_here = recipe.starts_at_clean
         total = recipe.clean_weight * clean.loss
         # In fp16 the gradients need the trainer's loss scale, which only its backward has.
         kept = any(regularizer.weight > 0 for regularizer in recipe.regularizers)

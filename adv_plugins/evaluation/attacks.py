@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.attack import InputSpace
 from ..core.functional import NORMS, ascent_direction, check_choice, project
-from ..core.recipe import build_from
+from ..core.recipe import build
 
 UNIT = InputSpace()
 """The units of the input itself, and no bounds."""
@@ -367,15 +367,7 @@ def build_attack(attack: Attack | str | Mapping[str, Any], **options: Any) -> At
     Example:
         >>> build_attack(dict(type='PGD', eps=4 / 255, steps=20))
     """
-    if isinstance(attack, Attack):
-        if options:
-            given = ', '.join(f'{key}={value!r}' for key, value in options.items())
-            raise ValueError(f'{given} beside a ready attack; write {type(attack).__name__}(...)')
-        return attack
-    if isinstance(attack, Mapping):
-        options = {**attack, **options}
-        attack = options.pop('type', '')
-    built: Attack = build_from('attack', ATTACKS, attack, options)
+    built: Attack = build('attack', Attack, ATTACKS, attack, **options)
     return built
 
 

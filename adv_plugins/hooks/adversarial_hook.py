@@ -172,12 +172,13 @@ class AdversarialHook(Hook):
         total = runner.max_epochs if self.by_epoch else runner.max_iters
         end = total if self.recipe.end is None else min(self.recipe.end, total)
         share = max(0.0, end - self.recipe.begin) / total
-        self.recipe = within_budget(self.recipe, share)
+        # Of a batch sampler the sizes are not known: whole batches are taken.
+        self.recipe = within_budget(self.recipe, runner.train_dataloader.batch_size or 1, share)
         counted = 1 + share * (step_cost(self.recipe) - 1) / self.recipe.interval
         print_log(
             f'budget={budget}: interval={self.recipe.interval}, fraction={self.recipe.fraction}, '
-            f'which makes {counted:.3f} clean runs by counting forwards and backwards; the log has '
-            'the measured cost as adv_cost',
+            f'which makes {counted:.3f} clean runs by counting forwards and backwards; where a run '
+            'has clean iterations too the log has the measured cost as adv_cost',
             logger='current',
         )
 

@@ -67,20 +67,26 @@ def test_the_papers_figures():
 
 
 @pytest.mark.parametrize(
-    ('recipe', 'interval', 'fraction'),
+    ('recipe', 'batch_size', 'interval', 'samples'),
     [
-        # Five steps leave 3.75 units: one for the attack, three times 11/12 for the rest.
-        (TAF(budget=1.25), 5, 0.91),
-        (CEAugmentation(budget=1.25), 1, 0.25),
-        (CEAugmentation(budget=1.5), 1, 0.5),
-        (TAF(budget=3.0), 1, 1.0),
-        # 0.3/2, ... 0.9/6 cost the same.
-        (AdvProp(steps=1, budget=1.25), 1, 0.15),
+        # Five steps leave 3.75 units: one for the attack, 2.75/3 of 64 samples for the rest.
+        (TAF(budget=1.25), 64, 5, 58),
+        (CEAugmentation(budget=1.25), 64, 1, 16),
+        (CEAugmentation(budget=1.5), 64, 1, 32),
+        (TAF(budget=3.0), 64, 1, 64),
+        # 0.15 of 64 are 9.6 samples; in two steps 19, in five 48.
+        (AdvProp(steps=1, budget=1.25), 64, 5, 48),
+        # Two samples are the least, and a quarter of three or of seven is none.
+        (CEAugmentation(budget=1.25), 7, 4, 7),
+        (CEAugmentation(budget=1.25), 3, 4, 3),
+        (CEAugmentation(budget=1.25), 8, 1, 2),
+        (CEAugmentation(budget=1.25), 1, 4, 1),
     ],
 )
-def test_what_a_budget_buys(recipe, interval, fraction):
-    found = within_budget(recipe)
-    assert (found.budget, found.interval, found.fraction) == (None, interval, fraction)
+def test_what_a_budget_buys(recipe, batch_size, interval, samples):
+    found = within_budget(recipe, batch_size)
+    assert (found.budget, found.interval) == (None, interval)
+    assert found.fraction * batch_size == pytest.approx(samples)
 
 
 recipes = st.builds(
@@ -90,30 +96,48 @@ recipes = st.builds(
     steps=st.integers(1, 5),
     random_start=st.booleans(),
     attack_path=st.sampled_from(['clean', 'adversarial']),
+    attack_scale=st.sampled_from([0.5, 1.0]),
     budget=st.floats(1.01, 8),
 )
 
 
-@given(recipes, st.floats(0.05, 1))
-def test_a_budget_is_kept_and_used(recipe, share):
-    """No other interval and fraction within it attack more samples."""
+@given(recipes, st.integers(1, 40), st.floats(0.05, 1))
+def test_a_budget_is_kept_and_used(recipe, size, share):
+    """No other interval and number of samples within it attack more."""
 
-    def cost(interval, fraction):
-        return 1 + share * (step_cost(recipe, fraction) - 1) / interval
+    def cost(interval, samples):
+        return 1 + share * (step_cost(recipe, samples / size) - 1) / interval
 
-    found = within_budget(recipe, share)
-    assert cost(found.interval, found.fraction) <= recipe.budget + 1e-6
-    bought = found.fraction / found.interval
-    for interval, percent in itertools.product(range(1, 25), range(5, 101, 5)):
-        if cost(interval, percent / 100) <= recipe.budget - 1e-6:
-            assert percent / 100 / interval <= bought + 1e-9
-    assert within_budget(found) is found
+    found = within_budget(recipe, size, share)
+    # What a step makes of the fraction.
+    samples = max(min(2, size), round(size * found.fraction))
+    assert cost(found.interval, samples) <= recipe.budget + 1e-6
+    for interval, other in itertools.product(range(1, 25), range(min(2, size), size + 1)):
+        if cost(interval, other) <= recipe.budget - 1e-6:
+            assert other / interval <= samples / found.interval + 1e-6
+    assert within_budget(found, size) is found
 
 
-def test_make_adversarial_keeps_to_it():
-    model = make_adversarial(Conv3dNet(), 'ceaugmentation', budget=1.25)
-    recipe = get_adversary(model).recipe
-    assert (recipe.interval, recipe.fraction, recipe.budget) == (1, 0.25, None)
+@pytest.mark.parametrize(
+    ('size', 'walks', 'attacked'),
+    [(8, [1, 2, 3, 4], 2), (4, [1, 1, 2, 2], 2), (3, [1, 1, 1, 1], 3)],
+)
+def test_the_first_batch_settles_it(size, walks, attacked):
+    model = make_adversarial(Conv3dNet().train(), 'ceaugmentation', budget=1.25)
+    x, y = torch.rand(size, 3, 4, 8, 8), torch.arange(size) % 6
+    shapes = []
+    for wanted in walks:
+        handle = model.stem.register_forward_hook(lambda m, args, out: shapes.append(len(out)))
+        model.adversarial_loss(x, y)
+        handle.remove()
+        assert get_adversary(model).walks == wanted
+    assert shapes[:2] == [size, attacked]
+    assert get_adversary(model).recipe.budget is None
+
+
+def test_a_budget_that_pays_for_nothing_is_told():
+    with pytest.raises(ValueError, match=r'write at least 1\.000083, such as budget=1\.25'):
+        within_budget(CEAugmentation(budget=1.00001), 24)
 
 
 @pytest.mark.parametrize('budget', [1, 0.5, float('inf')])

@@ -345,7 +345,7 @@ def test_a_budget_is_chosen_for_the_run_and_measured(tmp_path, caplog):
         runner = Runner.from_cfg(runner_config(tmp_path, max_epochs=4, custom_hooks=[hook]))
         runner.train()
     adversary = get_adversary(runner.model)
-    wanted = within_budget(CEAugmentation(begin=2, budget=1.25), share=0.5)
+    wanted = within_budget(CEAugmentation(begin=2, budget=1.25), 4, share=0.5)
     assert adversary.recipe == wanted
     assert (wanted.interval, wanted.fraction) == (1, 0.5)
     # Two iterations in each of the last two epochs.
