@@ -29,13 +29,16 @@ from mmengine.runner import Runner
 from torch import nn
 
 from adv_plugins import __version__
-from adv_plugins.core.recipe import build_recipe
 from adv_plugins.evaluation.comparison import Comparison, compare
 from adv_plugins.evaluation.deployed import load_weights
 from adv_plugins.evaluation.results import Robustness
 from adv_plugins.evaluation.results_page import markdown_table, percent
 from adv_plugins.hooks.adversarial_hook import inner_model
-from adv_plugins.visualization import plot_attention_maps, plot_attention_profiles
+from adv_plugins.visualization import (
+    attention_profile,
+    plot_attention_maps,
+    plot_attention_profiles,
+)
 from adv_plugins.visualization.charts import (
     plot_class_changes,
     plot_corruptions,
@@ -109,7 +112,7 @@ class Report:
         data = model.data_preprocessor(pseudo_collate([self.dataset[index]]), False)
         inputs, samples = data['inputs'], data['data_samples']
         for title, options in ATTACKS.items():
-            attack = recipe_attack(model, build_recipe(dict(options, eps=self.eps)))
+            attack = recipe_attack(model, dict(options, eps=self.eps))
             (seen,) = look(model, inputs, samples, attack)
             file = self.args.out / 'videos' / f'{len(self.results)}_{index}_{options["type"]}.mp4'
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -154,9 +157,10 @@ class Report:
         """A row a model, and the flags that are raised."""
         rows, notes = [], []
         for found in self.results:
-            worst = [found.worst_case(['clean', *keys]) for keys in found.attack_groups()]
+            clean = found.keys('clean')
+            worst = [found.worst_case([*clean, *keys]) for keys in found.attack_groups()]
             numbers = [
-                found.top('clean') if 'clean' in found.cells else float('nan'),
+                found.top('clean') if clean else float('nan'),
                 found.mpc(),
                 found.rpc(),
                 min(worst, default=float('nan')),
@@ -198,9 +202,12 @@ class Report:
         for index, pictures in self.pictures.items():
             yield Section(f'Video {index}', figures=pictures)
         for index, maps in self.attention.items():
-            profiles = {name: tuple(m.mean(dim=0) for m in pair) for name, pair in maps.items()}
+            profiles = {
+                name: tuple(attention_profile(torch.stack(pair))) for name, pair in maps.items()
+            }
+            which = f'under {list(ATTACKS)[-1]}, mean over layers'
             charts = [
-                (plot_attention_maps(maps), 'Attention between frames, mean over layers.'),
+                (plot_attention_maps(maps), f'Attention between frames, clean and {which}.'),
                 (plot_attention_profiles(profiles), 'The share that each frame receives.'),
             ]
             yield Section(f'Attention in video {index}', figures=charts)

@@ -33,16 +33,18 @@ from .sanity import flags
 from .videos import Items, corrupted, read
 
 ATTACKS = dict(
-    noise=dict(type='UniformNoise'),
+    noise=dict(type='UniformNoise', restarts=10),
     fgsm=dict(type='FGSM'),
-    pgd=dict(type='PGD', steps=10, restarts=2),
-    apgd_ce=dict(type='APGD', steps=50, loss='ce'),
-    apgd_dlr=dict(type='APGD', steps=50, loss='dlr'),
-    square=dict(type='Square', queries=1000),
+    pgd=dict(type='PGD', steps=20, restarts=5),
+    apgd_ce=dict(type='APGD', steps=100, loss='ce'),
+    apgd_dlr=dict(type='APGD', steps=100, loss='dlr'),
+    square=dict(type='Square', queries=5000),
     cam=dict(type='TAF', steps=10, step_size=None),
 )
 """What attacks by default, at the loop's ``eps``."""
 CURVE = (1 / 255, 2 / 255, 8 / 255, 16 / 255)
+DEEPFOOL = dict(num_candidates=10, max_iter=50)
+"""Of DeepFool by default; ``deepfool=None`` leaves it out."""
 Rows = dict[str, Tensor]
 
 
@@ -102,12 +104,13 @@ class RobustnessTestLoop(TestLoop):
             ``'pgd'``; None: no curve.
         curve_eps (Sequence[float]): Defaults to (1, 2, 8, 16)/255.
         deepfool (Mapping, optional): Options of :func:`~adv_plugins.evaluation.deepfool`. Defaults
-            to ``dict()``: its own; None: it is not run.
+            to ``robustness_loop.DEEPFOOL``; None: it is not run.
         attention (bool): Whether to report the entropy of the attention over frames, and how far
             it moves under attack (half the ℓ1 distance of the shares: 0 to 1). Defaults to True.
         num_videos (int, optional): How many videos, evenly spread over the test set. Defaults to
             None: all.
-        attack_videos (int, optional): How many of them are attacked. Defaults to None: all.
+        attack_videos (int, optional): How many of them are attacked: the attacks above take some
+            ten thousand forwards for each. Defaults to 1000; None: all.
         seed (int): Of corruptions, random starts and Square. Defaults to 0.
         name (str, optional): What the model is called in tables. Defaults to None: the stem of the
             checkpoint's folder and file.
@@ -140,10 +143,10 @@ class RobustnessTestLoop(TestLoop):
         eps: float = 4 / 255,
         curve: str | None = 'pgd',
         curve_eps: Sequence[float] = CURVE,
-        deepfool: Mapping[str, Any] | None = {},  # noqa: B006 (only read)
+        deepfool: Mapping[str, Any] | None = DEEPFOOL,
         attention: bool = True,
         num_videos: int | None = None,
-        attack_videos: int | None = None,
+        attack_videos: int | None = 1000,
         seed: int = 0,
         name: str | None = None,
         fp16: bool = False,
@@ -238,22 +241,26 @@ class RobustnessTestLoop(TestLoop):
         assert self.results is not None
         cell, started = condition.cell, time.perf_counter()
         rows: dict[int, dict[str, float]] = {}
+        unreadable: dict[int, str] = {}
         problem = ''
         try:
-            for row in self._rows(condition):
+            for row in self._rows(condition, unreadable):
                 rows |= row
-            if not rows:
-                raise ValueError('none of the videos could be read')
         except Exception as error:
             problem = f'{type(error).__name__}: {error}'
             logging.getLogger('mmengine').debug('', exc_info=True)
-        shared = all_gather_object((rows, problem))
-        problem = next((text for _, text in shared if text), '')
+        # All ranks know all of it, so that they plan the next cell alike.
+        shared = all_gather_object((rows, unreadable, problem))
+        merged = dict(sorted(row for part, _, _ in shared for row in part.items()))
+        for index, message in sorted(m for _, part, _ in shared for m in part.items()):
+            self.results.missing[f'video {index}'] = message
+        problem = next((text for _, _, text in shared if text), '')
+        if not (merged or problem):
+            problem = 'none of the videos could be read'
         if problem:
             self.results.skip(cell.key, problem)
             print_log(f'{cell.key}: {problem}', 'current', logging.ERROR)
             return
-        merged = dict(sorted(row for part, _ in shared for row in part.items()))
         _write(cell, merged, time.perf_counter() - started)
         self.results.labels |= {index: int(row['label']) for index, row in merged.items()}
         self.results.add(cell)
@@ -262,14 +269,15 @@ class RobustnessTestLoop(TestLoop):
             f'{cell.key}: {told}{len(cell.videos)} videos, {cell.seconds:.1f} s', logger='current'
         )
 
-    def _rows(self, condition: Condition) -> Iterator[dict[int, dict[str, float]]]:
-        """The numbers of every video by its index, batch after batch."""
-        assert self.results is not None
+    def _rows(
+        self, condition: Condition, unreadable: dict[int, str]
+    ) -> Iterator[dict[int, dict[str, float]]]:
+        """The numbers of every video by its index, batch after batch; notes what has none."""
         cell, rows = condition.cell, condition.prepare()
         videos, done, told = cell.videos, 0, time.perf_counter()
         for items in read(self.dataloader, self._dataset(cell), videos):
+            unreadable |= items.unreadable
             for index, message in items.unreadable.items():
-                self.results.missing[f'video {index}'] = message
                 print_log(f'video {index} is left out: {message}', 'current', logging.ERROR)
             if items.videos:
                 yield self._judge(rows, items)
@@ -397,7 +405,7 @@ class RobustnessTestLoop(TestLoop):
     def _deepfool(self, batch: _Batch) -> Rows:
         x = batch.inputs.float()
         result = deepfool(
-            lambda values: self.deployed.scores(values, batch.samples), x, **(self.deepfool or {})
+            lambda values: self.deployed.scores(values, batch.samples), x, **self.deepfool
         )
         return dict(rho=robustness(result, x), success=result.success, iterations=result.iterations)
 

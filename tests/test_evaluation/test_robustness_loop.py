@@ -282,7 +282,9 @@ def test_an_interrupted_run_goes_on(whole, weights, tmp_path, monkeypatch):
     assert list(results(tmp_path).cells)[-1] == 'corruption/jumble/5'
     seen = []
     rows = Loop._rows
-    monkeypatch.setattr(Loop, '_rows', lambda self, c: seen.append(c.cell.key) or rows(self, c))
+    monkeypatch.setattr(
+        Loop, '_rows', lambda self, c, bad: seen.append(c.cell.key) or rows(self, c, bad)
+    )
     run(tmp_path, weights)
     assert seen[0] == 'attack/noise'
     same(results(tmp_path), copy.deepcopy(whole[2]))
@@ -428,16 +430,16 @@ def test_half_precision_and_workers(whole, weights, tmp_path):
     assert agree >= 10 / 12
 
 
-def _rank(rank, folder, weights):
+def _rank(rank, folder, weights, options):
     dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     torch.set_num_threads(1)
-    run(folder / 'run', weights)
+    run(folder / 'run', weights, **options)
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_find_the_same(whole, weights, tmp_path):
-    mp.spawn(_rank, args=(tmp_path, weights), nprocs=2)
+    mp.spawn(_rank, args=(tmp_path, weights, {}), nprocs=2)
     found, wanted = results(tmp_path / 'run'), copy.deepcopy(whole[2])
     # Random labels of the CAM attack are drawn batch by batch, and the batches are others.
     for each in (found, wanted):
@@ -445,6 +447,19 @@ def test_two_processes_find_the_same(whole, weights, tmp_path):
         for cell in each.cells.values():
             cell.values = {}
     same(found, wanted)
+
+
+@pytest.mark.slow
+def test_two_processes_leave_out_the_same_videos(weights, tmp_path):
+    """One rank alone meets the broken file; both must plan the next cells without it."""
+    options = dict(
+        unreadable=(4,), corruptions=('jumble',), severities=(2,), attacks={}, curve=None
+    )
+    mp.spawn(_rank, args=(tmp_path, weights, dict(options, deepfool=None)), nprocs=2)
+    found = results(tmp_path / 'run')
+    assert 'file 4 is broken' in found.missing['video 4']
+    rest = [index for index in range(12) if index != 4]
+    assert found.cells['clean'].videos == found.cells['corruption/jumble/2'].videos == rest
 
 
 def test_wrapped_datasets_are_corrupted_too():
