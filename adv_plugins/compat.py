@@ -8,7 +8,8 @@ module always wins, and ``torch.load`` keeps ``weights_only=True``.
 
 :func:`heal` applies what must be there before the first ``import mmaction.models``, which is why
 ``import adv_plugins`` calls it first. It looks at files on disk, does not import mmaction and
-patches nothing. :func:`color_jitter` replaces one method, once MMAction2 is imported.
+patches nothing. :func:`color_jitter` and :func:`bfloat16_scores` replace one method each, once
+MMAction2 is imported.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from types import ModuleType
 from typing import Any
 
 __all__ = [
+    'bfloat16_scores',
     'color_jitter',
     'drn',
     'heal',
@@ -191,6 +193,32 @@ def color_jitter() -> bool:
         processing.ColorJitter.adjust_hue = staticmethod(_adjust_hue)
         return True
     return False
+
+
+def bfloat16_scores() -> bool:
+    """Let MMAction2's heads take class scores in bfloat16.
+
+    Upstream: MMAction2 1.2.0 counts its top-k accuracy in numpy, which has no bfloat16, so that
+    ``AmpOptimWrapper(dtype='bfloat16')`` ends in a ``TypeError`` at the first loss.
+
+    Returns:
+        bool: True if the method was replaced, False if MMAction2's heads are not imported, or work.
+    """
+    heads = sys.modules.get('mmaction.models.heads.base')
+    if heads is None or not _mentions('mmaction', 'models/heads/base.py', 'cpu().numpy()'):
+        return False
+    original = heads.BaseHead.loss_by_feat
+    if hasattr(original, '__wrapped__'):
+        return False
+
+    @functools.wraps(original)
+    def loss_by_feat(self: Any, cls_scores: Any, data_samples: Any) -> Any:
+        if str(getattr(cls_scores, 'dtype', '')) == 'torch.bfloat16':
+            cls_scores = cls_scores.float()
+        return original(self, cls_scores, data_samples)
+
+    heads.BaseHead.loss_by_feat = loss_by_feat
+    return True
 
 
 def _adjust_hue(image: Any, factor: float) -> Any:

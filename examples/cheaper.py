@@ -1,74 +1,192 @@
-"""What is left of ART's gain when it may cost less, on the embedded YouTube-8M sample.
+"""What is left of a recipe's gain when it may cost less.
 
-    python examples/cheaper.py [--seeds 0 1 2] [--rows full budget interval]
+    python examples/cheaper.py [--dataset yt8m-sample] [--seeds 0 1 2] [--rows full budget]
+    python examples/cheaper.py --dataset ordered-digits --seeds 0 1 2
 
-Each row trains with one option changed and is compared with Non-ART. The cost is counted in
-forwards and backwards (:func:`adv_plugins.core.cost.step_cost`); ``adv_cost`` in a run's log is
-the measured one. Finished runs are kept. Writes ``cheaper.md`` to the work dir and prints it.
+ART on the embedded YouTube-8M sample, or TAF on OrderedDigits, fine-tuning in the last third of the
+run. Each row trains with some options changed, and all are compared with the clean run: on clean
+and on attacked videos of the test, or validation, set. The cost is that of the whole run, counted
+in forwards and backwards (:func:`adv_plugins.core.cost.step_cost`; a low precision counts as any).
+Finished runs are kept. Writes ``cheaper-DATASET.md`` to the work dir and prints it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from aart_table import Cell, config_file, spread, train_and_test
+from aart_table import config_file, spread, train_and_test
+from mmengine.config import Config
+from mmengine.runner import Runner
+from ordered_digits_table import config_file as digits_config
+from quickstart import fork_point, train
 
-from adv_plugins import ART
+from adv_plugins import ART, TAF, Recipe
 from adv_plugins.core.cost import step_cost, within_budget
 
-ROWS: dict[str, dict[str, Any]] = {
-    'full': {},
-    # Which is fraction=0.25: a quarter of every batch.
-    'budget': dict(budget=1.25),
-    'interval': dict(interval=4),
-}
-BATCH = 64
-KEYS = {'test GAP': 'GAP', 'GAP, one step': 'fgm/GAP', 'GAP, ten steps': 'pgd/GAP'}
+Options = dict[str, Any]
+Cell = dict[str, float]
 
 
-def cost(options: dict[str, Any]) -> float:
-    """Counted cost of the run in clean runs."""
-    recipe = within_budget(ART(**options), BATCH)
-    return 1 + (step_cost(recipe) - 1) / recipe.interval
+class Sample:
+    """ART on the YouTube-8M sample; clean and under two attacks, of the best checkpoint."""
+
+    recipe, batch, share = ART, 64, 1.0
+    clean_name = 'Non-ART'
+    rows: Mapping[str, Options] = {
+        'full': {},
+        # Which is fraction=0.25: a quarter of every batch.
+        'budget': dict(budget=1.25),
+        'interval': dict(interval=4),
+    }
+    keys: Mapping[str, str] = {
+        'test GAP': 'GAP',
+        'GAP, one step': 'fgm/GAP',
+        'GAP, ten steps': 'pgd/GAP',
+    }
+
+    def __init__(self, work_dir: Path) -> None:
+        self.work_dir = work_dir
+
+    def clean(self, seed: int) -> Cell:
+        """The clean run."""
+        file = config_file('Non-ART', 'yt8m-sample')
+        return train_and_test(file, self.work_dir / f'clean-{seed}', seed)
+
+    def trained(self, name: str, seed: int) -> Cell:
+        """The run of a row."""
+        hook = dict(type='ARTHook', eps=0.5, alpha=1.0, by_epoch=False, **self.rows[name])
+        file, folder = config_file('ART', 'yt8m-sample'), self.work_dir / f'{name}-{seed}'
+        return train_and_test(file, folder, seed, custom_hooks=[hook])
 
 
-def line(name: str, cells: list[Cell], clean: list[Cell], full: list[Cell]) -> str:
-    """A row: metrics in percent, and which part of the full recipe's gain is kept."""
-    columns = [spread([c[key] for c in cells]) for key in KEYS.values()]
-    for key in KEYS.values():
-        none, some, all_of_it = (mean(c[key] for c in found) for found in (clean, cells, full))
-        columns.append(f'{100 * (some - none) / (all_of_it - none):.0f} %')
-    options = ', '.join(f'{key}={value}' for key, value in ROWS[name].items()) or 'ART'
-    return f'| {options} | {cost(ROWS[name]):.2f} | {" | ".join(columns)} |'
+class Digits:
+    """TAF on OrderedDigits; clean and under PGD, of the last epoch."""
+
+    recipe, batch, share = TAF, 16, 1 / 3
+    clean_name = 'baseline'
+    rows: Mapping[str, Options] = {
+        'full': {},
+        'budget': dict(budget=1.25),
+        'fraction': dict(fraction=0.25),
+        'interval': dict(interval=4),
+        'small': dict(attack_scale=0.5, attack_dtype='bfloat16'),
+    }
+    keys: Mapping[str, str] = {'val top-1': 'clean', 'top-1, ten steps, 4/255': 'pgd'}
+
+    def __init__(self, work_dir: Path) -> None:
+        self.work_dir = work_dir
+
+    def clean(self, seed: int) -> Cell:
+        """The baseline, which has the checkpoint that the rows start from."""
+        return self._cell(digits_config('tsm', 'baseline'), f'clean-{seed}', seed)
+
+    def trained(self, name: str, seed: int) -> Cell:
+        """The run of a row."""
+        start = fork_point(digits_config('tsm', 'baseline'), self.work_dir / f'clean-{seed}')
+        config = digits_config('tsm', 'TAF')
+        return self._cell(config, f'{name}-{seed}', seed, start, self.rows[name])
+
+    def _cell(
+        self,
+        config: Path,
+        name: str,
+        seed: int,
+        start: Path | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Cell:
+        folder = self.work_dir / name
+        file = folder / 'result.json'
+        if file.exists():
+            return json.loads(file.read_text())
+        cfg = Config.fromfile(config)
+        if options:
+            cfg.custom_hooks[0].update(options)
+        changed = folder / config.name
+        folder.mkdir(parents=True, exist_ok=True)
+        cfg.dump(changed)
+        if not (last := folder / f'epoch_{cfg.train_cfg.max_epochs}.pth').exists():
+            train(changed, folder, seed, start)
+        result = self._test(cfg, last)
+        file.write_text(json.dumps(result, indent=2) + '\n')
+        return result
+
+    def _test(self, cfg: Config, checkpoint: Path) -> Cell:
+        """The accuracies of a checkpoint as fractions."""
+        cfg.merge_from_dict(dict(load_from=str(checkpoint), work_dir=str(checkpoint.parent)))
+        cfg.experiment_name = f'{checkpoint.parent.name}-test'
+        cfg.test_cfg = dict(
+            type='RobustnessTestLoop',
+            corruptions=[],
+            attacks=dict(pgd=dict(type='PGD', steps=10)),
+            eps=4 / 255,
+            attack_videos=240,
+            curve=None,
+            deepfool=None,
+            attention=False,
+        )
+        found = Runner.from_cfg(cfg).test()
+        return {'clean': found['acc/top1'] / 100, 'pgd': found['attack/pgd/top1'] / 100}
 
 
-def main() -> None:
+TASKS = {'yt8m-sample': Sample, 'ordered-digits': Digits}
+
+
+def counted_cost(task: Sample | Digits, options: Options) -> float:
+    """Counted cost of the whole run in clean runs."""
+    recipe: Recipe = within_budget(task.recipe(**options), task.batch, task.share)
+    return 1 + task.share * (step_cost(recipe) - 1) / recipe.interval
+
+
+def line(task: Sample | Digits, name: str, cells: list[Cell], clean: list[Cell]) -> list[str]:
+    """A row: metrics in percent, and the gains over the clean run, paired by seed."""
+    columns = [spread([c[key] for c in cells]) for key in task.keys.values()]
+    for key in task.keys.values():
+        gains = [some[key] - none[key] for some, none in zip(cells, clean, strict=True)]
+        columns.append(spread(gains, sign='+'))
+    return columns
+
+
+def kept(task: Sample | Digits, cells: list[Cell], clean: list[Cell], full: list[Cell]) -> str:
+    """Which part of the full recipe's mean gain is kept, metric by metric."""
+    parts = []
+    for key in task.keys.values():
+        none, some, whole = (mean(c[key] for c in found) for found in (clean, cells, full))
+        parts.append(f'{100 * (some - none) / (whole - none):.0f}' if whole != none else '-')
+    return f'{", ".join(parts)} %'
+
+
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--dataset', choices=TASKS, default='yt8m-sample')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
-    parser.add_argument('--rows', choices=ROWS, nargs='+', default=list(ROWS))
-    parser.add_argument('--dataset', default='yt8m-sample')
+    parser.add_argument('--rows', nargs='+', help='which rows; default: all')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/cheaper'))
-    args = parser.parse_args()
-
-    def cells(method: str, name: str, options: dict[str, Any]) -> list[Cell]:
-        hooks = [dict(type='ARTHook', eps=0.5, alpha=1.0, by_epoch=False, **options)]
-        changes = {} if method == 'Non-ART' else {'custom_hooks': hooks}
-        file = config_file(method, args.dataset)
-        return [
-            train_and_test(file, args.work_dir / f'{name}-{seed}', seed, **changes)
-            for seed in args.seeds
-        ]
-
-    clean, full = cells('Non-ART', 'clean', {}), cells('ART', 'full', {})
-    header = ['', 'counted cost', *KEYS, *[f'gain kept, {name}' for name in KEYS]]
+    args = parser.parse_args(argv)
+    task = TASKS[args.dataset](args.work_dir / args.dataset)
+    rows = args.rows or list(task.rows)
+    if unknown := set(rows) - set(task.rows):
+        parser.error(f'--rows {" ".join(unknown)}: {args.dataset} has {" ".join(task.rows)}')
+    clean = [task.clean(seed) for seed in args.seeds]
+    found = {name: [task.trained(name, seed) for seed in args.seeds] for name in rows}
+    gains = [f'gain, {name}' for name in task.keys]
+    header = ['', 'counted cost', *task.keys, *gains, 'gain kept']
     lines = [f'| {" | ".join(header)} |', '|---' * len(header) + '|']
-    plain = [spread([c[key] for c in clean]) for key in KEYS.values()]
-    lines.append(f'| Non-ART | 1.00 | {" | ".join(plain)} | | | |')
-    lines += [line(n, cells('ART', n, ROWS[n]), clean, full) for n in args.rows]
-    (args.work_dir / 'cheaper.md').write_text('\n'.join(lines) + '\n')
+    plain = [spread([c[key] for c in clean]) for key in task.keys.values()]
+    lines.append(f'| {task.clean_name} | 1.00 | {" | ".join(plain)} |' + ' |' * (len(plain) + 1))
+    for name, cells in found.items():
+        options = ', '.join(f'{key}={value}' for key, value in task.rows[name].items())
+        columns = [f'`{options}`' if options else task.recipe.__name__]
+        columns.append(f'{counted_cost(task, task.rows[name]):.2f}')
+        columns += line(task, name, cells, clean)
+        columns.append(kept(task, cells, clean, found['full']) if 'full' in found else '')
+        lines.append(f'| {" | ".join(columns)} |')
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    (args.work_dir / f'cheaper-{args.dataset}.md').write_text('\n'.join(lines) + '\n')
     print('\n'.join(lines))
 
 

@@ -490,3 +490,34 @@ def test_hues_turn_both_ways() -> None:
             jitter.transform(dict(imgs=[image]))
         """
     )
+
+
+def test_heads_take_bfloat16_scores() -> None:
+    pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+    run(
+        """
+        assert not compat.bfloat16_scores(), 'nothing to do before MMAction2 is imported'
+        compat.heal()
+        import torch
+        from mmaction.models import TSNHead
+        from mmaction.structures import ActionDataSample
+
+        head = TSNHead(num_classes=6, in_channels=4)
+        samples = [ActionDataSample().set_gt_label(label) for label in (0, 3, 5)]
+        scores = torch.randn(3, 6).bfloat16().requires_grad_()
+        expected = head.loss_by_feat(scores.float(), samples)
+        try:
+            head.loss_by_feat(scores, samples)
+        except TypeError:
+            broken = True
+        else:
+            broken = False
+        assert compat.bfloat16_scores() is broken and not compat.bfloat16_scores()
+        found = head.loss_by_feat(scores, samples)
+        assert all(torch.equal(found[name], expected[name]) for name in expected | found)
+        found['loss_cls'].backward()
+        assert scores.grad.dtype is torch.bfloat16
+        full = head.loss_by_feat(scores.float(), samples)
+        assert all(torch.equal(full[name], expected[name]) for name in expected)
+        """
+    )

@@ -116,7 +116,8 @@ class GradientAscent:
             spaces (Mapping[str, InputSpace]): The map to pixel units of each.
             gradient (Callable): Gives the gradient of the objective at modalities like ``clean``.
             first (dict[str, Tensor], optional): The gradient at ``clean`` itself where it is
-                already known; only used without a random start. Defaults to None.
+                already known; only used without a random start. It is emptied, so that no caller
+                holds the memory for the length of the attack. Defaults to None.
 
         Returns:
             tuple[dict[str, Tensor], Tensor]: The adversarial modalities (detached; shape, dtype
@@ -134,23 +135,30 @@ class GradientAscent:
         finite = torch.ones(len(some), dtype=torch.bool, device=some.device)
         delta = self._start(clean, spaces) if self.random_start else None
         for _ in range(self.steps):
-            if delta is None:
-                grad = gradient(clean) if first is None else first
+            # Only the perturbation lives from step to step, beside the next step's graph.
+            if delta is not None:
+                slope = gradient(self._apply(clean, delta, spaces))
             else:
-                grad = gradient(self._apply(clean, delta, spaces))
-            grad = {
-                name: spaces[name].pull_back(grad[name].detach().to(_wide(value)))
-                for name, value in clean.items()
-            }
-            healthy = _all_finite(grad)
+                slope = gradient(clean) if first is None else first
+            delta, healthy = self._step(delta, slope, spaces)
             finite &= healthy
-            grad = _where(healthy, grad)
-            direction = self._per_ball(partial(ascent_direction, norm=self.norm), grad)
-            step = {name: self.step_size * value for name, value in direction.items()}
-            delta = step if delta is None else {name: delta[name] + step[name] for name in step}
-            delta = self._per_ball(partial(project, eps=self.eps, norm=self.norm), delta)
         assert delta is not None
         return self._apply(clean, _where(finite, delta), spaces), finite
+
+    def _step(
+        self, delta: Values | None, slope: Values, spaces: Mapping[str, InputSpace]
+    ) -> tuple[Values, Tensor]:
+        """The perturbation after one step of ascent, and which samples' gradient was finite."""
+        grad = {}
+        for name in list(slope):
+            value = slope.pop(name).detach()
+            grad[name] = spaces[name].pull_back(value.to(_wide(value)))
+        healthy = _all_finite(grad)
+        grad = _where(healthy, grad)
+        direction = self._per_ball(partial(ascent_direction, norm=self.norm), grad)
+        step = {name: self.step_size * value for name, value in direction.items()}
+        moved = step if delta is None else {name: delta[name] + step[name] for name in step}
+        return self._per_ball(partial(project, eps=self.eps, norm=self.norm), moved), healthy
 
     def _per_ball(self, rule: Callable[..., Tensor], values: Values) -> Values:
         """Apply a rule over the axes that one norm runs over; jointly: over the concatenation."""

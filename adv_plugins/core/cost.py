@@ -30,7 +30,7 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
     Returns:
         float: 7/3 for TAF, 2 for the training loss as objective with K=1, and 2/3 more for every
         further attack step; less where only a fraction of the batch, or a smaller picture of it,
-        is attacked.
+        is attacked, or where the clean losses have no weight.
     """
     part = recipe.fraction if fraction is None else fraction
     kept = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
@@ -44,7 +44,9 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
         # From the graph of the clean forward, which is that of the whole batch.
         first = 1.0
     attack = first + step * (recipe.steps - 1)
-    return (CLEAN_STEP + attack + CLEAN_STEP * part) / CLEAN_STEP
+    # A clean loss without a weight has no backward.
+    clean = CLEAN_STEP if recipe.clean_weight > 0 or kept else 1.0
+    return (clean + attack + CLEAN_STEP * part) / CLEAN_STEP
 
 
 def within_budget(recipe: AnyRecipe, batch_size: int, share: float = 1.0) -> AnyRecipe:

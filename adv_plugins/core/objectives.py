@@ -138,7 +138,8 @@ class TemporalCAM(Objective):
         if slope is None:
             raise ValueError(
                 f'the logits do not depend on the output of cam_layer={record.layer!r}; name a '
-                'layer between input and classifier'
+                'layer between input and classifier. A model compiled as a whole hides its layers: '
+                'leave out compile, or take a recipe that ascends the training loss'
             )
         slope = to_frames(slope, record.batch_size, record.layer, record.layout)
         cam = temporal_cam(maps.float(), slope.float(), self.weighting)

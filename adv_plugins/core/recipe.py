@@ -55,6 +55,9 @@ class Recipe:
         attack_scale (float): Height and width of the frames that the attack looks at, relative to
             those it perturbs: 0.5 makes each of its steps cost a quarter. Its first gradient then
             has a forward of its own, so that it pays for several steps. Defaults to 1.0.
+        attack_dtype (str, optional): ``'bfloat16'`` or ``'float16'``: the forwards that only the
+            attack needs run under autocast to it. An attack's gradient at the graph of the clean
+            forward is as precise as that. Defaults to None: as the trainer's.
         begin (int): First epoch with the adversarial path under an mmengine hook with
             ``by_epoch=True``, first iteration everywhere else. Defaults to 0.
         end (int, optional): First epoch or iteration without it again. Defaults to None: never.
@@ -89,6 +92,7 @@ class Recipe:
     dual_ln: bool = False
     attack_path: str = 'clean'
     attack_scale: float = 1.0
+    attack_dtype: str | None = None
     begin: int = 0
     end: int | None = None
     interval: int = 1
@@ -100,6 +104,8 @@ class Recipe:
         object.__setattr__(self, 'regularizers', build_regularizers(self.regularizers))
         check_choice('norm', self.norm, NORMS)
         check_choice('attack_path', self.attack_path, ('clean', 'adversarial'))
+        if self.attack_dtype is not None:
+            check_choice('attack_dtype', self.attack_dtype, ('bfloat16', 'float16'))
         for option in ('eps', 'step_size', 'clean_weight', 'adv_weight', 'begin'):
             if getattr(self, option) is not None and not 0 <= getattr(self, option) < math.inf:
                 raise ValueError(

@@ -256,13 +256,17 @@ class Adversary:
         total = recipe.clean_weight * clean.loss
         # In fp16 the gradients need the trainer's loss scale, which only its backward has.
         kept = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
-        eager = not kept and not any(in_fp16(leaf) for leaf in leaves.values())
+        trained = recipe.clean_weight > 0
+        eager = not kept and not (trained and any(in_fp16(leaf) for leaf in leaves.values()))
         first: Values | None = None
-        shared = recipe.objective.is_training_loss and recipe.clean_weight > 0
+        shared = recipe.objective.is_training_loss and trained
         if starts_here and not (eager and shared):
-            first = self._attack_gradient(clean, labels, leaves, CLEAN, retain_graph=True)
+            first = self._attack_gradient(clean, labels, leaves, CLEAN, trained or kept)
         if eager:
             parameters = self._trainable()
+            if not trained:
+                clean.drop_graph()
+                return first, total.detach(), (None,) * len(parameters)
             wanted = [*parameters, *leaves.values()] if starts_here and shared else parameters
             with self.path.use(CLEAN):
                 known = gradients(total, wanted) if wanted else ()
@@ -286,15 +290,22 @@ class Adversary:
         def gradient(values: Values) -> Values:
             seen = _rescale(values, self.recipe.attack_scale)
             moved, leaves = _leaves(batch.replace(inputs, seen))
-            with self.path.use(branch, tracking=False):
-                record = self._forward(moved, target)
-            found = self._attack_gradient(record, labels, leaves, branch)
+            with self._attack_precision(moved):
+                with self.path.use(branch, tracking=False):
+                    record = self._forward(moved, target)
+                found = self._attack_gradient(record, labels, leaves, branch)
             return found if seen is values else _enlarge(found, values)
 
         clean = batch.modalities(inputs)
         spaces = {name: self._space(inputs, name) for name in clean}
         perturbed, finite = self.recipe.solver.run(clean, spaces, gradient, first)
         return batch.replace(inputs, perturbed), finite
+
+    def _attack_precision(self, inputs: Inputs) -> AbstractContextManager[Any]:
+        if self.recipe.attack_dtype is None:
+            return nullcontext()
+        device = next(iter(batch.modalities(inputs).values())).device.type
+        return torch.autocast(device, getattr(torch, self.recipe.attack_dtype))
 
     def _space(self, inputs: Inputs, name: str) -> InputSpace:
         space = self.adapter.space(batch.modalities(inputs)[name], name)

@@ -1,5 +1,6 @@
 """Models for configs, registered in mmengine's root registry."""
 
+from ..compat import bfloat16_scores as _bfloat16_scores
 from ..compat import mmaction_problem as _mmaction_problem
 from .adversarial_model import build_adversarial_model
 from .feature_preprocessor import FeaturePreprocessor
@@ -27,6 +28,7 @@ if _mmaction_problem() is None:
     from .resnet_tam import ResNetTAM, TemporalAggregation  # noqa: F401
 
     __all__ += _NEED_MMACTION
+    _bfloat16_scores()
 
 
 def __getattr__(name: str) -> object:

@@ -24,6 +24,8 @@ RECIPES = {
     'small': AdvProp(attack_scale=0.5),
     'small TAF': TAF(eps=0.1, step_size=0.1, steps=2, attack_scale=0.5),
     'part of TAF': TAF(eps=0.1, step_size=0.1, steps=2, fraction=0.5),
+    'only adversarial TAF': TAF(eps=0.1, step_size=0.1, steps=2, alpha=0),
+    'only adversarial AdvProp': AdvProp(clean_weight=0, fraction=0.5),
 }
 
 

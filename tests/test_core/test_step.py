@@ -23,7 +23,7 @@ from adv_plugins import (
     remove_adversarial,
 )
 from adv_plugins.core.conversion import get_adversary
-from adv_plugins.core.norm import ADVERSARIAL, CLEAN
+from adv_plugins.core.norm import ADVERSARIAL, CLEAN, twin_parameters
 from adv_plugins.functional import temporal_cam, temporal_cam_loss
 
 RECIPES = {
@@ -53,6 +53,10 @@ def recipe(request):
         (CEAugmentation(steps=3), (4, 2, 2)),
         (AdvProp(), (7, 5, 2)),
         (Recipe(objective='CrossEntropy', eps=1, step_size=1), (2, 1, 2)),
+        # A clean loss without a weight has no backward.
+        (TAF(alpha=0), (2, 1, 1)),
+        (CEAugmentation(alpha=0), (2, 1, 1)),
+        (AdvProp(clean_weight=0, steps=2), (4, 2, 1)),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -134,6 +138,25 @@ def test_gradients_are_those_of_the_straightforward_sum(clips, recipe):
         torch.testing.assert_close(value.grad, other.grad, msg=name)
     for (name, value), other in zip(net.named_buffers(), twin.buffers(), strict=True):
         assert torch.equal(value, other), name
+
+
+@pytest.mark.parametrize('dtype', [None, torch.float16])
+@pytest.mark.parametrize('recipe', [TAF(alpha=0), CEAugmentation(alpha=0)], ids=['TAF', 'CE'])
+def test_without_a_clean_weight_only_adversarial_samples_train(clips, recipe, dtype):
+    x, y = clips
+    net = make_adversarial(Conv3dNet(), recipe)
+    plain = remove_adversarial(copy.deepcopy(net))
+    moved = net.perturb(x, y) if dtype is None else None
+    with torch.autocast('cpu', dtype, enabled=dtype is not None):
+        losses = net.adversarial_loss(x, y)
+    losses['loss'].backward()
+    for clean, twin in twin_parameters(net):
+        assert clean.grad is None
+        assert twin.grad.abs().sum() > 0
+    assert net.bn1.running_mean.abs().sum() > 0, 'the clean statistics are those of the data'
+    if dtype is None:
+        F.cross_entropy(plain(moved), y).backward()
+        torch.testing.assert_close(net.fc.weight.grad, plain.fc.weight.grad)
 
 
 def test_two_micro_batches_accumulate(clips):
@@ -588,3 +611,29 @@ def test_a_scale_needs_frames():
         model.adversarial_loss(torch.rand(2, 4), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r'attack_scale=0 must lie in \(0, 1\]'):
         TAF(attack_scale=0)
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+@pytest.mark.parametrize('recipe', ['taf', 'ceaugmentation', 'advprop'])
+def test_attack_in_low_precision(clips, recipe, dtype):
+    """The forwards that only the attack needs; both losses are those of the full precision."""
+    seen = []
+    net = Conv3dNet().train()
+    net.stem.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    model = make_adversarial(copy.deepcopy(net), recipe, steps=2, attack_dtype=dtype)
+    start = copy.deepcopy(model)
+    losses = model.adversarial_loss(*clips)
+    low, full = getattr(torch, dtype), torch.float32
+    attack = [low, low] if recipe == 'advprop' else [low]
+    assert seen == [full, *attack, full]
+    losses['loss'].backward()
+    assert all(value.grad.dtype is full for value in model.parameters())
+    moved = start.perturb(*clips)
+    assert moved.dtype is full
+    solver = get_adversary(start).recipe.solver
+    assert 0 < (moved - clips[0]).abs().max() <= solver.eps * (1 + 1e-6)
+
+
+def test_attack_dtype_is_one_of_two():
+    with pytest.raises(ValueError, match="attack_dtype='half'.*bfloat16"):
+        TAF(attack_dtype='half')

@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, init_default_scope  # noqa: E402
 EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
 sys.path.insert(0, str(EXAMPLES))
 
+import cheaper  # noqa: E402
 import ordered_digits_table  # noqa: E402
 import quickstart  # noqa: E402
 import taf_sweep  # noqa: E402
@@ -25,6 +26,7 @@ clean_epochs = 1
 train_cfg = dict(max_epochs=2)
 train_dataloader = dict(dataset=dict(clips_per_class=1))
 val_dataloader = dict(dataset=dict(clips_per_class=1))
+test_dataloader = dict(dataset=dict(clips_per_class=1))
 param_scheduler = []
 default_hooks = dict(checkpoint=dict(interval=1))
 custom_hooks = {hooks}
@@ -149,3 +151,32 @@ def test_sweep_fine_tunes_a_checkpoint(configs, tmp_path, monkeypatch):
     sys.argv[sys.argv.index('sthv1')] = 'ordered-digits'
     with pytest.raises(SystemExit):
         taf_sweep.main()
+
+
+@pytest.mark.slow
+def test_cheaper_rows_are_compared_with_the_baseline(configs, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / 'out'
+    arguments = ['--dataset', 'ordered-digits', '--work-dir', str(folder), '--seeds', '0', '1']
+    arguments += ['--rows', 'full', 'budget', 'small']
+    cheaper.main(arguments)
+    table = (folder / 'cheaper-ordered-digits.md').read_text()
+    assert table in capsys.readouterr().out
+    rows = [row.split(' | ') for row in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == [
+        '| baseline',
+        '| TAF',
+        '| `budget=1.25`',
+        '| `attack_scale=0.5, attack_dtype=bfloat16`',
+    ]
+    assert [row[1] for row in rows] == ['1.00', '1.44', '1.22', '1.39']
+    numbers = [json.loads(file.read_text()) for file in folder.glob('*/*/result.json')]
+    assert len(numbers) == 8
+    assert all(0 <= cell['pgd'] <= cell['clean'] <= 1 for cell in numbers)
+    log = next((folder / 'ordered-digits/budget-1').glob('*/*.log')).read_text()
+    assert 'resumed epoch: 1' in log and 'budget=1.25: interval=' in log
+    monkeypatch.setattr(cheaper, 'train', None)
+    cheaper.main(arguments)
+    assert (folder / 'cheaper-ordered-digits.md').read_text() == table
+    with pytest.raises(SystemExit):
+        cheaper.main([*arguments[:6], '--rows', 'dearer'])
+    assert 'ordered-digits has full budget' in capsys.readouterr().err
