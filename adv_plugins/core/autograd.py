@@ -76,15 +76,23 @@ class Carry(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        scaled: list[Tensor | None] = []
-        again = _keeps_graph()
-        for index, grad in enumerate(ctx.known):
-            if not again:
-                # Never a second set of all of them.
-                ctx.known[index] = None
-            scaled.append(None if grad is None else grad * scale)
-            del grad
-        return (None, None, *scaled)
+        scaled: tuple[Tensor | None, ...] = _scaled(ctx, scale)
+        return scaled
+
+
+# Where the training step around it is compiled, a backward would be too.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _scaled(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+    """The known gradients times a scale; let go of as they are used."""
+    scaled: list[Tensor | None] = []
+    again = _keeps_graph()
+    for index, grad in enumerate(ctx.known):
+        if not again:
+            # Never a second set of all of them.
+            ctx.known[index] = None
+        scaled.append(None if grad is None else grad * scale)
+        del grad
+    return (None, None, *scaled)
 
 
 # Whether another backward may follow (retain_graph=True); an older PyTorch cannot tell.

@@ -261,7 +261,7 @@ def _check_convertible(model: nn.Module) -> None:
         if not names.isdisjoint(_WRAPPERS):
             raise TypeError(
                 f'the model is wrapped in {type(module).__name__}, which would not see the '
-                'adversarial parameters; convert first, then wrap'
+                'adversarial parameters; convert first, then wrap in DistributedDataParallel'
             )
 
 

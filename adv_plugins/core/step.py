@@ -369,6 +369,11 @@ class Adversary:
     def _check(self, inputs: Any) -> None:
         for name in batch.modalities(inputs):
             batch.valid_entries(inputs, name)
+        if any(getattr(part, '_is_fsdp_managed_module', False) for part in self.model.modules()):
+            raise TypeError(
+                'the model is sharded by FSDP, which frees the parameters after a backward, and an '
+                'adversarial step has several; wrap it in DistributedDataParallel instead'
+            )
         if len(dual_norms(self.model)) != self._num_norms:
             raise RuntimeError(
                 'norm layers were replaced after make_adversarial (a SyncBN conversion?): their '

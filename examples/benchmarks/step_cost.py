@@ -71,8 +71,9 @@ class Work(NamedTuple):
         return self.forwards * forward + self.data * data + self.weights * weights
 
 
-def floor(recipe: Recipe) -> Work:
-    """The least work of a step that attacks the whole batch as it is, both losses having a weight.
+def floor(recipe: Recipe) -> Work | None:
+    """The least work of a step, both losses having a weight; None for one below that floor, which
+    attacks a part of the batch, a smaller picture of it, or in a lower precision.
 
     Clean and adversarial loss are a forward and a full backward each. An attack step is a forward
     and a gradient by the data. The first one needs no forward where the attack starts at the clean
@@ -80,6 +81,8 @@ def floor(recipe: Recipe) -> Work:
     clean backward passes it. A regularizer takes that last gift away, as it delays that backward.
     (``adv_plugins.core.cost.step_cost`` is the same in clean steps, for any fraction and scale.)
     """
+    if (recipe.fraction, recipe.attack_scale, recipe.attack_dtype) != (1, 1, None):
+        return None
     whole, ascent = Work(1, 1, 1), Work(1, 1, 0)
     regularized = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
     if recipe.random_start or recipe.attack_path != 'clean':
@@ -291,6 +294,8 @@ def feature(batch: int, frames: int) -> Case:
         'A-ART': AART(),
         'AdvProp, K=1': AdvProp(steps=1, dual_bn=False),
         'AdvProp, K=5': AdvProp(dual_bn=False),
+        'ART, `fraction=0.25`': ART(fraction=0.25),
+        "AdvProp, K=5, `attack_dtype='bfloat16'`": AdvProp(dual_bn=False, attack_dtype='bfloat16'),
     }
     return Case(model, features, _samples(batch), 'encoders.rgb.0.attention.qkv', recipes)
 
@@ -310,6 +315,9 @@ def _video_recipes(**options: Any) -> dict[str, Recipe]:
         'CE, K=1': CEAugmentation(**options),
         'AdvProp, K=1': AdvProp(steps=1, **options),
         'AdvProp, K=5': AdvProp(**options),
+        'TAF, K=1, `fraction=0.25`': TAF(fraction=0.25, **options),
+        'AdvProp, K=5, `attack_scale=0.5`': AdvProp(attack_scale=0.5, **options),
+        "AdvProp, K=5, `attack_dtype='bfloat16'`": AdvProp(attack_dtype='bfloat16', **options),
     }
 
 

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from helpers import Conv3dNet
 from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from adv_plugins import TAF, AdvProp, CEAugmentation, adversarial_state_dict, make_adversarial
 from adv_plugins.core.conversion import get_adversary
@@ -276,3 +279,31 @@ def test_example(capsys):
     assert clean > 0.5
     assert attacked <= clean
     assert 'accuracy' in capsys.readouterr().out
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    """A process group of its own, as FSDP wants one."""
+    dist.init_process_group('gloo', f'file://{tmp_path}/store', rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings('ignore:.*(FSDP|world size|NO_SHARD)')
+@pytest.mark.parametrize('version', [1, 2])
+def test_sharded_models_are_one_clear_error(one_process, recipe, version):
+    clips, labels = micro_batches(1)[0]
+    model = make_adversarial(plain_amp.VideoNet(), recipe)
+    if version == 1:
+        wrapped = FullyShardedDataParallel(model, device_id=torch.device('cpu'))
+        late = FullyShardedDataParallel(plain_amp.VideoNet(), device_id=torch.device('cpu'))
+    else:
+        fully_shard = pytest.importorskip('torch.distributed.fsdp').fully_shard
+        mesh = init_device_mesh('cpu', (1,))
+        wrapped, late = fully_shard(model, mesh=mesh), fully_shard(plain_amp.VideoNet(), mesh=mesh)
+    for call in (model.adversarial_loss, model.perturb):
+        with pytest.raises(TypeError, match='wrap it in DistributedDataParallel instead'):
+            call(clips, labels)
+    with pytest.raises(TypeError, match='convert first, then wrap in DistributedDataParallel'):
+        make_adversarial(late, recipe)
+    assert wrapped is not None

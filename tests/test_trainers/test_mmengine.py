@@ -1,0 +1,142 @@
+"""mmengine's Runner with what a config may switch on: precision, compilation, loops, BN hooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+
+from helpers import build_recognizer, runner_config, tsm_config  # noqa: E402
+from mmengine.hooks import Hook  # noqa: E402
+from mmengine.registry import HOOKS  # noqa: E402
+from mmengine.runner import FlexibleRunner  # noqa: E402
+
+from adv_plugins.core.conversion import get_adversary  # noqa: E402
+from adv_plugins.core.norm import dual_norms  # noqa: E402
+
+HOOKS_OF = {
+    'TAF': dict(type='TAFHook', eps=0.1, step_size=0.05),
+    'CE': dict(type='AdversarialHook', recipe=dict(type='CEAugmentation')),
+    'AdvProp': dict(type='AdvPropHook', steps=2),
+}
+
+
+def assert_same_weights(first: Any, second: Any, **tolerance: float) -> None:
+    one, other = (dict(run.model.named_parameters()) for run in (first, second))
+    shared = one.keys() & other.keys()
+    assert len(shared) > 60
+    for name in shared:
+        torch.testing.assert_close(
+            one[name], other[name], **(tolerance or dict(rtol=0, atol=0)), msg=name
+        )
+
+
+@pytest.fixture
+def amp(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """AmpOptimWrapper in bfloat16. It asserts a GPU, though its autocast runs on a CPU as well."""
+    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
+    monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
+    return dict(
+        type='AmpOptimWrapper',
+        dtype='bfloat16',
+        optimizer=dict(type='SGD', lr=0.01, momentum=0.9),
+        clip_grad=dict(max_norm=20),
+        accumulative_counts=2,
+    )
+
+
+@pytest.mark.filterwarnings('ignore:.*GradScaler')
+@pytest.mark.parametrize('name', HOOKS_OF)
+def test_amp_optim_wrapper(train, amp, name):
+    """Both paths run under its autocast, and the clean one is the plain run's."""
+    seen = []
+
+    @HOOKS.register_module(force=True)
+    class TraceDtypes(Hook):
+        def before_train(self, runner: Any) -> None:
+            conv = runner.model.backbone.layer1[0].conv1.conv
+            conv.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+
+    trace = dict(type='TraceDtypes', _scope_='mmengine')
+    runner = train(custom_hooks=[HOOKS_OF[name], trace], optim_wrapper=amp)
+    assert type(runner.optim_wrapper).__name__ == 'AmpOptimWrapper'
+    assert set(seen) == {torch.bfloat16}
+    assert len(seen) == 4 * (4 if name == 'AdvProp' else 2)
+    for value in runner.model.parameters():
+        assert value.dtype is torch.float32 and value.isfinite().all()
+    for norm in dual_norms(runner.model):
+        assert not torch.equal(norm.adv_weight, norm.weight), 'the adversarial path was trained'
+
+
+@pytest.mark.filterwarnings('ignore:.*GradScaler')
+def test_amp_without_an_adversarial_weight_is_the_plain_run(train, amp):
+    ours = train('a', custom_hooks=[dict(type='TAFHook', alpha=1.0)], optim_wrapper=amp)
+    assert_same_weights(ours, train('b', optim_wrapper=amp))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
+@pytest.mark.parametrize('name', HOOKS_OF)
+def test_compile_in_the_config(train, name, backend):
+    """cfg.compile compiles train_step, around the adversarial step."""
+    torch._dynamo.reset()
+    runs = [
+        train(folder, custom_hooks=[HOOKS_OF[name]], max_epochs=1, **options)
+        for folder, options in (('a', {}), ('b', dict(compile=dict(backend=backend))))
+    ]
+    assert get_adversary(runs[1].model).walks == 2
+    assert_same_weights(*runs, rtol=1e-4, atol=1e-5)
+
+
+def test_precise_statistics_are_those_of_clean_clips(train):
+    """mmpretrain's PreciseBNHook recomputes what the deployed path reads, and nothing else."""
+    pytest.importorskip('mmpretrain', reason='needs adv_plugins[test]')
+    import mmpretrain.engine.hooks  # noqa: F401 (registers)
+
+    precise = dict(type='mmpretrain.PreciseBNHook', num_samples=8, priority='ABOVE_NORMAL')
+    twins = []
+
+    @HOOKS.register_module(force=True)
+    class TraceTwins(Hook):
+        priority = 'LOWEST'
+
+        def after_train_iter(self, runner: Any, batch_idx: int, **kwargs: Any) -> None:
+            twins.append([norm.adv_running_mean.clone() for norm in dual_norms(runner.model)])
+
+    trace = dict(type='TraceTwins', _scope_='mmengine')
+    ours = train('a', custom_hooks=[dict(type='TAFHook', alpha=1.0), precise, trace])
+    plain = train('b', custom_hooks=[precise])
+    usual = train('c')
+    states = [run.model.state_dict() for run in (ours, plain, usual)]
+    means = [name for name in states[0] if name.endswith('running_mean')]
+    for name in means:
+        assert torch.equal(states[0][name], states[1][name]), name
+        assert not torch.equal(states[1][name], states[2][name]), name
+    for norm, last in zip(dual_norms(ours.model), twins[-1], strict=True):
+        assert torch.equal(norm.adv_running_mean, last)
+        assert norm.momentum == 0.1
+
+
+def test_reentrant_checkpoints_of_mmaction_are_one_clear_error(train, tmp_path):
+    model = tsm_config(depth=50, with_cp=True)
+    with pytest.raises(RuntimeError, match='with_cp=False'):
+        train(custom_hooks=[dict(type='TAFHook')], model=model)
+    assert not list(tmp_path.glob('*/*.pth'))
+
+
+def test_flexible_runner(tmp_path):
+    """Its strategy for one device; the checkpoint is a plain one with the adversarial entry."""
+    config = runner_config(tmp_path, custom_hooks=[dict(type='TAFHook')], max_epochs=1)
+    config.strategy = dict(type='SingleDeviceStrategy')
+    config.env_cfg = dict(dist_cfg=dict(backend='gloo'))
+    runner = FlexibleRunner.from_cfg(config)
+    runner.train()
+    assert get_adversary(runner.model).walks == 2
+    checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
+    build_recognizer(tsm_config()).load_state_dict(checkpoint['state_dict'], strict=True)
+    norm = next(name for name in checkpoint['adversarial'] if name.endswith('adv_weight'))
+    plain = checkpoint['state_dict'][norm.replace('adv_', '')]
+    assert not torch.equal(checkpoint['adversarial'][norm], plain)
