@@ -450,6 +450,28 @@ def test_two_processes_find_the_same(whole, weights, tmp_path):
 
 
 @pytest.mark.slow
+def test_what_two_processes_began_one_goes_on_with(whole, weights, tmp_path, monkeypatch):
+    from adv_plugins.evaluation.robustness_loop import RobustnessTestLoop as Loop
+
+    begun = dict(attacks={}, curve=None, deepfool=None)
+    mp.spawn(_rank, args=(tmp_path, weights, begun), nprocs=2)
+    seen, rows = [], Loop._rows
+    monkeypatch.setattr(
+        Loop, '_rows', lambda self, c, bad: seen.append(c.cell.key) or rows(self, c, bad)
+    )
+    run(tmp_path / 'run', weights)
+    assert 'attack/noise' in seen and 'clean' not in seen and 'corruption/jumble/5' not in seen
+    found, wanted = results(tmp_path / 'run'), copy.deepcopy(whole[2])
+    for each in (found, wanted):
+        for cell in each.cells.values():
+            # Batches of another size round differently.
+            cell.values = {}
+    assert found.cells.keys() == wanted.cells.keys()
+    for key, cell in without_times(found).cells.items():
+        assert str(cell) == str(without_times(wanted).cells[key]), key
+
+
+@pytest.mark.slow
 def test_two_processes_leave_out_the_same_videos(weights, tmp_path):
     """One rank alone meets the broken file; both must plan the next cells without it."""
     options = dict(

@@ -1,7 +1,8 @@
-"""Two gloo processes: the hook rebuilds DDP, and both ranks stay bit-equal."""
+"""Two gloo processes: the hook rebuilds DDP, both ranks stay bit-equal, one or two resume."""
 
 from __future__ import annotations
 
+import copy
 import os
 from itertools import pairwise
 from typing import Any
@@ -87,3 +88,85 @@ def test_ranks_stay_bit_equal(tmp_path, hook, settings):
         if 'running_mean' in name and not torch.equal(value, second['statistics'][name])
     ]
     assert different, 'the ranks saw the same clips'
+
+
+def train_and_trace(folder: str, rank: int, ranks: int, epochs: int, checkpoint: str) -> None:
+    """Train on one of ``ranks`` ranks and write down where the rank began and ended."""
+    from mmengine.hooks import Hook
+    from mmengine.model import MMDistributedDataParallel
+    from mmengine.registry import HOOKS
+    from mmengine.runner import Runner
+
+    hook = dict(type='TAFHook', random_start=True)
+    config = runner_config(f'{folder}/rank{rank}', custom_hooks=[hook], max_epochs=epochs)
+    config.train_dataloader.batch_size = 2
+    if checkpoint:
+        config.load_from, config.resume = checkpoint, True
+    began: dict[str, Any] = {}
+
+    @HOOKS.register_module(force=True)
+    class TraceStart(Hook):
+        priority = 'LOWEST'
+
+        def before_train(self, runner: Any) -> None:
+            began.update(state=copy.deepcopy(everything(runner.model)), iteration=runner.iter)
+            began['optimizer'] = copy.deepcopy(runner.optim_wrapper.state_dict())
+
+    config.custom_hooks.append(dict(type='TraceStart', _scope_='mmengine'))
+    runner = Runner.from_cfg(config)
+    if ranks > 1:
+        runner.model = MMDistributedDataParallel(runner.model, broadcast_buffers=False)
+    runner.train()
+    end = dict(state=everything(runner.model), epoch=runner.epoch, iteration=runner.iter)
+    torch.save((began, end), f'{folder}/{rank}.pt')
+
+
+def everything(model: Any) -> dict[str, Any]:
+    """All parameters and statistics, those of the adversarial path too."""
+    model = getattr(model, 'module', model)
+    return dict([*model.named_parameters(), *model.named_buffers()])
+
+
+def resuming_worker(rank: int, folder: str, epochs: int, checkpoint: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
+    train_and_trace(folder, rank, 2, epochs, checkpoint)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('ranks', [(2, 1), (1, 2)], ids=['two, then one', 'one, then two'])
+def test_another_number_of_ranks_resumes_the_run(tmp_path, ranks):
+    """All begin with the checkpoint's state, both paths' and the optimizer's, and end as one.
+
+    With as many clips a rank there are half or twice the iterations an epoch, and the learning
+    rate is the user's to adapt, as in any run of mmengine.
+    """
+    os.environ['OMP_NUM_THREADS'] = '1'
+    checkpoint = ''
+    for count, epochs in zip(ranks, (1, 2), strict=True):
+        folder = tmp_path / f'{count}'
+        folder.mkdir()
+        if count == 1:
+            train_and_trace(str(folder), 0, 1, epochs, checkpoint)
+        else:
+            mp.spawn(resuming_worker, (str(folder), epochs, checkpoint), nprocs=2)
+        checkpoint = checkpoint or str(folder / 'rank0/epoch_1.pth')
+    saved = torch.load(checkpoint, weights_only=True)
+    saved_state = saved['state_dict'] | saved['adversarial']
+    ends = [torch.load(folder / f'{rank}.pt') for rank in range(ranks[1])]
+    for began, end in ends:
+        names = [name for name in began['state'] if name in saved_state]
+        assert len(names) > 200 and sum('adv_' in name for name in names) == 100
+        for name in names:
+            assert torch.equal(began['state'][name], saved_state[name]), name
+        assert began['iteration'] == 4 // ranks[0]
+        assert (end['epoch'], end['iteration']) == (2, 4 // ranks[0] + 4 // ranks[1])
+        momenta = began['optimizer']['state']
+        assert len(momenta) == len(saved['optimizer']['state']) > 100
+        for key, value in saved['optimizer']['state'].items():
+            assert torch.equal(momenta[key]['momentum_buffer'], value['momentum_buffer'])
+        for name in names:
+            if 'running' not in name and 'batches' not in name:
+                assert torch.equal(end['state'][name], ends[0][1]['state'][name]), name
