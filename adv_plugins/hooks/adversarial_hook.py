@@ -84,7 +84,8 @@ class AdversarialHook(Hook):
             raise TypeError(
                 f'the model is wrapped in {type(runner.model).__name__}, which would not see the '
                 'adversarial parameters; write model_wrapper_cfg=dict(type='
-                "'MMDistributedDataParallel'), or leave it out"
+                "'MMDistributedDataParallel'), or leave it out; for FlexibleRunner write strategy="
+                "dict(type='DDPStrategy')"
             )
         model = inner_model(runner.model)
         self._keep_within_budget(runner)

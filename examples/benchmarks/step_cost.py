@@ -315,7 +315,6 @@ def _video_recipes(**options: Any) -> dict[str, Recipe]:
         'CE, K=1': CEAugmentation(**options),
         'AdvProp, K=1': AdvProp(steps=1, **options),
         'AdvProp, K=5': AdvProp(**options),
-        'TAF, K=1, `fraction=0.25`': TAF(fraction=0.25, **options),
         'AdvProp, K=5, `attack_scale=0.5`': AdvProp(attack_scale=0.5, **options),
         "AdvProp, K=5, `attack_dtype='bfloat16'`": AdvProp(attack_dtype='bfloat16', **options),
     }
@@ -621,7 +620,8 @@ def report(results: Mapping[str, Any]) -> str:
     parts = [
         f'{machine}; {clock}, {results["repeats"]} rounds: medians, with quartiles in brackets. '
         'F, ∂x, ∂w: forwards, gradients by the data and by the weights, counted at a layer of the '
-        'first stage; a concatenated batch is one. Saved: bytes held for a backward at peak, over '
+        'first stage; a concatenated batch is one, and what runs in bfloat16 reads a copy of the '
+        'weight and is not counted. Saved: bytes held for a backward at peak, over '
         'those of the clean step; peak: bytes of all tensors that the step makes, gradients too.'
     ]
     if not results['torchattacks']:

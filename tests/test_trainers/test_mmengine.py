@@ -127,16 +127,51 @@ def test_reentrant_checkpoints_of_mmaction_are_one_clear_error(train, tmp_path):
     assert not list(tmp_path.glob('*/*.pth'))
 
 
-def test_flexible_runner(tmp_path):
-    """Its strategy for one device; the checkpoint is a plain one with the adversarial entry."""
-    config = runner_config(tmp_path, custom_hooks=[dict(type='TAFHook')], max_epochs=1)
-    config.strategy = dict(type='SingleDeviceStrategy')
+@pytest.fixture
+def one_process(monkeypatch):
+    """What torchrun sets for the only process of a job."""
+    values = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT='0', RANK=0, WORLD_SIZE=1, LOCAL_RANK=0)
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+    # mmengine chooses a GPU whatever the backend is.
+    monkeypatch.setattr(torch.cuda, 'set_device', lambda index: None)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def flexible_run(folder, **options):
+    config = runner_config(folder, custom_hooks=[dict(type='TAFHook')], max_epochs=1)
     config.env_cfg = dict(dist_cfg=dict(backend='gloo'))
+    config.merge_from_dict(options)
     runner = FlexibleRunner.from_cfg(config)
     runner.train()
+    return runner
+
+
+def test_flexible_runner(tmp_path):
+    """Its strategy for one device; the checkpoint is a plain one with the adversarial entry."""
+    runner = flexible_run(tmp_path, strategy=dict(type='SingleDeviceStrategy'))
     assert get_adversary(runner.model).walks == 2
     checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
     build_recognizer(tsm_config()).load_state_dict(checkpoint['state_dict'], strict=True)
     norm = next(name for name in checkpoint['adversarial'] if name.endswith('adv_weight'))
     plain = checkpoint['state_dict'][norm.replace('adv_', '')]
     assert not torch.equal(checkpoint['adversarial'][norm], plain)
+
+
+def test_flexible_runner_under_ddp(tmp_path, one_process):
+    """Its strategy for many processes, of which one gives what the one for one device gives."""
+    single = flexible_run(tmp_path / 'a', strategy=dict(type='SingleDeviceStrategy'))
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
+    ddp = dict(type='DDPStrategy', model_wrapper=wrapper)
+    flexible_run(tmp_path / 'b', strategy=ddp, launcher='pytorch')
+    states = [torch.load(tmp_path / name / 'epoch_1.pth', weights_only=True) for name in 'ab']
+    # This strategy saves the wrapper's names, and mmengine takes the prefix away on loading.
+    states[1]['state_dict'] = {
+        name.removeprefix('module.'): value for name, value in states[1]['state_dict'].items()
+    }
+    for part in ('state_dict', 'adversarial'):
+        assert states[0][part].keys() == states[1][part].keys()
+        for name, value in states[0][part].items():
+            assert torch.equal(value, states[1][part][name]), name
+    assert get_adversary(single.model).walks == 2
