@@ -166,7 +166,7 @@ def test_cheaper_rows_are_compared_with_the_baseline(configs, tmp_path, monkeypa
         '| baseline',
         '| TAF',
         '| `budget=1.25`',
-        '| `attack_scale=0.5, attack_dtype=bfloat16`',
+        "| `attack_scale=0.5, attack_dtype='bfloat16'`",
     ]
     assert [row[1] for row in rows] == ['1.00', '1.44', '1.22', '1.39']
     numbers = [json.loads(file.read_text()) for file in folder.glob('*/*/result.json')]
