@@ -305,7 +305,9 @@ class Adversary:
         if self.recipe.attack_dtype is None:
             return nullcontext()
         device = next(iter(batch.modalities(inputs).values())).device.type
-        return torch.autocast(device, getattr(torch, self.recipe.attack_dtype))
+        dtype = getattr(torch, self.recipe.attack_dtype)
+        # Its cache knows weights by name alone: inside a trainer's it would hand out other dtypes.
+        return torch.autocast(device, dtype, cache_enabled=False)
 
     def _space(self, inputs: Inputs, name: str) -> InputSpace:
         space = self.adapter.space(batch.modalities(inputs)[name], name)

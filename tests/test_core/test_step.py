@@ -634,6 +634,20 @@ def test_attack_in_low_precision(clips, recipe, dtype):
     assert 0 < (moved - clips[0]).abs().max() <= solver.eps * (1 + 1e-6)
 
 
+@pytest.mark.parametrize('own', ['bfloat16', 'float16'])
+@pytest.mark.parametrize('around', [torch.bfloat16, torch.float16])
+def test_attack_precision_inside_another(clips, own, around):
+    """torch keeps the weights that a block of autocast has converted, whatever their dtype."""
+    seen = []
+    net = Conv3dNet().train()
+    net.stem.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    model = make_adversarial(net, 'advprop', steps=2, attack_dtype=own)
+    with torch.autocast('cpu', around):
+        losses = model.adversarial_loss(*clips)
+    losses['loss'].backward()
+    assert seen == [around, getattr(torch, own), getattr(torch, own), around]
+
+
 def test_attack_dtype_is_one_of_two():
     with pytest.raises(ValueError, match="attack_dtype='half'.*bfloat16"):
         TAF(attack_dtype='half')
