@@ -8,8 +8,8 @@ module always wins, and ``torch.load`` keeps ``weights_only=True``.
 
 :func:`heal` applies what must be there before the first ``import mmaction.models``, which is why
 ``import adv_plugins`` calls it first. It looks at files on disk, does not import mmaction and
-patches nothing. :func:`color_jitter` and :func:`bfloat16_scores` replace one method each, once
-MMAction2 is imported.
+patches nothing. :func:`color_jitter` and :func:`bfloat16_scores` replace methods, once MMAction2 is
+imported.
 """
 
 from __future__ import annotations
@@ -202,23 +202,36 @@ def bfloat16_scores() -> bool:
     ``AmpOptimWrapper(dtype='bfloat16')`` ends in a ``TypeError`` at the first loss.
 
     Returns:
-        bool: True if the method was replaced, False if MMAction2's heads are not imported, or work.
+        bool: True if a method was replaced, False if MMAction2's heads are not imported, or work.
     """
-    heads = sys.modules.get('mmaction.models.heads.base')
-    if heads is None or not _mentions('mmaction', 'models/heads/base.py', 'cpu().numpy()'):
-        return False
-    original = heads.BaseHead.loss_by_feat
-    if hasattr(original, '__wrapped__'):
-        return False
+    places = (
+        ('base', 'BaseHead', 'loss_by_feat'),
+        ('omni_head', 'OmniHead', 'loss_by_feat'),
+        ('rgbpose_head', 'RGBPoseHead', 'loss_by_scores'),
+    )
+    replaced = False
+    for file, name, method in places:
+        heads = sys.modules.get(f'mmaction.models.heads.{file}')
+        if heads is None or not _mentions('mmaction', f'models/heads/{file}.py', 'cpu().numpy()'):
+            continue
+        head = getattr(heads, name)
+        original = vars(head)[method]
+        if not hasattr(original, '__wrapped__'):
+            setattr(head, method, _in_float32(original))
+            replaced = True
+    return replaced
+
+
+def _in_float32(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A head's loss that sees class scores in bfloat16 as float32."""
 
     @functools.wraps(original)
-    def loss_by_feat(self: Any, cls_scores: Any, data_samples: Any) -> Any:
+    def loss(self: Any, cls_scores: Any, targets: Any) -> Any:
         if str(getattr(cls_scores, 'dtype', '')) == 'torch.bfloat16':
             cls_scores = cls_scores.float()
-        return original(self, cls_scores, data_samples)
+        return original(self, cls_scores, targets)
 
-    heads.BaseHead.loss_by_feat = loss_by_feat
-    return True
+    return loss
 
 
 def _adjust_hue(image: Any, factor: float) -> Any:

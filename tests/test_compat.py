@@ -519,5 +519,16 @@ def test_heads_take_bfloat16_scores() -> None:
         assert scores.grad.dtype is torch.bfloat16
         full = head.loss_by_feat(scores.float(), samples)
         assert all(torch.equal(full[name], expected[name]) for name in expected)
+
+        # Two heads have a loss of their own.
+        from mmaction.models import OmniHead, RGBPoseHead
+        omni = OmniHead(image_classes=6, video_classes=6, in_channels=4)
+        found = omni.loss_by_feat(scores, samples)
+        assert found['loss_cls'].isfinite() and found['top1_acc'] == expected['top1_acc']
+        pose = RGBPoseHead(num_classes=6, in_channels=(4, 4))
+        pose.loss_weights = [1.0, 1.0]
+        both = dict(zip(pose.loss_components, (scores, scores)))
+        found = pose.loss_by_feat(both, samples)
+        assert all(found[f'{name}_loss_cls'].isfinite() for name in both)
         """
     )

@@ -42,7 +42,8 @@ class Recipe:
             to False: at the clean input.
         clamp (bool): Whether adversarial inputs are clipped to valid pixels. False is the bare
             projection of taf.txt eq. 6. Defaults to True.
-        clean_weight (float): Weight of the clean losses. Defaults to 1.0.
+        clean_weight (float): Weight of the clean losses. With 0 write ``dual_bn=False`` too, as
+            nothing else trains the clean norms, which are the deployed ones. Defaults to 1.0.
         adv_weight (float): Weight of the adversarial losses. Defaults to 1.0.
         regularizers (Sequence[Regularizer | dict | str]): Penalties on the pair of clean and
             adversarial forward, each added with its weight. Defaults to ().
@@ -56,8 +57,9 @@ class Recipe:
             those it perturbs: 0.5 makes each of its steps cost a quarter. Its first gradient then
             has a forward of its own, so that it pays for several steps. Defaults to 1.0.
         attack_dtype (str, optional): ``'bfloat16'`` or ``'float16'``: the forwards that only the
-            attack needs run under autocast to it. An attack's gradient at the graph of the clean
-            forward is as precise as that. Defaults to None: as the trainer's.
+            attack needs run under autocast to it. A gradient at the graph of the clean forward is
+            as precise as that, so that one step from there has none. Defaults to None: as the
+            trainer's.
         begin (int): First epoch with the adversarial path under an mmengine hook with
             ``by_epoch=True``, first iteration everywhere else. Defaults to 0.
         end (int, optional): First epoch or iteration without it again. Defaults to None: never.
@@ -121,6 +123,12 @@ class Recipe:
             )
         if not 0 < self.attack_scale <= 1:
             raise ValueError(f'attack_scale={self.attack_scale} must lie in (0, 1], e.g. 0.5')
+        if self.attack_dtype is not None and self.starts_at_clean and self.steps == 1:
+            raise ValueError(
+                f'attack_dtype={self.attack_dtype!r} is for forwards that only the attack needs, '
+                'and one step from the clean forward needs none; leave it out, or write steps=2 or '
+                'more, attack_scale=0.5 or random_start=True'
+            )
         if self.budget is not None and not 1 < self.budget < math.inf:
             raise ValueError(
                 f'budget={self.budget} must be greater than 1, which is what a clean run costs; '

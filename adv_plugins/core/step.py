@@ -147,7 +147,7 @@ class Adversary:
                 record = self._forward(inputs, target)
             labels = self.recipe.objective.targets(record)
             first = None
-            if not self.recipe.random_start and self.recipe.attack_scale == 1:
+            if self._starts_as_called():
                 first = self._attack_gradient(record, labels, leaves, branch)
             del record
             return self._ascend(inputs, target, labels, branch, first)[0]
@@ -266,7 +266,7 @@ class Adversary:
             parameters = self._trainable()
             if not trained:
                 clean.drop_graph()
-                return first, total.detach(), (None,) * len(parameters)
+                return first, total.detach(), self._no_gradients(parameters)
             wanted = [*parameters, *leaves.values()] if starts_here and shared else parameters
             with self.path.use(CLEAN):
                 known = gradients(total, wanted) if wanted else ()
@@ -276,6 +276,12 @@ class Adversary:
             clean.drop_graph()
             return first, total.detach(), known[: len(parameters)]
         return first, total, None
+
+    def _no_gradients(self, parameters: Sequence[nn.Parameter]) -> tuple[Tensor | None, ...]:
+        """What a loss without a weight gives: zeros where the adversarial loss does not reach, as
+        DistributedDataParallel would make them, so that any number of processes trains alike."""
+        clean_only = {id(value) for value, _ in twin_parameters(self.model)}
+        return tuple(torch.zeros_like(v) if id(v) in clean_only else None for v in parameters)
 
     def _ascend(
         self,
@@ -300,6 +306,13 @@ class Adversary:
         spaces = {name: self._space(inputs, name) for name in clean}
         perturbed, finite = self.recipe.solver.run(clean, spaces, gradient, first)
         return batch.replace(inputs, perturbed), finite
+
+    def _starts_as_called(self) -> bool:
+        """Whether a forward of the batch, just as it is called, is the attack's first one."""
+        recipe = self.recipe
+        if recipe.random_start or recipe.attack_scale != 1:
+            return False
+        return recipe.attack_dtype is None or recipe.attack_path == CLEAN
 
     def _attack_precision(self, inputs: Inputs) -> AbstractContextManager[Any]:
         if self.recipe.attack_dtype is None:

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -96,6 +96,8 @@ class AdversarialHook(Hook):
         _extend_optimizers(runner.optim_wrapper, model)
         if wrapped:
             runner.model = _rebuild_ddp(runner.model)
+            if isinstance(runner, FlexibleRunner):
+                runner.strategy.model = runner.model
             # The former reducer takes its hooks on the parameters with it.
             gc.collect()
 

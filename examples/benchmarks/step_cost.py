@@ -152,7 +152,8 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
 
     class _Saved:
         def __init__(self, tensor: Tensor) -> None:
-            self.tensor = tensor
+            # Without its graph, which would hold this object in turn.
+            self.tensor = tensor.detach()
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(self._pack, lambda saved: saved.tensor)
@@ -488,7 +489,7 @@ class Row:
         work (Work): Counted at one layer of the first stage.
         saved (int): The most bytes that autograd held at one time.
         peak (int): The most bytes at one time of all tensors that the step made.
-        floor (Work, optional): The floor of its recipe. Defaults to None: not a recipe of ours.
+        floor (Work, optional): The floor of its recipe. Defaults to None: it has none.
     """
 
     seconds: list[float]

@@ -1,5 +1,7 @@
 """The ball holds and the attack is optimal where the optimum is known."""
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -185,6 +187,23 @@ def test_first_gradient_is_used_once_and_only_without_a_random_start():
         attack = solver(steps=3, random_start=random_start)
         ascend(attack, clean, InputSpace(), gradient, None if random_start else torch.ones(1, 2))
         assert len(calls) == expected
+
+
+def test_no_gradient_outlives_its_step():
+    """Beside the graph of the next forward there is the perturbation alone."""
+    alive = []
+
+    def gradient(values):
+        assert all(reference() is None for reference in alive)
+        found = {name: torch.ones_like(value) for name, value in values.items()}
+        alive.extend(map(weakref.ref, found.values()))
+        return found
+
+    clean = {'rgb': torch.zeros(2, 3), 'audio': torch.zeros(2, 4)}
+    spaces = {name: InputSpace() for name in clean}
+    first = gradient(clean)
+    solver(steps=3).run(clean, spaces, gradient, first)
+    assert len(alive) == 6 and not first
 
 
 def modalities(*lengths):

@@ -8,7 +8,16 @@ import torch.nn.functional as F
 from helpers import assert_same, snapshot
 from torch import nn
 
-from adv_plugins import AART, ART, TAF, AttentionFrobenius, Regularizer, make_adversarial
+from adv_plugins import (
+    AART,
+    ART,
+    TAF,
+    AttentionFrobenius,
+    Recipe,
+    Regularizer,
+    make_adversarial,
+    remove_adversarial,
+)
 
 WIDTHS = {'rgb': 8, 'audio': 4}
 
@@ -255,6 +264,30 @@ def test_a_regularizer_of_ones_own_reads_both_records():
     torch.testing.assert_close(losses['loss_logit_pairing'], 0.5 * expected.detach())
     parts = losses['clean_loss'] + losses['adv_loss'] + losses['loss_logit_pairing']
     torch.testing.assert_close(losses['loss'].detach(), parts)
+
+
+def test_regularizer_without_a_clean_loss():
+    """Its gradient goes through the clean forward all the same."""
+
+    class LogitPairing(Regularizer):
+        name = 'logit_pairing'
+        weight = 0.5
+
+        def __call__(self, clean, adversarial):
+            return (clean.logits - adversarial.logits).square().mean()
+
+    inputs, labels = features()
+    ball = dict(norm='l2', eps=0.5, dual_bn=False)
+    weights = dict(clean_weight=0.0, adv_weight=2.0, regularizers=[LogitPairing()])
+    net = converted(Recipe(objective='TrainingLoss', **ball, **weights))
+    plain = remove_adversarial(copy.deepcopy(net))
+    moved = net.perturb(inputs, labels)
+    net.adversarial_loss(inputs, labels)['loss'].backward()
+    scores, attacked = plain(inputs), plain(moved)
+    adversarial = F.binary_cross_entropy_with_logits(attacked, labels)
+    (2 * adversarial + 0.5 * (scores - attacked).square().mean()).backward()
+    for (name, value), other in zip(net.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(value.grad, other.grad, msg=name)
 
 
 def test_regularizer_beside_another_recipe():

@@ -195,6 +195,14 @@ def test_memory_is_that_of_a_clean_step(case, recipe):
     assert saved <= 1.15 * clean, f'{saved / clean:.3f} times the bytes of a clean step'
 
 
+def test_without_a_clean_weight_the_clean_graph_does_not_wait():
+    """No backward passes it, so that it has to be let go of."""
+    case = Case('tsm')
+    clean, _ = peaks(case, case.plain)
+    saved, _ = peaks(case, case.convert(AdvProp, clean_weight=0.0, steps=2))
+    assert saved <= 1.15 * clean, f'{saved / clean:.3f} times the bytes of a clean step'
+
+
 def test_the_clean_gradients_are_the_only_memory_beside_the_graph():
     """Those of the adversarial loss are added to them as they come: there is no second set."""
     case = Case('tsm')

@@ -65,6 +65,7 @@ def worker(rank: int, folder: str, hook: dict[str, Any], settings: dict[str, Any
         (dict(type='TAFHook', interval=2), {}),
         (dict(type='TAFHook', interval=2), dict(find_unused_parameters=True)),
         (dict(type='TAFHook', begin=2), dict(gradient_as_bucket_view=True)),
+        (dict(type='AdvPropHook', steps=1, clean_weight=0.0), {}),
     ],
     ids=str,
 )
@@ -170,3 +171,4 @@ def test_another_number_of_ranks_resumes_the_run(tmp_path, ranks):
         for name in names:
             if 'running' not in name and 'batches' not in name:
                 assert torch.equal(end['state'][name], ends[0][1]['state'][name]), name
+                assert not torch.equal(end['state'][name], saved_state[name]), name

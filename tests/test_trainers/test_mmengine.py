@@ -83,10 +83,12 @@ def test_amp_without_an_adversarial_weight_is_the_plain_run(train, amp):
 def test_compile_in_the_config(train, name, backend):
     """cfg.compile compiles train_step, around the adversarial step."""
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     runs = [
         train(folder, custom_hooks=[HOOKS_OF[name]], max_epochs=1, **options)
         for folder, options in (('a', {}), ('b', dict(compile=dict(backend=backend))))
     ]
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] > 0
     assert get_adversary(runs[1].model).walks == 2
     assert_same_weights(*runs, rtol=1e-4, atol=1e-5)
 
@@ -164,7 +166,8 @@ def test_flexible_runner_under_ddp(tmp_path, one_process):
     single = flexible_run(tmp_path / 'a', strategy=dict(type='SingleDeviceStrategy'))
     wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
     ddp = dict(type='DDPStrategy', model_wrapper=wrapper)
-    flexible_run(tmp_path / 'b', strategy=ddp, launcher='pytorch')
+    several = flexible_run(tmp_path / 'b', strategy=ddp, launcher='pytorch')
+    assert several.strategy.model is several.model
     states = [torch.load(tmp_path / name / 'epoch_1.pth', weights_only=True) for name in 'ab']
     # This strategy saves the wrapper's names, and mmengine takes the prefix away on loading.
     states[1]['state_dict'] = {
