@@ -71,9 +71,10 @@ class Digits:
     clean_name = 'baseline'
     rows: Mapping[str, Options] = {
         'full': {},
-        # Which is interval=2: the run's clean epochs pay for the rest.
+        # Which is fraction=0.375: the run's clean epochs pay for the rest.
         'budget': dict(budget=1.25),
         'fraction': dict(fraction=0.25),
+        'interval': dict(interval=2),
         'small': dict(attack_scale=0.5, attack_dtype='bfloat16'),
     }
     keys: Mapping[str, str] = {'val top-1': 'clean', 'top-1, ten steps, 4/255': 'pgd'}

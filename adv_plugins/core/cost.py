@@ -52,9 +52,9 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
 def within_budget(recipe: AnyRecipe, batch_size: int, share: float = 1.0) -> AnyRecipe:
     """The recipe with the interval and the fraction that its budget pays for.
 
-    Of all that are within it those with the most adversarial samples, and of these the one that
-    takes the adversarial path most often: a part of every batch kept more than all of every fourth
-    where both were tried. A part is a number of samples, two at least, as a step takes it.
+    Of all that are within it those with the largest product of adversarial samples and adversarial
+    steps: a part of every batch kept more than as many samples now and then where both were tried,
+    and still a part of next to nothing is none. It is a number of samples, two at least.
 
     Args:
         recipe (Recipe): The recipe; without a ``budget`` it is returned as it is.
@@ -74,8 +74,10 @@ def within_budget(recipe: AnyRecipe, batch_size: int, share: float = 1.0) -> Any
     best, interval, fraction = 0.0, 0, 0.0
     for candidate in range(1, _LONGEST + 1):
         part = _affordable(recipe, candidate * extra, batch_size)
-        if part / candidate > best + 1e-9:
-            best, interval, fraction = part / candidate, candidate, part
+        # Both are relative to a step with the whole batch at every iteration.
+        samples, steps = part / candidate, 1 / candidate
+        if samples * steps > best + 1e-9:
+            best, interval, fraction = samples * steps, candidate, part
         if part == 1:
             # A longer interval only gives fewer.
             break
