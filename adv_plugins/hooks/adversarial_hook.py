@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from ..adapters.mmaction import AdversarialRecognizer
+from ..compat import safe_globals
 from ..core.conversion import (
     adversarial_state_dict,
     get_adversary,
@@ -77,6 +78,8 @@ class AdversarialHook(Hook):
         Args:
             runner (Runner): The runner.
         """
+        # Another trainer of this process, such as transformers', may have taken them away.
+        safe_globals()
         if not isinstance(runner.optim_wrapper, BaseOptimWrapper):
             return
         wrapped = is_model_wrapper(runner.model)

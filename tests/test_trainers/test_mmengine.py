@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -127,6 +128,18 @@ def test_reentrant_checkpoints_of_mmaction_are_one_clear_error(train, tmp_path):
     with pytest.raises(RuntimeError, match='with_cp=False'):
         train(custom_hooks=[dict(type='TAFHook')], model=model)
     assert not list(tmp_path.glob('*/*.pth'))
+
+
+def test_resumes_after_another_trainer_of_the_same_process(train, tmp_path):
+    """torch's context of safe globals, which transformers' Trainer opens to resume, takes away
+    what was on the list before."""
+    train('a', custom_hooks=[dict(type='TAFHook')], max_epochs=1)
+    with torch.serialization.safe_globals([np.ndarray]):
+        pass
+    assert np.ndarray not in torch.serialization.get_safe_globals()
+    latest = dict(resume=True, load_from=str(tmp_path / 'a/epoch_1.pth'))
+    runner = train('b', custom_hooks=[dict(type='TAFHook')], max_epochs=2, **latest)
+    assert runner.iter == 4
 
 
 @pytest.fixture
