@@ -42,6 +42,9 @@ class Sample:
         # Which is fraction=0.25: a quarter of every batch.
         'budget': dict(budget=1.25),
         'interval': dict(interval=4),
+        # Its one step from the clean graph has no forward that could be of low precision.
+        'steps': dict(steps=3),
+        'low': dict(steps=3, attack_dtype='bfloat16'),
     }
     keys: Mapping[str, str] = {
         'test GAP': 'GAP',
@@ -75,7 +78,8 @@ class Digits:
         'budget': dict(budget=1.25),
         'fraction': dict(fraction=0.25),
         'interval': dict(interval=2),
-        'small': dict(attack_scale=0.5, attack_dtype='bfloat16'),
+        'small': dict(attack_scale=0.5),
+        'low': dict(attack_scale=0.5, attack_dtype='bfloat16'),
     }
     keys: Mapping[str, str] = {'val top-1': 'clean', 'top-1, ten steps, 4/255': 'pgd'}
 

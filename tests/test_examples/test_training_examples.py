@@ -157,7 +157,7 @@ def test_sweep_fine_tunes_a_checkpoint(configs, tmp_path, monkeypatch):
 def test_cheaper_rows_are_compared_with_the_baseline(configs, tmp_path, monkeypatch, capsys):
     folder = tmp_path / 'out'
     arguments = ['--dataset', 'ordered-digits', '--work-dir', str(folder), '--seeds', '0', '1']
-    arguments += ['--rows', 'full', 'budget', 'small']
+    arguments += ['--rows', 'full', 'budget', 'low']
     cheaper.main(arguments)
     table = (folder / 'cheaper-ordered-digits.md').read_text()
     assert table in capsys.readouterr().out
