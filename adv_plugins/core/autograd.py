@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def gradients(
     value: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False, create_graph: bool = False
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of a scalar; nothing but these is computed, no ``.grad`` is touched.
+    """The gradients of a scalar; nothing but these is computed, no ``.grad`` is touched and no
+    hook of an input is called.
 
     Args:
         value (Tensor): The scalar.
@@ -30,7 +31,7 @@ def gradients(
     """
     try:
         # A backward under autocast would run fp32 regions of the forward in half precision.
-        with torch.autocast(value.device.type, enabled=False):
+        with torch.autocast(value.device.type, enabled=False), _without_hooks(inputs):
             return torch.autograd.grad(
                 value,
                 inputs,
@@ -50,9 +51,24 @@ def gradients(
         raise RuntimeError(
             'the model uses reentrant activation checkpointing, which cannot give the gradient of '
             'the inputs that an attack needs; write with_cp=False (MMAction2), leave '
-            'activation_checkpointing out of the config (mmengine), or call '
+            'activation_checkpointing out of the config (mmengine), write '
+            'gradient_checkpointing_kwargs=dict(use_reentrant=False) (transformers), or call '
             'torch.utils.checkpoint.checkpoint(..., use_reentrant=False)'
         ) from error
+
+
+@contextmanager
+def _without_hooks(inputs: Sequence[Tensor]) -> Iterator[None]:
+    """Hooks on parameters are for the gradient that the trainer's backward brings."""
+    hooks: list[dict[int, Any]] = [v._backward_hooks for v in inputs if v._backward_hooks]
+    kept = [dict(entries) for entries in hooks]
+    for entries in hooks:
+        entries.clear()
+    try:
+        yield
+    finally:
+        for entries, before in zip(hooks, kept, strict=True):
+            entries.update(before)
 
 
 class Carry(torch.autograd.Function):
@@ -74,8 +90,13 @@ class Carry(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                'backward(create_graph=True) asks for second derivatives, but an adversarial step '
+                'has taken the clean gradients ahead and let go of their graph; use an optimizer '
+                'that does not need them'
+            )
         scaled: tuple[Tensor | None, ...] = _scaled(ctx, scale)
         return scaled
 
@@ -101,8 +122,36 @@ _keeps_graph: Callable[[], bool] = getattr(
 )
 
 
-def in_fp16(inputs: Tensor) -> bool:
-    """Whether a forward runs in fp16, where unscaled gradients underflow."""
+def graph_leaves(value: Tensor) -> list[Tensor]:
+    """All leaves that a scalar has a gradient by."""
+    return [node.variable for node in _nodes(value) if type(node).__name__ == 'AccumulateGrad']
+
+
+def ran_in_fp16(value: Tensor, inputs: Iterable[Tensor]) -> bool:
+    """Whether some of the way from inputs to a scalar is in fp16, where unscaled gradients
+    underflow: under the trainer's autocast or, as accelerate has it, under one inside."""
+    return any(_in_fp16(entry) for entry in inputs) or any(
+        entry.dtype is torch.float16
+        for node in _nodes(value)
+        # torch < 2.2 does not tell.
+        for entry in getattr(node, '_input_metadata', ())
+    )
+
+
+def _nodes(value: Tensor) -> Iterator[Any]:
+    """The nodes of the graph of a scalar."""
+    found: set[Any] = set()
+    waiting: list[Any] = [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in found:
+            continue
+        found.add(node)
+        yield node
+        waiting.extend(following for following, _ in node.next_functions)
+
+
+def _in_fp16(inputs: Tensor) -> bool:
     device_type = inputs.device.type
     if inputs.dtype is torch.float16:
         return True

@@ -30,7 +30,7 @@ class NormPath:
         self.branch = CLEAN
         self.tracking = True
         self._inside = False
-        self._recorded: deque[tuple[int, int]] = deque(maxlen=64)
+        self._recorded: deque[tuple[int, int]] = deque(maxlen=1024)
 
     @contextmanager
     def use(self, branch: str, tracking: bool = True) -> Iterator[None]:
@@ -43,12 +43,14 @@ class NormPath:
         """
         before = self.branch, self.tracking, self._inside
         self.branch, self.tracking, self._inside = branch, tracking and self.tracking, True
-        start = _autograd_clock() if branch == ADVERSARIAL else 0
+        # An attack differentiates inside: only what tracks waits for the trainer's backward.
+        recorded = branch == ADVERSARIAL and self.tracking
+        start = _autograd_clock() if recorded else 0
         try:
             yield
         finally:
             self.branch, self.tracking, self._inside = before
-            if branch == ADVERSARIAL:
+            if recorded:
                 self._recorded.append((start, _autograd_clock()))
 
     def now(self) -> tuple[str, bool]:

@@ -31,7 +31,7 @@ from . import batch
 from .adapter import Adapter, Record
 from .attack import InputSpace, Values
 from .attention import AttentionMap, capture_attention
-from .autograd import Carry, gradients, in_fp16
+from .autograd import Carry, gradients, graph_leaves, ran_in_fp16
 from .batch import Inputs
 from .capture import capture_output, find_module, last_output
 from .cost import within_budget
@@ -113,8 +113,9 @@ class Adversary:
 
         The first call walks the adversarial path in any case, so that a recipe that does not fit
         the model, the data or the memory fails before anything is trained, and not on the day
-        its schedule begins.
+        its schedule begins. Under ``no_grad`` nothing is trained, and the schedule stands still.
         """
+        trains = torch.is_grad_enabled()
         if not self.rehearsed:
             self._check(inputs)
             self.recipe = within_budget(self.recipe, batch.batch_size(inputs))
@@ -123,16 +124,24 @@ class Adversary:
                 'the inputs require a gradient, which an adversarial step does not pass on to what '
                 'is in front of the model; convert the whole model, or pass inputs.detach()'
             )
+        if isinstance(target, Tensor) and target.requires_grad:
+            raise ValueError(
+                'the target requires a gradient, which an adversarial step does not pass on to '
+                'what has made it; pass target.detach()'
+            )
         progress = self.iteration if self.epoch is None else self.epoch
         active = self.recipe.is_active(progress, self.iteration)
         if not (self.rehearsed or active):
             self._rehearse(inputs, target)
         with torch.enable_grad():
+            if active and not self.started:
+                copy_clean_to_adversarial(self.model)
+                self.started = trains
             step = self._adversarial_losses if active else self.clean_losses
             losses = step(inputs, target)
         self.rehearsed = True
-        self.iteration += 1
-        self.walks += active
+        self.iteration += trains
+        self.walks += active and trains
         return losses
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -165,9 +174,6 @@ class Adversary:
         return losses
 
     def _adversarial_losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
-        if not self.started:
-            copy_clean_to_adversarial(self.model)
-            self.started = True
         mirror_requires_grad(self.model)
         walk = self._walk(inputs, target)
         losses = self.adapter.report(
@@ -198,7 +204,7 @@ class Adversary:
             with self.path.use(ADVERSARIAL):
                 adversarial = self._forward(perturbed, target, features=False, attention=True)
         if known is not None:
-            total = cast(Tensor, Carry.apply(total, known, *self._trainable()))
+            total = cast(Tensor, Carry.apply(total, known.values(), *known))
             del known
         penalties, metrics = self._regularize(reference, adversarial)
         metrics['adv_nonfinite'] = (~finite).sum().float()
@@ -247,9 +253,9 @@ class Adversary:
 
     def _use_clean_graph(
         self, clean: Record, labels: Tensor | None, leaves: Values
-    ) -> tuple[Values | None, Tensor, tuple[Tensor | None, ...] | None]:
+    ) -> tuple[Values | None, Tensor, dict[Tensor, Tensor | None] | None]:
         """All that needs the clean graph: the attack's first gradient (where the attack starts
-        there), the weighted clean loss, and its gradients by the parameters, after which the
+        there), the weighted clean loss, and its gradient by each parameter, after which the
         graph is freed. Where they have to wait for the trainer's backward, None."""
         recipe = self.recipe
         starts_here = recipe.starts_at_clean
@@ -257,31 +263,41 @@ class Adversary:
         # In fp16 the gradients need the trainer's loss scale, which only its backward has.
         kept = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
         trained = recipe.clean_weight > 0
-        eager = not kept and not (trained and any(in_fp16(leaf) for leaf in leaves.values()))
+        eager = not kept and not (trained and ran_in_fp16(total, leaves.values()))
         first: Values | None = None
         shared = recipe.objective.is_training_loss and trained
         if starts_here and not (eager and shared):
             first = self._attack_gradient(clean, labels, leaves, CLEAN, trained or kept)
-        if eager:
-            parameters = self._trainable()
-            if not trained:
-                clean.drop_graph()
-                return first, total.detach(), self._no_gradients(parameters)
+        if not eager:
+            return first, total, None
+        if trained:
+            parameters = self._trained_by(total, leaves)
             wanted = [*parameters, *leaves.values()] if starts_here and shared else parameters
             with self.path.use(CLEAN):
-                known = gradients(total, wanted) if wanted else ()
+                found = gradients(total, wanted) if wanted else ()
+            known = dict(zip(parameters, found[: len(parameters)], strict=True))
             if len(wanted) > len(parameters):
                 # The step's direction does not depend on the positive weight of the loss.
-                first = _by_name(leaves, known[len(parameters) :])
-            clean.drop_graph()
-            return first, total.detach(), known[: len(parameters)]
-        return first, total, None
+                first = _by_name(leaves, found[len(parameters) :])
+        else:
+            known = self._no_gradients()
+        clean.drop_graph()
+        return first, total.detach(), known
 
-    def _no_gradients(self, parameters: Sequence[nn.Parameter]) -> tuple[Tensor | None, ...]:
+    def _trained_by(self, total: Tensor, leaves: Values) -> list[Tensor]:
+        """The parameters of the model, and those that its loss has of its own."""
+        known = {id(value) for value in (*self.model.parameters(), *leaves.values())}
+        foreign = [leaf for leaf in graph_leaves(total) if id(leaf) not in known]
+        return [*self._trainable(), *foreign]
+
+    def _no_gradients(self) -> dict[Tensor, Tensor | None]:
         """What a loss without a weight gives: zeros where the adversarial loss does not reach, as
         DistributedDataParallel would make them, so that any number of processes trains alike."""
         clean_only = {id(value) for value, _ in twin_parameters(self.model)}
-        return tuple(torch.zeros_like(v) if id(v) in clean_only else None for v in parameters)
+        return {
+            value: torch.zeros_like(value) if id(value) in clean_only else None
+            for value in self._trainable()
+        }
 
     def _ascend(
         self,
@@ -337,7 +353,7 @@ class Adversary:
         tensors = list(leaves.values())
         with self.path.use(branch, tracking=False):
             value = self.recipe.objective(record, labels).sum()
-            if any(in_fp16(leaf) for leaf in tensors):
+            if ran_in_fp16(value, tensors):
                 # Small gradients would underflow; the direction of a step knows no scale.
                 scaled = _by_name(leaves, gradients(value * 2.0**14, tensors, retain_graph=True))
                 if all(gradient.isfinite().all() for gradient in scaled.values()):

@@ -160,6 +160,80 @@ def test_without_a_clean_weight_only_adversarial_samples_train(clips, recipe, dt
         torch.testing.assert_close(net.fc.weight.grad, plain.fc.weight.grad)
 
 
+class Tempered(nn.Module):
+    """A loss with a parameter of its own, which is none of the model's."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, logits, labels):
+        return F.cross_entropy(logits * self.temperature, labels)
+
+
+@pytest.mark.parametrize('alpha', [1.0, 0.7])
+@pytest.mark.parametrize('recipe', [TAF, CEAugmentation], ids=['TAF', 'CEAugmentation'])
+def test_a_loss_trains_its_own_parameters(clips, recipe, alpha):
+    """Whatever the clean loss depends on gets its gradient, inside of the model or not."""
+    loss_fn = Tempered()
+    net = make_adversarial(
+        Conv3dNet(), recipe(alpha=alpha, eps=0, step_size=0, dual_bn=False), loss_fn=loss_fn
+    )
+    plain = remove_adversarial(copy.deepcopy(net))
+    net.adversarial_loss(*clips)['loss'].backward()
+    found = loss_fn.temperature.grad.clone()
+    loss_fn.temperature.grad = None
+    loss_fn(plain(clips[0]), clips[1]).backward()
+    torch.testing.assert_close(found, loss_fn.temperature.grad)
+
+
+def test_targets_that_want_a_gradient_are_refused(clips):
+    net = make_adversarial(Conv3dNet(), CEAugmentation(begin=5))
+    scores = torch.full((len(clips[1]), 6), 1 / 6, requires_grad=True)
+    with pytest.raises(ValueError, match='detach'):
+        net.adversarial_loss(clips[0], scores)
+
+
+@pytest.mark.parametrize('recipe', [TAF(), CEAugmentation()], ids=['TAF', 'CEAugmentation'])
+def test_hooks_on_parameters_run_once(clips, recipe):
+    net = make_adversarial(Conv3dNet(), recipe)
+    twin = copy.deepcopy(net)
+    calls = []
+    for value in twin.parameters():
+        value.register_hook(lambda grad: calls.append(None) or grad * 0.5)
+    for model in (net, twin):
+        model.adversarial_loss(*clips)['loss'].backward()
+    assert len(calls) == len(list(twin.parameters()))
+    for value, other in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, value.grad * 0.5)
+
+
+@pytest.mark.parametrize('begin', [0, 5])
+def test_a_second_derivative_of_the_step_is_an_error(clips, begin):
+    """The clean gradients were taken ahead: Hessian optimizers would take them for constants."""
+    net = make_adversarial(Conv3dNet(), TAF(begin=begin))
+    loss = net.adversarial_loss(*clips)['loss']
+    with pytest.raises(RuntimeError, match='create_graph=True'):
+        loss.backward(create_graph=True)
+
+
+def test_validation_moves_neither_the_schedule_nor_the_norms(clips):
+    net = make_adversarial(Conv3dNet(), TAF(interval=2)).eval()
+    adversary = get_adversary(net)
+    with torch.no_grad():
+        for _ in range(3):
+            assert 'adv_loss' in net.adversarial_loss(*clips)
+    assert (adversary.iteration, adversary.walks, adversary.started) == (0, 0, False)
+    net.train()
+    active = ['adv_loss' in net.adversarial_loss(*clips) for _ in range(2)]
+    with torch.no_grad():
+        net.eval().adversarial_loss(*clips)
+    net.train()
+    active += ['adv_loss' in net.adversarial_loss(*clips) for _ in range(2)]
+    assert active == [True, False, True, False]
+    assert (adversary.iteration, adversary.walks, adversary.started) == (4, 2, True)
+
+
 def test_two_micro_batches_accumulate(clips):
     net = make_adversarial(Conv3dNet().eval(), TAF(begin=0))
     inputs, labels = clips
@@ -408,6 +482,18 @@ def test_checkpointed_gradients_are_the_plain_ones(clips, recipe):
         torch.testing.assert_close(value.grad, other.grad, msg=name)
 
 
+def test_many_checkpointed_steps_before_one_backward(clips):
+    net, saving = Conv3dNet(), Checkpointed(reentrant=False)
+    saving.load_state_dict(net.state_dict())
+    for model in (net, saving):
+        make_adversarial(model, AdvProp(steps=10))
+        get_adversary(model).started = True
+        model.layer4[1].adv_weight.data.fill_(2.0)
+        sum(model.adversarial_loss(*clips)['loss'] for _ in range(8)).backward()
+    for (name, value), other in zip(net.named_parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(value.grad, other.grad, msg=name)
+
+
 def test_plain_forward_between_step_and_backward(clips):
     """An accuracy or a feature read in between does not change what is recomputed."""
     net, saving = Conv3dNet(), Checkpointed(reentrant=False)
@@ -451,6 +537,36 @@ def test_trains_under_autocast(clips, dtype):
     (loss * 1024).backward()
     assert all(value.grad.isfinite().all() for value in net.parameters())
     assert net.stem.weight.grad.dtype == torch.float32
+
+
+class HalfInside(Conv3dNet):
+    """As the parent, under an autocast of its own, as accelerate wraps a forward."""
+
+    def forward(self, x):
+        with torch.autocast('cpu', torch.float16):
+            return super().forward(x).float()
+
+
+@pytest.mark.parametrize('recipe', [TAF(), CEAugmentation()], ids=['TAF', 'CEAugmentation'])
+def test_fp16_inside_of_the_forward_waits_for_the_scale_too(clips, recipe):
+    net, inside = Conv3dNet(), HalfInside()
+    inside.load_state_dict(net.state_dict())
+    for model in (net, inside):
+        # A small loss, whose gradients need the scale.
+        make_adversarial(model, recipe, loss_fn=lambda *a: 1e-6 * F.cross_entropy(*a))
+    for _ in range(2):
+        with torch.autocast('cpu', torch.float16):
+            loss = net.adversarial_loss(*clips)['loss']
+        for model, value in ((net, loss), (inside, inside.adversarial_loss(*clips)['loss'])):
+            model.zero_grad()
+            (value * 2.0**16).backward()
+        for (name, value), other in zip(net.named_parameters(), inside.parameters(), strict=True):
+            torch.testing.assert_close(value.grad, other.grad, msg=name)
+    assert net.stem.weight.grad.abs().sum() > 0
+    net.eval(), inside.eval()
+    with torch.autocast('cpu', torch.float16):
+        expected = net.perturb(*clips)
+    assert torch.equal(inside.perturb(*clips), expected)
 
 
 @pytest.fixture
