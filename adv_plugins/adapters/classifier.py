@@ -90,7 +90,8 @@ class ClassifierAdapter(Adapter):
         if not isinstance(target, Tensor):
             raise TypeError(
                 f'fraction < 1 takes a part of the batch, which it cannot of a target of type '
-                f'{type(target).__name__}; write fraction=1.0, or pass a tensor'
+                f'{type(target).__name__}; write fraction=1.0 (interval=4 in place of budget), or '
+                'pass a tensor'
             )
         return target[index]
 

@@ -103,7 +103,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
                 'hide the adversarial one; call make_adversarial before, or write: del '
                 'model.forward'
             )
-        _teach_trainer_to_resume()
+        _teach_trainer_to_load()
 
     @classmethod
     def handles(cls, model: nn.Module) -> bool:
@@ -238,28 +238,37 @@ def _step(model: Any, given: dict[str, Any]) -> Any:
 
 
 @functools.cache
-def _teach_trainer_to_resume() -> None:
-    """Let Trainer load the adversarial state with the weights that it resumes from.
+def _teach_trainer_to_load() -> None:
+    """Let Trainer load the adversarial state with the weights that it resumes from, or ends with.
 
     The model is given the weights then and not the folder they are from, and callbacks are not
-    told either: its one method that knows the folder is extended.
+    told either: its two methods that know the folder are extended.
     """
     if find_spec('accelerate') is None:
         # There is no Trainer without it.
         return
     from transformers import Trainer
 
-    plain = Trainer._load_from_checkpoint
+    resume, load_best = Trainer._load_from_checkpoint, Trainer._load_best_model
 
-    @functools.wraps(plain)
-    def load(self: Any, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
-        plain(self, resume_from_checkpoint, *args, **kwargs)
-        model = self.accelerator.unwrap_model(self.model)
+    def load_rest(trainer: Any, folder: str) -> None:
+        model = trainer.accelerator.unwrap_model(trainer.model)
         if is_adversarial(model):
-            _load_renamed_weights(model, Path(resume_from_checkpoint))
-            _load_state(model, Path(resume_from_checkpoint) / STATE_FILE)
+            _load_renamed_weights(model, Path(folder))
+            _load_state(model, Path(folder) / STATE_FILE)
 
-    Trainer._load_from_checkpoint = load
+    @functools.wraps(resume)
+    def resume_all(self: Any, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        resume(self, resume_from_checkpoint, *args, **kwargs)
+        load_rest(self, resume_from_checkpoint)
+
+    @functools.wraps(load_best)
+    def load_all_of_best(self: Any) -> None:
+        load_best(self)
+        load_rest(self, self.state.best_model_checkpoint)
+
+    Trainer._load_from_checkpoint = resume_all
+    Trainer._load_best_model = load_all_of_best
 
 
 def _load_renamed_weights(model: Any, folder: Path) -> None:

@@ -101,9 +101,15 @@ def clone(inputs: Inputs) -> Inputs:
 
 
 def take(inputs: Inputs, index: Tensor) -> Inputs:
-    """The samples at ``index``."""
+    """The samples at ``index``; what has not the length of the batch is of all of them."""
     if isinstance(inputs, Tensor):
         return inputs[index]
-    return {
-        name: value[index] if isinstance(value, Tensor) else value for name, value in inputs.items()
-    }
+    size = batch_size(inputs)
+    taken = {}
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.ndim and len(value) == size:
+            value = value[index]
+        elif isinstance(value, (list, tuple)) and len(value) == size:
+            value = [value[i] for i in index.tolist()]
+        taken[name] = value
+    return taken

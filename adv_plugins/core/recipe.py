@@ -11,6 +11,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral
 from typing import Any
 
 from .attack import GradientAscent
@@ -114,8 +115,9 @@ class Recipe:
                     f'{option}={getattr(self, option)} must be finite and not negative'
                 )
         for option in ('steps', 'interval'):
-            if getattr(self, option) < 1:
-                raise ValueError(f'{option}={getattr(self, option)} must be at least 1')
+            value = getattr(self, option)
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f'{option}={value} must be a whole number, 1 at least')
         if not 0 < self.fraction <= 1:
             raise ValueError(
                 f'fraction={self.fraction} must lie in (0, 1]; to switch the adversarial path off '
@@ -227,6 +229,8 @@ class TAF(Recipe):
 
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
+        check_choice('cam_weighting', self.cam_weighting, CAM_WEIGHTINGS)
+        check_choice('cam_normalize', self.cam_normalize, CAM_NORMALIZATIONS)
         objective = TemporalCAM(
             num_frames=self.num_frames,
             cam_layer=self.cam_layer,
@@ -311,8 +315,10 @@ class ART(Recipe):
     dual_bn: bool = False
 
     def __post_init__(self) -> None:
-        if not self.alpha >= 0:
-            raise ValueError(f'alpha={self.alpha} must not be negative; the paper has alpha=1')
+        if not 0 <= self.alpha < math.inf:
+            raise ValueError(
+                f'alpha={self.alpha} must be finite and not negative; the paper has alpha=1'
+            )
         object.__setattr__(self, 'adv_weight', self.alpha)
         super().__post_init__()
 
@@ -338,8 +344,15 @@ class AART(ART):
     attention: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if not self.beta >= 0:
-            raise ValueError(f'beta={self.beta} must not be negative; the paper has beta=0.001')
+        if not 0 <= self.beta < math.inf:
+            raise ValueError(
+                f'beta={self.beta} must be finite and not negative; the paper has beta=0.001'
+            )
+        if isinstance(self.attention, str):
+            raise ValueError(
+                f'attention={self.attention!r} must be a list of names; write '
+                f'attention=[{self.attention!r}]'
+            )
         term = AttentionFrobenius(weight=self.beta, modules=self.attention)
         object.__setattr__(self, 'regularizers', (term,))
         super().__post_init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,8 +63,8 @@ class AttentionFrobenius(Regularizer):
     needs_attention: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise ValueError(f'weight={self.weight} must not be negative')
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f'weight={self.weight} must be finite and not negative')
         if isinstance(self.modules, str):
             raise ValueError(
                 f'modules={self.modules!r} must be a list of names; write '

@@ -41,10 +41,11 @@ from .norm import (
     NormPath,
     copy_clean_to_adversarial,
     dual_norms,
+    is_batch_norm,
     mirror_requires_grad,
     twin_parameters,
 )
-from .recipe import Recipe
+from .recipe import AART, Recipe
 
 
 @dataclass
@@ -100,7 +101,8 @@ class Adversary:
             find_module(self.model, self._layer, 'cam_layer')
         for regularizer in recipe.regularizers:
             for name in regularizer.modules or ():
-                find_module(self.model, name, 'modules')
+                option = 'attention' if isinstance(recipe, AART) else 'modules'
+                find_module(self.model, name, option)
 
     @property
     def model(self) -> nn.Module:
@@ -172,6 +174,19 @@ class Adversary:
             zero = losses[first].detach().new_zeros(())
             losses[first] = losses[first] + Carry.apply(zero, [None] * len(twins), *twins)
         return losses
+
+    def rest_idle_twins(self, since: int) -> None:
+        """Drop the gradients of the adversarial parameters if they take no part in a step.
+
+        DistributedDataParallel turns the missing gradient of a clean iteration into zeros, from
+        which weight decay and momentum would move them. To be called before an optimizer steps.
+
+        Args:
+            since (int): ``walks`` at its step before.
+        """
+        if self.walks == since:
+            for _, twin in twin_parameters(self.model):
+                twin.grad = None
 
     def _adversarial_losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
         mirror_requires_grad(self.model)
@@ -405,10 +420,12 @@ class Adversary:
                 'the model is sharded by FSDP, which frees the parameters after a backward, and an '
                 'adversarial step has several; wrap it in DistributedDataParallel instead'
             )
-        if len(dual_norms(self.model)) != self._num_norms:
+        norms = dual_norms(self.model)
+        plain = [part for part in self.model.modules() if is_batch_norm(part)]
+        if len(norms) != self._num_norms or not {*plain} <= {*norms}:
             raise RuntimeError(
-                'norm layers were replaced after make_adversarial (a SyncBN conversion?): their '
-                'adversarial twins are gone; convert SyncBN first and call make_adversarial last'
+                'norm layers were added or replaced after make_adversarial (a SyncBN conversion?) '
+                'and have no adversarial twins; convert SyncBN first and call make_adversarial last'
             )
 
     @contextmanager

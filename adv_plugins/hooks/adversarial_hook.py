@@ -33,6 +33,7 @@ from ..core.conversion import (
 from ..core.cost import step_cost, within_budget
 from ..core.norm import twin_parameters
 from ..core.recipe import Recipe, build_recipe
+from ..core.step import Adversary
 
 ENTRY = 'adversarial'
 """The checkpoint's top-level entry for what the adversarial path owns."""
@@ -71,6 +72,7 @@ class AdversarialHook(Hook):
         self.recipe = None if recipe is None else build_recipe(recipe)
         self.by_epoch = by_epoch
         self._meter = _CostMeter()
+        self._adversary: Adversary | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Convert the model, extend the optimizer, rebuild DDP; in training only.
@@ -91,9 +93,9 @@ class AdversarialHook(Hook):
                 "dict(type='DDPStrategy')"
             )
         model = inner_model(runner.model)
-        self._keep_within_budget(runner)
         self._convert(model)
         self._check_config(runner, get_adversary(model).recipe)
+        self._keep_within_budget(runner)
         # All ranks alike, so that a checkpoint of rank 0 resumes them all.
         get_adversary(model).seed = runner.seed
         _extend_optimizers(runner.optim_wrapper, model)
@@ -172,17 +174,19 @@ class AdversarialHook(Hook):
 
     def _keep_within_budget(self, runner: Runner) -> None:
         """Choose interval and fraction for this very run, of which a part may be clean."""
-        if self.recipe is None or self.recipe.budget is None:
+        assert self._adversary is not None
+        recipe = self._adversary.recipe
+        if recipe.budget is None:
             return
-        budget = self.recipe.budget
         total = runner.max_epochs if self.by_epoch else runner.max_iters
-        end = total if self.recipe.end is None else min(self.recipe.end, total)
-        share = max(0.0, end - self.recipe.begin) / total
+        end = total if recipe.end is None else min(recipe.end, total)
+        share = max(0.0, end - recipe.begin) / total
         # Of a batch sampler the sizes are not known: whole batches are taken.
-        self.recipe = within_budget(self.recipe, runner.train_dataloader.batch_size or 1, share)
-        counted = 1 + share * (step_cost(self.recipe) - 1) / self.recipe.interval
+        chosen = within_budget(recipe, runner.train_dataloader.batch_size or 1, share)
+        counted = 1 + share * (step_cost(chosen) - 1) / chosen.interval
+        self._adversary.recipe = chosen
         print_log(
-            f'budget={budget}: interval={self.recipe.interval}, fraction={self.recipe.fraction}, '
+            f'budget={recipe.budget}: interval={chosen.interval}, fraction={chosen.fraction}, '
             f'which makes {counted:.3f} clean runs by counting forwards and backwards; where a run '
             'has clean iterations too the log has the measured cost as adv_cost',
             logger='current',
@@ -203,7 +207,8 @@ class AdversarialHook(Hook):
 
     def _convert(self, model: nn.Module) -> None:
         if is_adversarial(model):
-            if self.recipe not in (None, get_adversary(model).recipe):
+            found = get_adversary(model)
+            if found is not self._adversary and self.recipe not in (None, found.recipe):
                 raise ValueError(
                     'both the model (AdversarialModel) and the hook have a recipe; leave one out: '
                     "custom_hooks=[dict(type='AdversarialHook')]"
@@ -222,7 +227,8 @@ class AdversarialHook(Hook):
                 f"mmpretrain, got {type(model).__name__}, whose mode='loss' would stay clean; for "
                 'other models call make_adversarial(model)'
             )
-        print_log(f'Adversarial training: {get_adversary(model).recipe}', logger='current')
+        self._adversary = get_adversary(model)
+        print_log(f'Adversarial training: {self._adversary.recipe}', logger='current')
 
 
 class _CostMeter:
@@ -285,23 +291,16 @@ def _extend_optimizers(wrapper: BaseOptimWrapper, model: nn.Module) -> None:
         for clean, twin in twin_parameters(model):
             if id(clean) in home:
                 home[id(clean)]['params'].append(twin)
-        _rest_idle_twins(optimizer, model)
+        _rest_idle_twins(optimizer, get_adversary(model))
 
 
-def _rest_idle_twins(optimizer: Optimizer, model: nn.Module) -> None:
-    """Keep the optimizer off the adversarial parameters when they took no part in its step.
-
-    DDP turns the missing gradient of a clean iteration into zeros, from which weight decay and
-    momentum would move them.
-    """
-    adversary = get_adversary(model)
+def _rest_idle_twins(optimizer: Optimizer, adversary: Adversary) -> None:
+    """Keep an optimizer off the adversarial parameters when they took no part in its step."""
     walks = adversary.walks
 
     def rest(*_: Any) -> None:
         nonlocal walks
-        if adversary.walks == walks:
-            for _clean, twin in twin_parameters(model):
-                twin.grad = None
+        adversary.rest_idle_twins(walks)
         walks = adversary.walks
 
     optimizer.register_step_pre_hook(rest)
@@ -317,8 +316,17 @@ def _extend_optimizer_state(
         return
     twins = {id(twin) for _, twin in twin_parameters(model)}
     saved_groups = state.get('param_groups', [])
+    groups = wrapper.optimizer.param_groups
+    if len(saved_groups) != len(groups):
+        raise ValueError(
+            f'the optimizer of the clean run has {len(saved_groups)} groups of parameters, this '
+            f'one {len(groups)}: a paramwise_cfg that changed, or one that gave the adversarial '
+            'parameters of AdversarialModel groups of their own; write custom_hooks=[dict(type='
+            "'AdversarialHook', recipe=...)] in place of AdversarialModel, or load_from without "
+            'resume'
+        )
     free = itertools.count(sum(len(group['params']) for group in saved_groups))
-    for saved, group in zip(saved_groups, wrapper.optimizer.param_groups, strict=True):
+    for saved, group in zip(saved_groups, groups, strict=True):
         new = sum(id(value) in twins for value in group['params'])
         saved['params'] = [*saved['params'], *itertools.islice(free, new)]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -21,6 +22,7 @@ from ..core.conversion import (
     make_adversarial,
 )
 from ..core.recipe import Recipe
+from ..core.step import Adversary
 
 ENTRY = 'adversarial'
 """The checkpoint's top-level entry for what the adversarial path owns."""
@@ -66,7 +68,10 @@ class AdversarialCallback(Callback):
         self.attribute = attribute
         self.by_epoch = by_epoch
         self.options = options
-        self._given: Recipe | None = None
+        self._adversary: Adversary | None = None
+        # At the last step of each optimizer.
+        self._walks: dict[Optimizer, int] = {}
+        self._walks_before = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Convert the network; in training only."""
@@ -79,9 +84,10 @@ class AdversarialCallback(Callback):
                     f'AdversarialCallback has no recipe and {name!r} is not adversarial; write '
                     "AdversarialCallback('taf')"
                 )
+            self._check_order(trainer)
             make_adversarial(net, self.recipe, **self.options)
-            self._given = get_adversary(net).recipe
-        elif (self.recipe or self.options) and get_adversary(net).recipe is not self._given:
+            self._adversary = get_adversary(net)
+        elif (self.recipe or self.options) and get_adversary(net) is not self._adversary:
             raise ValueError(
                 f'{name!r} is adversarial already, and the callback has a recipe too; leave one '
                 'out: AdversarialCallback()'
@@ -89,11 +95,20 @@ class AdversarialCallback(Callback):
         # All ranks alike, so that a checkpoint of rank 0 resumes them all.
         adversary = get_adversary(net)
         adversary.seed = trainer.strategy.broadcast(adversary.seed)
+        self._walks, self._walks_before = {}, adversary.walks
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the schedule where the run is."""
         _, net = self._network(pl_module)
         get_adversary(net).epoch = trainer.current_epoch if self.by_epoch else None
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Keep the optimizer off what a clean iteration has not reached."""
+        adversary = get_adversary(self._network(pl_module)[1])
+        adversary.rest_idle_twins(self._walks.get(optimizer, self._walks_before))
+        self._walks[optimizer] = adversary.walks
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -131,6 +146,16 @@ class AdversarialCallback(Callback):
                 'recipe starts anew',
                 stacklevel=2,
             )
+
+    def _check_order(self, trainer: Trainer) -> None:
+        """An average has to be one of the converted network."""
+        for callback in trainer.callbacks[: trainer.callbacks.index(self)]:
+            # By name: older versions have none.
+            if 'WeightAveraging' in {kind.__name__ for kind in type(callback).__mro__}:
+                raise ValueError(
+                    f'{type(callback).__name__} copies the network before it is converted; put '
+                    f'AdversarialCallback before {type(callback).__name__} in callbacks'
+                )
 
     def _network(self, pl_module: LightningModule) -> tuple[str, nn.Module]:
         parts = {

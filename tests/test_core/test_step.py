@@ -611,6 +611,21 @@ def test_replaced_norms_are_noticed(clips):
         net.adversarial_loss(*clips)
 
 
+def test_norms_added_after_the_conversion_are_noticed(clips):
+    net = make_adversarial(Conv3dNet(), 'taf')
+    net.fc = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 6))
+    with pytest.raises(RuntimeError, match=r'after make_adversarial.*make_adversarial last'):
+        net.adversarial_loss(*clips)
+
+
+def test_a_budget_for_targets_that_cannot_be_parted_names_another_way(clips):
+    net = make_adversarial(
+        Conv3dNet(), CEAugmentation(budget=1.25), loss_fn=lambda z, y: F.cross_entropy(z, y['y'])
+    )
+    with pytest.raises(TypeError, match='interval=4 in place of budget'):
+        net.adversarial_loss(clips[0], {'y': clips[1]})
+
+
 @pytest.mark.parametrize(
     ('options', 'batch', 'message'),
     [

@@ -110,6 +110,20 @@ def test_plain_run_resumed_with_the_hook_is_the_one_run(train, tmp_path, constru
     assert_equal_state(*states)
 
 
+def test_plain_run_resumed_with_other_groups_of_parameters_is_an_error(train, tmp_path):
+    wrapper = dict(
+        optimizer=dict(type='SGD', lr=0.01),
+        paramwise_cfg=dict(custom_keys=dict(fc=dict(lr_mult=5))),
+    )
+    train('a', optim_wrapper=wrapper)
+    model = dict(type='AdversarialModel', model=tsm_config(), recipe=dict(type='TAF'))
+    with pytest.raises(ValueError, match='custom_hooks=.*recipe.*in place of AdversarialModel'):
+        train(
+            'b', optim_wrapper=wrapper, model=model, custom_hooks=[dict(type='AdversarialHook')],
+            load_from=str(tmp_path / 'a/epoch_1.pth'), resume=True,
+        )  # fmt: skip
+
+
 def test_fine_tuning_starts_both_paths_from_the_loaded_statistics(train, tmp_path):
     trained = train('a', max_epochs=1)
     seen = {}
@@ -335,15 +349,19 @@ def test_tpn_validates_with_its_current_classifier(train, tmp_path):
     build_recognizer(model).load_state_dict(state, strict=True)
 
 
-def test_a_budget_is_chosen_for_the_run_and_measured(tmp_path, caplog):
+@pytest.mark.parametrize('place', ['hook', 'model', 'both'])
+def test_a_budget_is_chosen_for_the_run_and_measured(tmp_path, place):
     """Half of the run is clean: what it saves the other half may spend."""
     from adv_plugins import CEAugmentation
     from adv_plugins.core.cost import within_budget
 
-    hook = dict(type='AdversarialHook', recipe=dict(type='CEAugmentation', begin=2, budget=1.25))
-    with caplog.at_level('INFO', 'mmengine'):
-        runner = Runner.from_cfg(runner_config(tmp_path, max_epochs=4, custom_hooks=[hook]))
-        runner.train()
+    recipe = dict(type='CEAugmentation', begin=2, budget=1.25)
+    hook = dict(type='AdversarialHook', recipe=None if place == 'model' else recipe)
+    config = runner_config(tmp_path, max_epochs=4, custom_hooks=[hook])
+    if place != 'hook':
+        config.model = dict(type='AdversarialModel', model=config.model, recipe=recipe)
+    runner = Runner.from_cfg(config)
+    runner.train()
     adversary = get_adversary(runner.model)
     wanted = within_budget(CEAugmentation(begin=2, budget=1.25), 4, share=0.5)
     assert adversary.recipe == wanted

@@ -424,6 +424,23 @@ def test_resume_of_a_plain_run_starts_the_schedule_and_says_so(tmp_path):
     assert get_adversary(model).iteration == 2
 
 
+@pytest.mark.parametrize('build', [videomae, vit], ids=['videomae', 'vit'])
+def test_best_model_at_the_end_is_the_one_saved(tmp_path, build):
+    best = dict(load_best_model_at_end=True, metric_for_best_model='best', greater_is_better=True)
+    steps = dict(save_strategy='steps', save_steps=2, eval_strategy='steps', eval_steps=2)
+    model = make_adversarial(build(), AdvProp(steps=1))
+    trainer = trainer_for(model, tmp_path, **best, **steps, max_steps=6, learning_rate=0.1)
+    trainer.compute_metrics = lambda _: {'best': -trainer.state.global_step}
+    trainer.train()
+    assert trainer.state.best_model_checkpoint.endswith('checkpoint-2')
+    assert get_adversary(model).iteration == 2
+    saved = type(build()).from_pretrained(tmp_path / 'checkpoint-2')
+    for (name, value), other in zip(
+        saved.state_dict().items(), model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, other), name
+
+
 def test_plain_runs_resume_as_before(tmp_path):
     make_adversarial(resnet())
     saving = dict(save_strategy='steps', save_steps=2)

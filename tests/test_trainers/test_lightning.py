@@ -277,6 +277,43 @@ def test_one_recipe(tmp_path):
             fit(Bare(), tmp_path, callback)
 
 
+def test_a_budget_outlives_a_second_fit(tmp_path):
+    """The first batch has chosen what the budget pays for: it is the callback's recipe still."""
+    module, callback = Module(), AdversarialCallback(CEAugmentation(budget=1.5))
+    for _ in range(2):
+        fit(module, tmp_path, callback, max_epochs=1)
+    assert get_adversary(module.net).walks
+
+
+def test_averaging_before_the_conversion_is_refused(tmp_path):
+    callbacks = pytest.importorskip('lightning.pytorch.callbacks')
+    if not hasattr(callbacks, 'EMAWeightAveraging'):
+        pytest.skip('this Lightning has no EMAWeightAveraging')
+    adversarial = AdversarialCallback(AdvProp(steps=1))
+    with pytest.raises(ValueError, match='put AdversarialCallback before EMAWeightAveraging'):
+        fit(Module(), tmp_path, callbacks.EMAWeightAveraging(), adversarial)
+    fit(Module(), tmp_path, adversarial, callbacks.EMAWeightAveraging())
+
+
+def test_ddp_moves_nothing_that_a_clean_iteration_did_not_reach(tmp_path):
+    """DDP makes zeros of the gradients that a clean iteration has not, and momentum moves them."""
+    runs = []
+    for strategy in ('auto', 'ddp_fork'):
+        torch.manual_seed(5)
+        module = Module()
+        file = tmp_path / f'{strategy}.pt'
+
+        def keep(*_: Any, module: Any = module, file: Path = file) -> None:
+            torch.save([value.detach() for value in module.parameters()], file)
+
+        module.on_fit_end = keep
+        callback = AdversarialCallback(AdvProp(steps=1, interval=2))
+        fit(module, tmp_path, callback, devices=1, strategy=strategy, use_distributed_sampler=False)
+        runs.append(torch.load(file))
+    for value, other in zip(*runs, strict=True):
+        assert torch.equal(value, other)
+
+
 @pytest.mark.filterwarnings('error:adversarial_loss was not called by the forward')
 def test_two_processes_stay_bit_equal(tmp_path):
     class Rank(Module):
