@@ -39,8 +39,8 @@ class AdversarialModule(nn.Module):
 
         Returns:
             dict[str, Tensor]: Scalars. For a plain classifier ``'loss'`` is the total to call
-            ``backward()`` on, ``'clean_loss'`` and ``'adv_loss'`` are its weighted parts; a
-            recognizer returns its own losses, weighted, and those of the adversarial path
+            ``backward()`` on, ``'clean_loss'`` and ``'adv_loss'`` are its weighted parts, and
+            an iteration without the adversarial path has ``'loss'`` alone; a recognizer returns its own losses, weighted, and those of the adversarial path
             with the prefix ``adv_``. ``'adv_nonfinite'`` counts the samples that stayed clean
             because their attack gradient was not finite, ``'adv_unmoved'`` all that did.
             ``'adv_eps'`` is ε and ``'adv_ratio'`` (``'adv_ratio_<name>'``) the mean of
@@ -55,7 +55,8 @@ class AdversarialModule(nn.Module):
         """The adversarial inputs of the recipe; nothing of the model is changed.
 
         In eval mode the deployed (clean) path is attacked; in training mode the path that the
-        recipe attacks, with batch statistics.
+        recipe attacks, with batch statistics. The random stream is that of the coming iteration,
+        so that a second call returns the same.
 
         Args:
             inputs (Tensor | dict): A batch, as the model's own training forward takes it: one
@@ -94,10 +95,12 @@ def make_adversarial(
         recipe (Recipe | str | Mapping): A recipe, its name (``'taf'``), or a config dict with
             its ``type``. Defaults to ``'advprop'``.
         loss_fn (Callable, optional): ``loss_fn(logits, target)`` of a plain classifier, a mean
-            over the batch. Defaults to None: cross-entropy.
+            over the batch. A module may have parameters of its own. Defaults to None:
+            cross-entropy.
         mean (float | Sequence | Tensor, optional): What the inputs of a plain classifier were
             normalised with, ``(pixel - mean) / std``: one number, one a channel (axis 1 of the
-            input), or a tensor that broadcasts to the input. Defaults to None: 0.
+            input), or a tensor that broadcasts to the input. Of a dict of inputs it is that of
+            every modality. Defaults to None: 0.
         std (float | Sequence | Tensor, optional): Like ``mean``. Defaults to None: 1.
         value_range (tuple[float, float], optional): Smallest and largest pixel value before
             that normalisation. Defaults to None: (0, 1) where ``mean`` or ``std`` is given;

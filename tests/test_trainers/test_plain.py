@@ -289,6 +289,33 @@ def one_process(tmp_path):
     dist.destroy_process_group()
 
 
+class Loss(nn.Module):
+    """What DistributedDataParallel wraps."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, clips: Tensor, labels: Tensor) -> Tensor:
+        return self.net.adversarial_loss(clips, labels)['loss']
+
+
+def test_ddp_over_clean_iterations_is_the_loop_without(one_process):
+    """With find_unused_parameters=True nothing moves the adversarial norms at clean ones."""
+    net = make_adversarial(Conv3dNet(), AdvProp(steps=1, interval=2))
+    twin = copy.deepcopy(net)
+    wrapped = nn.parallel.DistributedDataParallel(Loss(twin), find_unused_parameters=True)
+    for model in (Loss(net), wrapped):
+        optimizer = torch.optim.AdamW(model.parameters(), 0.05)
+        for _ in range(2):
+            for clips, labels in micro_batches(2):
+                optimizer.zero_grad()
+                model(clips, labels).backward()
+                optimizer.step()
+    for value, other in zip(net.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(value, other)
+
+
 @pytest.mark.filterwarnings('ignore:.*(FSDP|world size|NO_SHARD)')
 @pytest.mark.parametrize('version', [1, 2])
 def test_sharded_models_are_one_clear_error(one_process, recipe, version):
