@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.adapter import Record, register_adapter
-from ..core.batch import Inputs, batch_size
+from ..core.batch import Inputs, batch_size, take_entries
 from ..core.conversion import (
     AdversarialModule,
     adversarial_state_dict,
@@ -148,12 +148,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
         if not isinstance(target, Mapping):
             return super().select(target, index)
         count = len(target['labels'])
-        part = {
-            name: value[index]
-            if isinstance(value, Tensor) and value.ndim and len(value) == count
-            else value
-            for name, value in target.items()
-        }
+        part = take_entries(target, index, count)
         if part.get('num_items_in_batch') is not None:
             # The part stands for the whole batch: its loss stays a mean.
             part['num_items_in_batch'] = part['num_items_in_batch'] * len(index) / count
@@ -253,7 +248,7 @@ def _teach_trainer_to_load() -> None:
 
     def load_rest(trainer: Any, folder: str) -> None:
         model = trainer.accelerator.unwrap_model(trainer.model)
-        if is_adversarial(model):
+        if is_adversarial(model) and Path(folder).is_dir():
             _load_renamed_weights(model, Path(folder))
             _load_state(model, Path(folder) / STATE_FILE)
 

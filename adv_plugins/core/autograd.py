@@ -122,33 +122,47 @@ _keeps_graph: Callable[[], bool] = getattr(
 )
 
 
-def graph_leaves(value: Tensor) -> list[Tensor]:
-    """All leaves that a scalar has a gradient by."""
-    return [node.variable for node in _nodes(value) if type(node).__name__ == 'AccumulateGrad']
+def autograd_clock() -> int:
+    """The sequence number that autograd gives to the next node."""
+    with torch.enable_grad():
+        node = torch.zeros((), requires_grad=True).view_as(torch.zeros(())).grad_fn
+    number: int = node._sequence_nr()  # type: ignore[union-attr]
+    return number
 
 
-def ran_in_fp16(value: Tensor, inputs: Iterable[Tensor]) -> bool:
-    """Whether some of the way from inputs to a scalar is in fp16, where unscaled gradients
-    underflow: under the trainer's autocast or, as accelerate has it, under one inside."""
-    return any(_in_fp16(entry) for entry in inputs) or any(
-        entry.dtype is torch.float16
-        for node in _nodes(value)
-        # torch < 2.2 does not tell.
-        for entry in getattr(node, '_input_metadata', ())
-    )
-
-
-def _nodes(value: Tensor) -> Iterator[Any]:
+def graph_nodes(value: Tensor) -> list[Any]:
     """The nodes of the graph of a scalar."""
     found: set[Any] = set()
     waiting: list[Any] = [value.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is None or node in found:
-            continue
-        found.add(node)
-        yield node
-        waiting.extend(following for following, _ in node.next_functions)
+        if node is not None and node not in found:
+            found.add(node)
+            waiting.extend(following for following, _ in node.next_functions)
+    return list(found)
+
+
+def leaves_of(nodes: Iterable[Any]) -> list[Tensor]:
+    """All leaves that a scalar with these nodes has a gradient by."""
+    return [node.variable for node in nodes if type(node).__name__ == 'AccumulateGrad']
+
+
+def reaches_behind(nodes: Iterable[Any], clock: int) -> bool:
+    """Whether a scalar with these nodes depends on something computed before a time, whose graph
+    is not the step's to free."""
+    return any(node._sequence_nr() < clock for node in nodes)
+
+
+def ran_in_fp16(nodes: Iterable[Any], inputs: Iterable[Tensor]) -> bool:
+    """Whether some of the way from inputs to a scalar is in fp16, where unscaled gradients
+    underflow: under the trainer's autocast or, as accelerate has it, under one inside. What a
+    compiled region does inside is not seen."""
+    return any(_in_fp16(entry) for entry in inputs) or any(
+        entry.dtype is torch.float16
+        for node in nodes
+        # torch < 2.2 does not tell.
+        for entry in getattr(node, '_input_metadata', ())
+    )
 
 
 def _in_fp16(inputs: Tensor) -> bool:

@@ -101,15 +101,20 @@ def clone(inputs: Inputs) -> Inputs:
 
 
 def take(inputs: Inputs, index: Tensor) -> Inputs:
-    """The samples at ``index``; what has not the length of the batch is of all of them."""
+    """The samples at ``index``."""
     if isinstance(inputs, Tensor):
         return inputs[index]
-    size = batch_size(inputs)
+    return take_entries(inputs, index, batch_size(inputs))
+
+
+def take_entries(values: Mapping[str, Any], index: Tensor, size: int) -> dict[str, Any]:
+    """The samples at ``index`` of every tensor and list with one entry a sample; the rest, such as
+    position ids or a tuple that is a shape, is left whole."""
     taken = {}
-    for name, value in inputs.items():
+    for name, value in values.items():
         if isinstance(value, Tensor) and value.ndim and len(value) == size:
             value = value[index]
-        elif isinstance(value, (list, tuple)) and len(value) == size:
+        elif isinstance(value, list) and len(value) == size:
             value = [value[i] for i in index.tolist()]
         taken[name] = value
     return taken

@@ -40,8 +40,9 @@ class AdversarialModule(nn.Module):
         Returns:
             dict[str, Tensor]: Scalars. For a plain classifier ``'loss'`` is the total to call
             ``backward()`` on, ``'clean_loss'`` and ``'adv_loss'`` are its weighted parts, and
-            an iteration without the adversarial path has ``'loss'`` alone; a recognizer returns its own losses, weighted, and those of the adversarial path
-            with the prefix ``adv_``. ``'adv_nonfinite'`` counts the samples that stayed clean
+            an iteration without the adversarial path has ``'loss'`` alone; a recognizer returns
+            its own losses, weighted, and those of the adversarial path with the prefix ``adv_``.
+            ``'adv_nonfinite'`` counts the samples that stayed clean
             because their attack gradient was not finite, ``'adv_unmoved'`` all that did.
             ``'adv_eps'`` is ε and ``'adv_ratio'`` (``'adv_ratio_<name>'``) the mean of
             ``||R|| / ||X||`` as the model is fed them. A regularizer appears as

@@ -8,7 +8,7 @@ that stand in for the clean ones during one call, so a norm with behaviour of it
 
 from __future__ import annotations
 
-from collections import deque
+import bisect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .autograd import autograd_clock
 from .subclass import restore_class, swap_class
 
 CLEAN = 'clean'
 ADVERSARIAL = 'adversarial'
 PREFIX = 'adv_'
+_RECORDED = 1024
+"""Steps that may lie between a forward and the backward that recomputes it."""
 
 
 class NormPath:
@@ -30,7 +33,7 @@ class NormPath:
         self.branch = CLEAN
         self.tracking = True
         self._inside = False
-        self._recorded: deque[tuple[int, int]] = deque(maxlen=1024)
+        self._recorded: list[tuple[int, int]] = []
 
     @contextmanager
     def use(self, branch: str, tracking: bool = True) -> Iterator[None]:
@@ -45,13 +48,14 @@ class NormPath:
         self.branch, self.tracking, self._inside = branch, tracking and self.tracking, True
         # An attack differentiates inside: only what tracks waits for the trainer's backward.
         recorded = branch == ADVERSARIAL and self.tracking
-        start = _autograd_clock() if recorded else 0
+        start = autograd_clock() if recorded else 0
         try:
             yield
         finally:
             self.branch, self.tracking, self._inside = before
             if recorded:
-                self._recorded.append((start, _autograd_clock()))
+                self._recorded.append((start, autograd_clock()))
+                del self._recorded[:-_RECORDED]
 
     def now(self) -> tuple[str, bool]:
         """The branch of the running forward and whether it updates statistics.
@@ -62,16 +66,10 @@ class NormPath:
         if self._inside or torch._C._current_graph_task_id() == -1:
             return self.branch, self.tracking
         number = torch._C._current_autograd_node()._sequence_nr()
-        adversarial = any(start <= number < end for start, end in self._recorded)
+        # The last of them, in order as they are, that began before.
+        before = bisect.bisect(self._recorded, number, key=lambda record: record[0])
+        adversarial = before > 0 and number < self._recorded[before - 1][1]
         return ADVERSARIAL if adversarial else CLEAN, self.tracking
-
-
-def _autograd_clock() -> int:
-    """The sequence number that autograd gives to the next node."""
-    with torch.enable_grad():
-        node = torch.zeros((), requires_grad=True).view_as(torch.zeros(())).grad_fn
-    number: int = node._sequence_nr()  # type: ignore[union-attr]
-    return number
 
 
 class DualNorm(nn.Module):

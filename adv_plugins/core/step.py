@@ -31,13 +31,22 @@ from . import batch
 from .adapter import Adapter, Record
 from .attack import InputSpace, Values
 from .attention import AttentionMap, capture_attention
-from .autograd import Carry, gradients, graph_leaves, ran_in_fp16
+from .autograd import (
+    Carry,
+    autograd_clock,
+    gradients,
+    graph_nodes,
+    leaves_of,
+    ran_in_fp16,
+    reaches_behind,
+)
 from .batch import Inputs
 from .capture import capture_output, find_module, last_output
 from .cost import within_budget
 from .norm import (
     ADVERSARIAL,
     CLEAN,
+    DualNorm,
     NormPath,
     copy_clean_to_adversarial,
     dual_norms,
@@ -76,6 +85,7 @@ class Adversary:
         path (NormPath): The path its norms follow.
 
     Attributes:
+        given (Recipe): The recipe before its budget has chosen interval and fraction.
         seed (int): Base of the private random stream.
         iteration (int): Index of the current step; a trainer may set it, else it counts itself.
         epoch (int, optional): Current epoch where the recipe's ``begin`` and ``end`` are epochs.
@@ -86,7 +96,7 @@ class Adversary:
 
     def __init__(self, adapter: Adapter, recipe: Recipe, path: NormPath) -> None:
         self.adapter = adapter
-        self.recipe = recipe
+        self.given = self.recipe = recipe
         self.path = path
         self.seed = torch.initial_seed() % 2**63
         self.iteration = 0
@@ -95,6 +105,7 @@ class Adversary:
         self.walks = 0
         self.rehearsed = False
         self._num_norms = len(dual_norms(self.model))
+        self._left_plain = self._plain_norms()
         self._layer = ''
         if recipe.objective.needs_features:
             self._layer = recipe.objective.cam_layer or adapter.find_cam_layer()
@@ -120,20 +131,16 @@ class Adversary:
         trains = torch.is_grad_enabled()
         if not self.rehearsed:
             self._check(inputs)
-            self.recipe = within_budget(self.recipe, batch.batch_size(inputs))
+            if trains:
+                self.recipe = within_budget(self.recipe, batch.batch_size(inputs))
         if any(value.requires_grad for value in batch.modalities(inputs).values()):
             raise ValueError(
                 'the inputs require a gradient, which an adversarial step does not pass on to what '
                 'is in front of the model; convert the whole model, or pass inputs.detach()'
             )
-        if isinstance(target, Tensor) and target.requires_grad:
-            raise ValueError(
-                'the target requires a gradient, which an adversarial step does not pass on to '
-                'what has made it; pass target.detach()'
-            )
         progress = self.iteration if self.epoch is None else self.epoch
         active = self.recipe.is_active(progress, self.iteration)
-        if not (self.rehearsed or active):
+        if trains and not (self.rehearsed or active):
             self._rehearse(inputs, target)
         with torch.enable_grad():
             if active and not self.started:
@@ -141,7 +148,7 @@ class Adversary:
                 self.started = trains
             step = self._adversarial_losses if active else self.clean_losses
             losses = step(inputs, target)
-        self.rehearsed = True
+        self.rehearsed |= trains
         self.iteration += trains
         self.walks += active and trains
         return losses
@@ -275,10 +282,13 @@ class Adversary:
         recipe = self.recipe
         starts_here = recipe.starts_at_clean
         total = recipe.clean_weight * clean.loss
-        # In fp16 the gradients need the trainer's loss scale, which only its backward has.
         kept = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
         trained = recipe.clean_weight > 0
-        eager = not kept and not (trained and ran_in_fp16(total, leaves.values()))
+        nodes = graph_nodes(total) if trained else []
+        # In fp16 the gradients need the trainer's loss scale, which only its backward has. Nor is
+        # a graph from before the step to be freed.
+        waits = ran_in_fp16(nodes, leaves.values()) or reaches_behind(nodes, clean.begun)
+        eager = not kept and not (trained and waits)
         first: Values | None = None
         shared = recipe.objective.is_training_loss and trained
         if starts_here and not (eager and shared):
@@ -286,7 +296,10 @@ class Adversary:
         if not eager:
             return first, total, None
         if trained:
-            parameters = self._trained_by(total, leaves)
+            inside = {id(value) for value in (*self.model.parameters(), *leaves.values())}
+            # Those of the model, and those that its loss has of its own.
+            foreign = [leaf for leaf in leaves_of(nodes) if id(leaf) not in inside]
+            parameters = [*self._trainable(), *foreign]
             wanted = [*parameters, *leaves.values()] if starts_here and shared else parameters
             with self.path.use(CLEAN):
                 found = gradients(total, wanted) if wanted else ()
@@ -296,14 +309,9 @@ class Adversary:
                 first = _by_name(leaves, found[len(parameters) :])
         else:
             known = self._no_gradients()
+        del nodes
         clean.drop_graph()
         return first, total.detach(), known
-
-    def _trained_by(self, total: Tensor, leaves: Values) -> list[Tensor]:
-        """The parameters of the model, and those that its loss has of its own."""
-        known = {id(value) for value in (*self.model.parameters(), *leaves.values())}
-        foreign = [leaf for leaf in graph_leaves(total) if id(leaf) not in known]
-        return [*self._trainable(), *foreign]
 
     def _no_gradients(self) -> dict[Tensor, Tensor | None]:
         """What a loss without a weight gives: zeros where the adversarial loss does not reach, as
@@ -368,7 +376,7 @@ class Adversary:
         tensors = list(leaves.values())
         with self.path.use(branch, tracking=False):
             value = self.recipe.objective(record, labels).sum()
-            if ran_in_fp16(value, tensors):
+            if ran_in_fp16(graph_nodes(value), tensors):
                 # Small gradients would underflow; the direction of a step knows no scale.
                 scaled = _by_name(leaves, gradients(value * 2.0**14, tensors, retain_graph=True))
                 if all(gradient.isfinite().all() for gradient in scaled.values()):
@@ -388,8 +396,10 @@ class Adversary:
         listening: AbstractContextManager[list[AttentionMap]] = nullcontext([])
         if attention and readers:
             listening = capture_attention(self.model, None if everything else names)
+        begun = autograd_clock()
         with capture_output(module) as outputs, listening as maps:
             record = self.adapter.forward(inputs, target)
+        record.begun = begun
         if layer:
             record.layer = layer
             record.features, record.layout = self.adapter.feature_map(
@@ -420,13 +430,23 @@ class Adversary:
                 'the model is sharded by FSDP, which frees the parameters after a backward, and an '
                 'adversarial step has several; wrap it in DistributedDataParallel instead'
             )
-        norms = dual_norms(self.model)
-        plain = [part for part in self.model.modules() if is_batch_norm(part)]
-        if len(norms) != self._num_norms or not {*plain} <= {*norms}:
+        added = [name for name in self._plain_norms() if name not in self._left_plain]
+        if len(dual_norms(self.model)) != self._num_norms or added:
+            what = f'{added[0]} was added' if added else 'norm layers were replaced'
             raise RuntimeError(
-                'norm layers were added or replaced after make_adversarial (a SyncBN conversion?) '
-                'and have no adversarial twins; convert SyncBN first and call make_adversarial last'
+                f'{what} after make_adversarial (a SyncBN conversion?), without adversarial twins; '
+                'convert SyncBN first and call make_adversarial last'
             )
+
+    def _plain_norms(self) -> list[str]:
+        """Batch norms that are trained on both paths alike."""
+        return [
+            name
+            for name, part in self.model.named_modules()
+            if is_batch_norm(part)
+            and not isinstance(part, DualNorm)
+            and any(value.requires_grad for value in part.parameters())
+        ]
 
     @contextmanager
     def _private_random(self, inputs: Inputs) -> Iterator[None]:

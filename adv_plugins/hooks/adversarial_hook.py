@@ -72,7 +72,6 @@ class AdversarialHook(Hook):
         self.recipe = None if recipe is None else build_recipe(recipe)
         self.by_epoch = by_epoch
         self._meter = _CostMeter()
-        self._adversary: Adversary | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Convert the model, extend the optimizer, rebuild DDP; in training only.
@@ -95,7 +94,7 @@ class AdversarialHook(Hook):
         model = inner_model(runner.model)
         self._convert(model)
         self._check_config(runner, get_adversary(model).recipe)
-        self._keep_within_budget(runner)
+        self._keep_within_budget(runner, get_adversary(model))
         # All ranks alike, so that a checkpoint of rank 0 resumes them all.
         get_adversary(model).seed = runner.seed
         _extend_optimizers(runner.optim_wrapper, model)
@@ -172,10 +171,9 @@ class AdversarialHook(Hook):
         """
         self.after_val_epoch(runner, metrics)
 
-    def _keep_within_budget(self, runner: Runner) -> None:
+    def _keep_within_budget(self, runner: Runner, adversary: Adversary) -> None:
         """Choose interval and fraction for this very run, of which a part may be clean."""
-        assert self._adversary is not None
-        recipe = self._adversary.recipe
+        recipe = adversary.given
         if recipe.budget is None:
             return
         total = runner.max_epochs if self.by_epoch else runner.max_iters
@@ -184,7 +182,7 @@ class AdversarialHook(Hook):
         # Of a batch sampler the sizes are not known: whole batches are taken.
         chosen = within_budget(recipe, runner.train_dataloader.batch_size or 1, share)
         counted = 1 + share * (step_cost(chosen) - 1) / chosen.interval
-        self._adversary.recipe = chosen
+        adversary.recipe = chosen
         print_log(
             f'budget={recipe.budget}: interval={chosen.interval}, fraction={chosen.fraction}, '
             f'which makes {counted:.3f} clean runs by counting forwards and backwards; where a run '
@@ -207,8 +205,7 @@ class AdversarialHook(Hook):
 
     def _convert(self, model: nn.Module) -> None:
         if is_adversarial(model):
-            found = get_adversary(model)
-            if found is not self._adversary and self.recipe not in (None, found.recipe):
+            if self.recipe not in (None, get_adversary(model).given):
                 raise ValueError(
                     'both the model (AdversarialModel) and the hook have a recipe; leave one out: '
                     "custom_hooks=[dict(type='AdversarialHook')]"
@@ -227,8 +224,7 @@ class AdversarialHook(Hook):
                 f"mmpretrain, got {type(model).__name__}, whose mode='loss' would stay clean; for "
                 'other models call make_adversarial(model)'
             )
-        self._adversary = get_adversary(model)
-        print_log(f'Adversarial training: {self._adversary.recipe}', logger='current')
+        print_log(f'Adversarial training: {get_adversary(model).recipe}', logger='current')
 
 
 class _CostMeter:
@@ -316,6 +312,9 @@ def _extend_optimizer_state(
         return
     twins = {id(twin) for _, twin in twin_parameters(model)}
     saved_groups = state.get('param_groups', [])
+    if not saved_groups:
+        # save_optimizer=False
+        return
     groups = wrapper.optimizer.param_groups
     if len(saved_groups) != len(groups):
         raise ValueError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,9 +70,10 @@ class AdversarialCallback(Callback):
         self.attribute = attribute
         self.by_epoch = by_epoch
         self.options = options
-        self._adversary: Adversary | None = None
+        # Weak, as a callback may be kept for longer than a run.
+        self._adversaries: weakref.WeakSet[Adversary] = weakref.WeakSet()
         # At the last step of each optimizer.
-        self._walks: dict[Optimizer, int] = {}
+        self._walks: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self._walks_before = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -86,8 +89,8 @@ class AdversarialCallback(Callback):
                 )
             self._check_order(trainer)
             make_adversarial(net, self.recipe, **self.options)
-            self._adversary = get_adversary(net)
-        elif (self.recipe or self.options) and get_adversary(net) is not self._adversary:
+            self._adversaries.add(get_adversary(net))
+        elif (self.recipe or self.options) and get_adversary(net) not in self._adversaries:
             raise ValueError(
                 f'{name!r} is adversarial already, and the callback has a recipe too; leave one '
                 'out: AdversarialCallback()'
@@ -95,7 +98,7 @@ class AdversarialCallback(Callback):
         # All ranks alike, so that a checkpoint of rank 0 resumes them all.
         adversary = get_adversary(net)
         adversary.seed = trainer.strategy.broadcast(adversary.seed)
-        self._walks, self._walks_before = {}, adversary.walks
+        self._walks_before = adversary.walks
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the schedule where the run is."""
@@ -149,9 +152,10 @@ class AdversarialCallback(Callback):
 
     def _check_order(self, trainer: Trainer) -> None:
         """An average has to be one of the converted network."""
-        for callback in trainer.callbacks[: trainer.callbacks.index(self)]:
-            # By name: older versions have none.
-            if 'WeightAveraging' in {kind.__name__ for kind in type(callback).__mro__}:
+        for callback in itertools.takewhile(lambda entry: entry is not self, trainer.callbacks):
+            # By name: older versions have one of them.
+            names = {kind.__name__ for kind in type(callback).__mro__}
+            if names & {'WeightAveraging', 'StochasticWeightAveraging'}:
                 raise ValueError(
                     f'{type(callback).__name__} copies the network before it is converted; put '
                     f'AdversarialCallback before {type(callback).__name__} in callbacks'

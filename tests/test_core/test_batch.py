@@ -38,9 +38,14 @@ def test_named_tensors_and_masks():
 
 def test_a_part_of_the_batch_is_one_of_what_is_by_sample():
     """What all samples share stays; lists of the batch's length are by sample as well."""
-    inputs = {**features(), 'scale': torch.tensor(2), 'positions': torch.arange(4)}
+    inputs = {
+        **features(),
+        'scale': torch.tensor(2),
+        'positions': torch.arange(4),
+        'size': (7, 8, 9),
+    }
     taken = batch.take(inputs, torch.tensor([2, 0]))
-    assert taken['names'] == ['c', 'a'] and taken['scale'] == 2
+    assert taken['names'] == ['c', 'a'] and taken['scale'] == 2 and taken['size'] == (7, 8, 9)
     assert torch.equal(taken['positions'], torch.arange(4))
     assert torch.equal(taken['audio'], inputs['audio'][[2, 0]])
 

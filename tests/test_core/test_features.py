@@ -229,7 +229,7 @@ def test_only_the_named_modules_count():
 
 
 def test_unknown_or_missing_attention_is_an_error_before_training():
-    with pytest.raises(ValueError, match="modules='attention.rgb'"):
+    with pytest.raises(ValueError, match="attention='attention.rgb'"):
         converted(AART(attention=['attention.rbg']))
     net = make_adversarial(nn.Linear(4, 2), AART())
     with pytest.raises(ValueError, match='no attention'):

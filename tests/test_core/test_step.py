@@ -187,11 +187,32 @@ def test_a_loss_trains_its_own_parameters(clips, recipe, alpha):
     torch.testing.assert_close(found, loss_fn.temperature.grad)
 
 
-def test_targets_that_want_a_gradient_are_refused(clips):
-    net = make_adversarial(Conv3dNet(), CEAugmentation(begin=5))
-    scores = torch.full((len(clips[1]), 6), 1 / 6, requires_grad=True)
-    with pytest.raises(ValueError, match='detach'):
-        net.adversarial_loss(clips[0], scores)
+@pytest.mark.parametrize('begin', [0, 1])
+@pytest.mark.parametrize('recipe', [CEAugmentation, AdvProp], ids=lambda kind: kind.__name__)
+def test_a_loss_may_reach_what_was_computed_before_the_step(clips, recipe, begin):
+    """A teacher's scores with their graph, a scale that several losses share."""
+    teacher, log_scale = nn.Linear(3, 6), nn.Parameter(torch.tensor(0.5))
+
+    def loss_fn(logits, target):
+        return F.cross_entropy(logits * target['scale'], target['scores'])
+
+    def run(loss_of):
+        scores = teacher(clips[0].mean(dim=(2, 3, 4))).softmax(dim=1)
+        loss_of(clips[0], {'scores': scores, 'scale': log_scale.exp()}).backward()
+        found = [value.grad for value in (log_scale, *teacher.parameters())]
+        for value in (log_scale, *teacher.parameters()):
+            value.grad = None
+        return found
+
+    recipe = recipe(eps=0, step_size=0, dual_bn=False, begin=begin)
+    net = make_adversarial(Conv3dNet(), recipe, loss_fn=loss_fn)
+    plain = remove_adversarial(copy.deepcopy(net))
+    for step in range(2):
+        share = 1.0 if step < begin else recipe.clean_weight + recipe.adv_weight
+        found = run(lambda x, y: net.adversarial_loss(x, y)['loss'])
+        expected = run(lambda x, y: loss_fn(plain(x), y))
+        for value, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(value, share * other)
 
 
 @pytest.mark.parametrize('recipe', [TAF(), CEAugmentation()], ids=['TAF', 'CEAugmentation'])
@@ -224,6 +245,7 @@ def test_validation_moves_neither_the_schedule_nor_the_norms(clips):
         for _ in range(3):
             assert 'adv_loss' in net.adversarial_loss(*clips)
     assert (adversary.iteration, adversary.walks, adversary.started) == (0, 0, False)
+    assert not adversary.rehearsed
     net.train()
     active = ['adv_loss' in net.adversarial_loss(*clips) for _ in range(2)]
     with torch.no_grad():
@@ -569,6 +591,15 @@ def test_fp16_inside_of_the_forward_waits_for_the_scale_too(clips, recipe):
     assert torch.equal(inside.perturb(*clips), expected)
 
 
+def test_validation_first_leaves_budget_and_rehearsal_to_training(clips):
+    net = make_adversarial(Conv3dNet(), CEAugmentation(begin=1, budget=1.25))
+    with torch.no_grad():
+        losses = net.adversarial_loss(clips[0][:1], clips[1][:1])
+    assert set(losses) == {'loss'} and get_adversary(net).recipe.budget == 1.25
+    net.adversarial_loss(*clips)['loss'].backward()
+    assert get_adversary(net).rehearsed and get_adversary(net).recipe.budget is None
+
+
 @pytest.fixture
 def fitted(clips):
     """A model whose loss is small, as its gradient then is."""
@@ -614,8 +645,11 @@ def test_replaced_norms_are_noticed(clips):
 def test_norms_added_after_the_conversion_are_noticed(clips):
     net = make_adversarial(Conv3dNet(), 'taf')
     net.fc = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 6))
-    with pytest.raises(RuntimeError, match=r'after make_adversarial.*make_adversarial last'):
+    with pytest.raises(RuntimeError, match=r'fc\.0 was added after make_adversarial'):
         net.adversarial_loss(*clips)
+    # What nothing trains may stay plain.
+    net.fc[0].requires_grad_(False)
+    net.adversarial_loss(*clips)['loss'].backward()
 
 
 def test_a_budget_for_targets_that_cannot_be_parted_names_another_way(clips):

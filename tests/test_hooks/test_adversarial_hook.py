@@ -124,6 +124,19 @@ def test_plain_run_resumed_with_other_groups_of_parameters_is_an_error(train, tm
         )  # fmt: skip
 
 
+def test_plain_run_saved_without_its_optimizer_is_resumed(train, tmp_path):
+    train(
+        'a',
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', interval=1, save_optimizer=False)
+        ),
+    )
+    last = str(tmp_path / 'a/epoch_1.pth')
+    hooks = [dict(type='TAFHook')]
+    runner = train('b', custom_hooks=hooks, load_from=last, resume=True)
+    assert get_adversary(runner.model).walks == 2
+
+
 def test_fine_tuning_starts_both_paths_from_the_loaded_statistics(train, tmp_path):
     trained = train('a', max_epochs=1)
     seen = {}
@@ -368,6 +381,11 @@ def test_a_budget_is_chosen_for_the_run_and_measured(tmp_path, place):
     assert (wanted.interval, wanted.fraction) == (1, 0.5)
     # Two iterations in each of the last two epochs.
     assert adversary.walks == 4
+    # The same model in another run: what the budget has chosen is the recipe that was given.
+    again = Runner.from_cfg(runner_config(tmp_path / 'again', max_epochs=4, custom_hooks=[hook]))
+    again.model = runner.model
+    again.train()
+    assert adversary.recipe == wanted
     costs = runner.message_hub.get_scalar('train/adv_cost').data[0]
     assert len(costs) >= 1
     assert all(cost > 0 for cost in costs)

@@ -441,6 +441,19 @@ def test_best_model_at_the_end_is_the_one_saved(tmp_path, build):
         assert torch.equal(value, other), name
 
 
+def test_best_model_that_is_gone_is_left_to_trainer(tmp_path, recwarn):
+    best = dict(load_best_model_at_end=True, metric_for_best_model='best')
+    steps = dict(save_strategy='steps', save_steps=2, eval_strategy='steps', eval_steps=2)
+    model = make_adversarial(resnet(), AdvProp(steps=1))
+    trainer = trainer_for(model, tmp_path, **best, **steps, max_steps=4)
+    trainer.compute_metrics = lambda _: {'best': 1}
+    trainer.train()
+    shutil.rmtree(trainer.state.best_model_checkpoint)
+    recwarn.clear()
+    trainer._load_best_model()
+    assert not [w for w in recwarn if 'schedule' in str(w.message)]
+
+
 def test_plain_runs_resume_as_before(tmp_path):
     make_adversarial(resnet())
     saving = dict(save_strategy='steps', save_steps=2)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import sys
+import weakref
 from csv import DictReader
 from pathlib import Path
 from typing import Any
@@ -286,13 +288,26 @@ def test_a_budget_outlives_a_second_fit(tmp_path):
 
 
 def test_averaging_before_the_conversion_is_refused(tmp_path):
-    callbacks = pytest.importorskip('lightning.pytorch.callbacks')
-    if not hasattr(callbacks, 'EMAWeightAveraging'):
-        pytest.skip('this Lightning has no EMAWeightAveraging')
-    adversarial = AdversarialCallback(AdvProp(steps=1))
-    with pytest.raises(ValueError, match='put AdversarialCallback before EMAWeightAveraging'):
-        fit(Module(), tmp_path, callbacks.EMAWeightAveraging(), adversarial)
-    fit(Module(), tmp_path, adversarial, callbacks.EMAWeightAveraging())
+    averaging = [lambda: pl.callbacks.StochasticWeightAveraging(swa_lrs=0.01)]
+    if hasattr(pl.callbacks, 'EMAWeightAveraging'):
+        averaging.append(pl.callbacks.EMAWeightAveraging)
+    for build in averaging:
+        name = type(build()).__name__
+        with pytest.raises(ValueError, match=f'put AdversarialCallback before {name}'):
+            fit(Module(), tmp_path, build(), AdversarialCallback(AdvProp(steps=1)))
+        fit(Module(), tmp_path, AdversarialCallback(AdvProp(steps=1)), build())
+
+
+def test_nothing_outlives_the_run(tmp_path):
+    """A callback that is kept holds neither the network nor its optimizer."""
+    callback, module = AdversarialCallback(AdvProp(steps=1)), Module()
+    trainer = fit(module, tmp_path, callback, max_epochs=1)
+    kept = weakref.ref(module.net), weakref.ref(trainer.optimizers[0])
+    # Lightning's own, for the time of a run and after.
+    callback.__dict__.pop('log', None), callback.__dict__.pop('log_dict', None)
+    del module, trainer
+    gc.collect()
+    assert [ref() for ref in kept] == [None, None]
 
 
 def test_ddp_moves_nothing_that_a_clean_iteration_did_not_reach(tmp_path):
