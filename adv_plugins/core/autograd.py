@@ -150,7 +150,10 @@ def leaves_of(nodes: Iterable[Any]) -> list[Tensor]:
 def reaches_behind(nodes: Iterable[Any], clock: int) -> bool:
     """Whether a scalar with these nodes depends on something computed before a time, whose graph
     is not the step's to free."""
-    return any(node._sequence_nr() < clock for node in nodes)
+    # A cast holds nothing that could be freed: autocast shares those of weights among forwards.
+    return any(
+        node._sequence_nr() < clock and type(node).__name__ != 'ToCopyBackward0' for node in nodes
+    )
 
 
 def ran_in_fp16(nodes: Iterable[Any], inputs: Iterable[Tensor]) -> bool:

@@ -309,7 +309,6 @@ class Adversary:
                 first = _by_name(leaves, found[len(parameters) :])
         else:
             known = self._no_gradients()
-        del nodes
         clean.drop_graph()
         return first, total.detach(), known
 

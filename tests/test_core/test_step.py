@@ -22,6 +22,7 @@ from adv_plugins import (
     make_adversarial,
     remove_adversarial,
 )
+from adv_plugins.core.autograd import graph_nodes
 from adv_plugins.core.conversion import get_adversary
 from adv_plugins.core.norm import ADVERSARIAL, CLEAN, twin_parameters
 from adv_plugins.functional import temporal_cam, temporal_cam_loss
@@ -559,6 +560,17 @@ def test_trains_under_autocast(clips, dtype):
     (loss * 1024).backward()
     assert all(value.grad.isfinite().all() for value in net.parameters())
     assert net.stem.weight.grad.dtype == torch.float32
+
+
+def test_two_steps_under_one_autocast_take_their_gradients_ahead(clips):
+    """Autocast hands the second one casts of the weights that the first has made."""
+    net = make_adversarial(Conv3dNet(), CEAugmentation())
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = [net.adversarial_loss(*clips)['loss'] for _ in range(2)]
+    for loss in losses:
+        names = [type(node).__name__ for node in graph_nodes(loss)]
+        assert names.count('CarryBackward') == 1
+    sum(losses).backward()
 
 
 class HalfInside(Conv3dNet):
