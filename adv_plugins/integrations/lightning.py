@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import warnings
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +23,6 @@ from ..core.conversion import (
     make_adversarial,
 )
 from ..core.recipe import Recipe
-from ..core.step import Adversary
 
 ENTRY = 'adversarial'
 """The checkpoint's top-level entry for what the adversarial path owns."""
@@ -70,10 +68,9 @@ class AdversarialCallback(Callback):
         self.attribute = attribute
         self.by_epoch = by_epoch
         self.options = options
-        # Weak, as a callback may be kept for longer than a run.
-        self._adversaries: weakref.WeakSet[Adversary] = weakref.WeakSet()
-        # At the last step of each optimizer.
-        self._walks: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._given: Recipe | None = None
+        # At the last step of each optimizer, by its id: a callback may outlive them.
+        self._walks: dict[int, int] = {}
         self._walks_before = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -89,8 +86,8 @@ class AdversarialCallback(Callback):
                 )
             self._check_order(trainer)
             make_adversarial(net, self.recipe, **self.options)
-            self._adversaries.add(get_adversary(net))
-        elif (self.recipe or self.options) and get_adversary(net) not in self._adversaries:
+            self._given = get_adversary(net).given
+        elif (self.recipe or self.options) and get_adversary(net).given is not self._given:
             raise ValueError(
                 f'{name!r} is adversarial already, and the callback has a recipe too; leave one '
                 'out: AdversarialCallback()'
@@ -98,7 +95,7 @@ class AdversarialCallback(Callback):
         # All ranks alike, so that a checkpoint of rank 0 resumes them all.
         adversary = get_adversary(net)
         adversary.seed = trainer.strategy.broadcast(adversary.seed)
-        self._walks_before = adversary.walks
+        self._walks, self._walks_before = {}, adversary.walks
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the schedule where the run is."""
@@ -110,8 +107,8 @@ class AdversarialCallback(Callback):
     ) -> None:
         """Keep the optimizer off what a clean iteration has not reached."""
         adversary = get_adversary(self._network(pl_module)[1])
-        adversary.rest_idle_twins(self._walks.get(optimizer, self._walks_before))
-        self._walks[optimizer] = adversary.walks
+        adversary.rest_idle_twins(self._walks.get(id(optimizer), self._walks_before))
+        self._walks[id(optimizer)] = adversary.walks
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import sys
 import weakref
 from csv import DictReader
@@ -296,6 +297,11 @@ def test_averaging_before_the_conversion_is_refused(tmp_path):
         with pytest.raises(ValueError, match=f'put AdversarialCallback before {name}'):
             fit(Module(), tmp_path, build(), AdversarialCallback(AdvProp(steps=1)))
         fit(Module(), tmp_path, AdversarialCallback(AdvProp(steps=1)), build())
+
+
+def test_callback_can_be_sent_to_another_process():
+    callback = pickle.loads(pickle.dumps(AdversarialCallback('taf', eps=0.1)))
+    assert (callback.recipe, callback.options) == ('taf', {'eps': 0.1})
 
 
 def test_nothing_outlives_the_run(tmp_path):
