@@ -32,7 +32,6 @@ class Record:
             :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: from their number.
         attention (list[AttentionMap]): The attention maps, in the order of the forward. Defaults
             to an empty list: not captured.
-        begun (int): Autograd's clock at the begin of the forward. Defaults to 0.
     """
 
     losses: Mapping[str, Tensor]
@@ -44,7 +43,6 @@ class Record:
     layer: str = ''
     layout: str | None = None
     attention: list[AttentionMap] = field(default_factory=list)
-    begun: int = 0
 
     def drop_graph(self) -> None:
         """Keep the values of losses, logits and attention, let go of all that holds the graph."""

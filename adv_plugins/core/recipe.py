@@ -12,12 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 from .attack import GradientAscent
 from .functional import CAM_NORMALIZATIONS, CAM_WEIGHTINGS, NORMS, check_choice
 from .objectives import OBJECTIVES, Objective, TemporalCAM, TrainingLoss
-from .regularizers import REGULARIZERS, AttentionFrobenius, Regularizer
+from .regularizers import REGULARIZERS, AttentionFrobenius, Regularizer, check_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +101,9 @@ class Recipe:
     interval: int = 1
     fraction: float = 1.0
     budget: float | None = None
+
+    modules_option: ClassVar[str] = 'modules'
+    """What the regularizers' option ``modules`` is called here, for errors."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'objective', build_objective(self.objective))
@@ -343,16 +346,14 @@ class AART(ART):
     beta: float = 0.001
     attention: Sequence[str] | None = None
 
+    modules_option: ClassVar[str] = 'attention'
+
     def __post_init__(self) -> None:
         if not 0 <= self.beta < math.inf:
             raise ValueError(
                 f'beta={self.beta} must be finite and not negative; the paper has beta=0.001'
             )
-        if isinstance(self.attention, str):
-            raise ValueError(
-                f'attention={self.attention!r} must be a list of names; write '
-                f'attention=[{self.attention!r}]'
-            )
+        check_names('attention', self.attention)
         term = AttentionFrobenius(weight=self.beta, modules=self.attention)
         object.__setattr__(self, 'regularizers', (term,))
         super().__post_init__()

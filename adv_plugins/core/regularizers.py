@@ -65,11 +65,7 @@ class AttentionFrobenius(Regularizer):
     def __post_init__(self) -> None:
         if not 0 <= self.weight < math.inf:
             raise ValueError(f'weight={self.weight} must be finite and not negative')
-        if isinstance(self.modules, str):
-            raise ValueError(
-                f'modules={self.modules!r} must be a list of names; write '
-                f'modules=[{self.modules!r}]'
-            )
+        check_names('modules', self.modules)
 
     def __call__(self, clean: Record, adversarial: Record) -> Tensor:
         """The sum over attention modules of the mean distance of the batch."""
@@ -95,3 +91,9 @@ class AttentionFrobenius(Regularizer):
 
 
 REGULARIZERS: dict[str, type[Regularizer]] = {kind.__name__: kind for kind in (AttentionFrobenius,)}
+
+
+def check_names(option: str, names: Sequence[str] | None) -> None:
+    """Raise a ValueError that names the option if it is one name, not a list of some."""
+    if isinstance(names, str):
+        raise ValueError(f'{option}={names!r} must be a list of names; write {option}=[{names!r}]')

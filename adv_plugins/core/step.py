@@ -54,7 +54,7 @@ from .norm import (
     mirror_requires_grad,
     twin_parameters,
 )
-from .recipe import AART, Recipe
+from .recipe import Recipe
 
 
 @dataclass
@@ -112,8 +112,7 @@ class Adversary:
             find_module(self.model, self._layer, 'cam_layer')
         for regularizer in recipe.regularizers:
             for name in regularizer.modules or ():
-                option = 'attention' if isinstance(recipe, AART) else 'modules'
-                find_module(self.model, name, option)
+                find_module(self.model, name, recipe.modules_option)
 
     @property
     def model(self) -> nn.Module:
@@ -208,11 +207,12 @@ class Adversary:
         inputs, leaves = _leaves(inputs)
         # Records are compared under the same dropout.
         random = _random_state(inputs) if recipe.regularizers else None
+        begun = autograd_clock()
         with self.path.use(CLEAN):
             clean = self._forward(inputs, target, recipe.starts_at_clean, attention=True)
         with self._private_random(inputs):
             labels = recipe.objective.targets(clean)
-            first, total, known = self._use_clean_graph(clean, labels, leaves)
+            first, total, known = self._use_clean_graph(clean, begun, labels, leaves)
             reference = clean
             if recipe.fraction < 1:
                 index = _random_subset(inputs, recipe.fraction)
@@ -274,7 +274,7 @@ class Adversary:
         )
 
     def _use_clean_graph(
-        self, clean: Record, labels: Tensor | None, leaves: Values
+        self, clean: Record, begun: int, labels: Tensor | None, leaves: Values
     ) -> tuple[Values | None, Tensor, dict[Tensor, Tensor | None] | None]:
         """All that needs the clean graph: the attack's first gradient (where the attack starts
         there), the weighted clean loss, and its gradient by each parameter, after which the
@@ -284,21 +284,22 @@ class Adversary:
         total = recipe.clean_weight * clean.loss
         kept = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
         trained = recipe.clean_weight > 0
-        nodes = graph_nodes(total) if trained else []
+        nodes = graph_nodes(total) if trained and not kept else []
         # In fp16 the gradients need the trainer's loss scale, which only its backward has. Nor is
         # a graph from before the step to be freed.
-        waits = ran_in_fp16(nodes, leaves.values()) or reaches_behind(nodes, clean.begun)
-        eager = not kept and not (trained and waits)
+        waits = kept or (
+            trained and (ran_in_fp16(nodes, leaves.values()) or reaches_behind(nodes, begun))
+        )
         first: Values | None = None
         shared = recipe.objective.is_training_loss and trained
-        if starts_here and not (eager and shared):
+        if starts_here and (waits or not shared):
             first = self._attack_gradient(clean, labels, leaves, CLEAN, trained or kept)
-        if not eager:
+        if waits:
             return first, total, None
         if trained:
-            inside = {id(value) for value in (*self.model.parameters(), *leaves.values())}
+            inside = {*self.model.parameters(), *leaves.values()}
             # Those of the model, and those that its loss has of its own.
-            foreign = [leaf for leaf in leaves_of(nodes) if id(leaf) not in inside]
+            foreign = [leaf for leaf in leaves_of(nodes) if leaf not in inside]
             parameters = [*self._trainable(), *foreign]
             wanted = [*parameters, *leaves.values()] if starts_here and shared else parameters
             with self.path.use(CLEAN):
@@ -395,10 +396,8 @@ class Adversary:
         listening: AbstractContextManager[list[AttentionMap]] = nullcontext([])
         if attention and readers:
             listening = capture_attention(self.model, None if everything else names)
-        begun = autograd_clock()
         with capture_output(module) as outputs, listening as maps:
             record = self.adapter.forward(inputs, target)
-        record.begun = begun
         if layer:
             record.layer = layer
             record.features, record.layout = self.adapter.feature_map(

@@ -71,7 +71,6 @@ class AdversarialCallback(Callback):
         self._given: Recipe | None = None
         # At the last step of each optimizer, by its id: a callback may outlive them.
         self._walks: dict[int, int] = {}
-        self._walks_before = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Convert the network; in training only."""
@@ -95,7 +94,11 @@ class AdversarialCallback(Callback):
         # All ranks alike, so that a checkpoint of rank 0 resumes them all.
         adversary = get_adversary(net)
         adversary.seed = trainer.strategy.broadcast(adversary.seed)
-        self._walks, self._walks_before = {}, adversary.walks
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what the optimizers have seen: nothing of this run."""
+        _, net = self._network(pl_module)
+        self._walks = {id(entry): get_adversary(net).walks for entry in trainer.optimizers}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the schedule where the run is."""
@@ -106,8 +109,9 @@ class AdversarialCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Keep the optimizer off what a clean iteration has not reached."""
-        adversary = get_adversary(self._network(pl_module)[1])
-        adversary.rest_idle_twins(self._walks.get(id(optimizer), self._walks_before))
+        _, net = self._network(pl_module)
+        adversary = get_adversary(net)
+        adversary.rest_idle_twins(self._walks[id(optimizer)])
         self._walks[id(optimizer)] = adversary.walks
 
     def on_train_batch_end(

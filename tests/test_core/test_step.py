@@ -22,6 +22,7 @@ from adv_plugins import (
     make_adversarial,
     remove_adversarial,
 )
+from adv_plugins.core import norm
 from adv_plugins.core.autograd import graph_nodes
 from adv_plugins.core.conversion import get_adversary
 from adv_plugins.core.norm import ADVERSARIAL, CLEAN, twin_parameters
@@ -505,7 +506,9 @@ def test_checkpointed_gradients_are_the_plain_ones(clips, recipe):
         torch.testing.assert_close(value.grad, other.grad, msg=name)
 
 
-def test_many_checkpointed_steps_before_one_backward(clips):
+def test_many_checkpointed_steps_before_one_backward(clips, monkeypatch):
+    """As many as are recorded: a step is one, however many its attack has."""
+    monkeypatch.setattr(norm, '_RECORDED', 8)
     net, saving = Conv3dNet(), Checkpointed(reentrant=False)
     saving.load_state_dict(net.state_dict())
     for model in (net, saving):

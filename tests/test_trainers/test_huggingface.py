@@ -424,15 +424,23 @@ def test_resume_of_a_plain_run_starts_the_schedule_and_says_so(tmp_path):
     assert get_adversary(model).iteration == 2
 
 
-@pytest.mark.parametrize('build', [videomae, vit], ids=['videomae', 'vit'])
-def test_best_model_at_the_end_is_the_one_saved(tmp_path, build):
-    best = dict(load_best_model_at_end=True, metric_for_best_model='best', greater_is_better=True)
-    steps = dict(save_strategy='steps', save_steps=2, eval_strategy='steps', eval_steps=2)
-    model = make_adversarial(build(), AdvProp(steps=1))
-    trainer = trainer_for(model, tmp_path, **best, **steps, max_steps=6, learning_rate=0.1)
+def trained_to_the_best(model: nn.Module, folder: Any) -> Trainer:
+    """Six steps of which the first checkpoint, after two, is the best and loaded at the end."""
+    trainer = trainer_for(
+        model, folder, max_steps=6, learning_rate=0.1, save_strategy='steps', save_steps=2,
+        eval_strategy='steps', eval_steps=2, load_best_model_at_end=True,
+        metric_for_best_model='best',
+    )  # fmt: skip
     trainer.compute_metrics = lambda _: {'best': -trainer.state.global_step}
     trainer.train()
     assert trainer.state.best_model_checkpoint.endswith('checkpoint-2')
+    return trainer
+
+
+@pytest.mark.parametrize('build', [videomae, vit], ids=['videomae', 'vit'])
+def test_best_model_at_the_end_is_the_one_saved(tmp_path, build):
+    model = make_adversarial(build(), AdvProp(steps=1))
+    trained_to_the_best(model, tmp_path)
     assert get_adversary(model).iteration == 2
     saved = type(build()).from_pretrained(tmp_path / 'checkpoint-2')
     for (name, value), other in zip(
@@ -442,12 +450,7 @@ def test_best_model_at_the_end_is_the_one_saved(tmp_path, build):
 
 
 def test_best_model_that_is_gone_is_left_to_trainer(tmp_path, recwarn):
-    best = dict(load_best_model_at_end=True, metric_for_best_model='best')
-    steps = dict(save_strategy='steps', save_steps=2, eval_strategy='steps', eval_steps=2)
-    model = make_adversarial(resnet(), AdvProp(steps=1))
-    trainer = trainer_for(model, tmp_path, **best, **steps, max_steps=4)
-    trainer.compute_metrics = lambda _: {'best': 1}
-    trainer.train()
+    trainer = trained_to_the_best(make_adversarial(resnet(), AdvProp(steps=1)), tmp_path)
     shutil.rmtree(trainer.state.best_model_checkpoint)
     recwarn.clear()
     trainer._load_best_model()
