@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .functional import ascent_direction, project
+from .functional import ascent_direction, expand_like, project, uniform_in_ball
 
 Values = dict[str, Tensor]
 """One tensor a modality."""
@@ -185,7 +185,11 @@ class GradientAscent:
         noise = {
             n: spaces[n].drop_padding(torch.randn_like(v, dtype=_wide(v))) for n, v in clean.items()
         }
-        return self._per_ball(partial(_shrink_evenly, eps=self.eps), noise)
+        return self._per_ball(self._uniform, noise)
+
+    def _uniform(self, normal: Tensor, dims: tuple[int, ...]) -> Tensor:
+        length = torch.linalg.vector_norm(normal, dim=dims, keepdim=True)
+        return uniform_in_ball(normal, torch.rand_like(length), self.eps, dims)
 
     def _apply(self, clean: Values, delta: Values, spaces: Mapping[str, InputSpace]) -> Values:
         """The inputs at a perturbation, never further from ``clean`` than asked for."""
@@ -213,19 +217,7 @@ def _all_finite(values: Values) -> Tensor:
 
 def _where(keep: Tensor, values: Values) -> Values:
     """The values of the samples to keep, zero for the others."""
-    return {name: value.masked_fill(~_per_sample(keep, value), 0) for name, value in values.items()}
-
-
-def _shrink_evenly(noise: Tensor, eps: float, dims: tuple[int, ...]) -> Tensor:
-    """Normal noise as a point drawn evenly from the l2 ball of its nonzero entries."""
-    length = torch.linalg.vector_norm(noise, dim=dims, keepdim=True)
-    entries = (noise != 0).sum(dim=dims, keepdim=True).clamp(min=1)
-    radius = torch.rand_like(length).pow(1 / entries)
-    return noise * (eps * radius / torch.where(length > 0, length, torch.ones_like(length)))
-
-
-def _per_sample(flags: Tensor, like: Tensor) -> Tensor:
-    return flags.view(-1, *[1] * (like.ndim - 1))
+    return {name: value.masked_fill(~expand_like(keep, value), 0) for name, value in values.items()}
 
 
 def _step_towards(values: Tensor, target: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .checks import check_choice
+
 NORMS = ('linf', 'l2')
 CAM_WEIGHTINGS = ('gap', 'elementwise')
 CAM_NORMALIZATIONS = ('minmax', 'max')
@@ -195,11 +197,29 @@ def random_wrong_labels(
     return (labels + shift) % num_classes
 
 
-def check_choice(option: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Raise a ValueError that names the option unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        choices = ' or '.join(f'{option}={choice!r}' for choice in allowed)
-        raise ValueError(f'{option}={value!r} is unknown; write {choices}')
+def uniform_in_ball(normal: Tensor, uniform: Tensor, eps: float, dims: tuple[int, ...]) -> Tensor:
+    """Points drawn evenly from the ℓ2 ball, out of two standard random draws.
+
+    Args:
+        normal (Tensor): Standard normal numbers; 0 at entries that are to stay 0 (padding), which
+            do not count as dimensions of the ball.
+        uniform (Tensor): Numbers from [0, 1), one a ball: ``normal`` reduced over ``dims``, with
+            those axes kept.
+        eps (float): Radius of the ball.
+        dims (tuple[int, ...]): The axes that one norm runs over.
+
+    Returns:
+        Tensor: The points, of the shape of ``normal``.
+    """
+    length = torch.linalg.vector_norm(normal, dim=dims, keepdim=True)
+    entries = (normal != 0).sum(dim=dims, keepdim=True).clamp(min=1)
+    radius = uniform.pow(1 / entries)
+    return normal * (eps * radius / torch.where(length > 0, length, torch.ones_like(length)))
+
+
+def expand_like(per_sample: Tensor, like: Tensor) -> Tensor:
+    """One value a sample, shape (B,), as a view (B, 1, ...) that broadcasts to ``like``."""
+    return per_sample.view(-1, *[1] * (like.ndim - 1))
 
 
 def _valid_block(maps: Tensor, mask: Tensor | None) -> Tensor:

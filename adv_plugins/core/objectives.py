@@ -17,10 +17,10 @@ from torch import Tensor
 
 from .autograd import gradients
 from .capture import to_frames
+from .checks import check_choice
 from .functional import (
     CAM_NORMALIZATIONS,
     CAM_WEIGHTINGS,
-    check_choice,
     random_wrong_labels,
     temporal_cam,
     temporal_cam_loss,

@@ -15,7 +15,8 @@ from numbers import Integral
 from typing import Any, ClassVar
 
 from .attack import GradientAscent
-from .functional import CAM_NORMALIZATIONS, CAM_WEIGHTINGS, NORMS, check_choice
+from .checks import check_choice
+from .functional import CAM_NORMALIZATIONS, CAM_WEIGHTINGS, NORMS
 from .objectives import OBJECTIVES, Objective, TemporalCAM, TrainingLoss
 from .regularizers import REGULARIZERS, AttentionFrobenius, Regularizer, check_names
 

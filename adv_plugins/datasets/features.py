@@ -26,7 +26,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS, FUNCTIONS
 from torch.utils.data import get_worker_info
 
-from ..core.functional import check_choice
+from ..core.checks import check_choice
 from .label_space import LabelSpace
 from .yt8m import YT8MShards
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ..core.attack import InputSpace
-from ..core.functional import NORMS, ascent_direction, check_choice, project
+from ..core.checks import check_choice
+from ..core.functional import NORMS, ascent_direction, project
 from ..core.recipe import build
 
 UNIT = InputSpace()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..core.functional import check_choice
+from ..core.checks import check_choice
 from .resnet_tam import TemporalAggregation, aggregate_residual
 from .video_resnet import check_frames, check_num_segments
 

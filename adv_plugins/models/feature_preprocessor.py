@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.batch import MASK
-from ..core.functional import check_choice
+from ..core.checks import check_choice
 
 INPUT_NORMS = (None, 'l2_frame')
 

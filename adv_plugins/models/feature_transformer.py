@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.batch import MASK
-from ..core.functional import check_choice
+from ..core.checks import check_choice
 from .feature_preprocessor import (
     INPUT_NORMS,
     FeaturePreprocessor,

@@ -9,7 +9,7 @@ from mmengine.model import kaiming_init
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..core.functional import check_choice
+from ..core.checks import check_choice
 from .video_resnet import VideoResNet
 
 # The divisors of 64, the narrowest width of a ResNet; all of its widths are multiples of it.

@@ -16,7 +16,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
 
-from ..core.functional import check_choice
+from ..core.checks import check_choice
 
 
 def check_num_segments(num_segments: int, multiple_of: int = 1) -> None:

@@ -1,0 +1,34 @@
+"""Checks of options; their errors name the option, the value and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+from numbers import Integral
+
+
+def near_names(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """The names most like one that is unknown; all of them where none is like it.
+
+    Args:
+        name (str): What was written.
+        names (Iterable[str]): What could have been written.
+        count (int): How many to give at most, if some are alike. Defaults to 3.
+
+    Returns:
+        list[str]: The names, the most similar first.
+    """
+    known = list(names)
+    return difflib.get_close_matches(name, known, n=count, cutoff=0.4) or known
+
+
+def check_choice(option: str, value: object, allowed: Collection[object]) -> None:
+    """Raise a ValueError that names the option unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        choices = ' or '.join(f'{option}={choice!r}' for choice in allowed)
+        raise ValueError(f'{option}={value!r} is unknown; write {choices}')
+
+
+def is_integer(value: object) -> bool:
+    """Whether a value is an integer, numpy's included; a boolean is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
