@@ -8,6 +8,7 @@ _heal()
 
 # ruff: noqa: E402 (MMAction2 must be healed before anything imports it)
 from . import adapters, functional
+from .attention import AttentionFrobenius
 from .core.conversion import (
     adversarial_state_dict,
     load_adversarial_state_dict,
@@ -15,8 +16,9 @@ from .core.conversion import (
     remove_adversarial,
 )
 from .core.objectives import CrossEntropy, Objective, TemporalCAM, TrainingLoss
-from .core.recipe import AART, ART, TAF, AdvProp, CEAugmentation, Recipe
-from .core.regularizers import AttentionFrobenius, Regularizer
+from .core.recipe import Recipe
+from .core.regularizers import Regularizer
+from .recipes import AART, ART, TAF, AdvProp, CEAugmentation
 from .version import __version__
 
 __all__ = [

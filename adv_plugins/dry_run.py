@@ -285,7 +285,7 @@ class DryRunner(Runner):
         """The batch forward and backward, as the training loop would do it."""
         model = inner_model(self.model)
         if is_adversarial(model):
-            _go_to_the_start(get_adversary(model))
+            get_adversary(model).go_to_first_attack()
         self.model.train()
         with _without_updates(self.optim_wrapper):
             logged = self.model.train_step(self._batch, optim_wrapper=self.optim_wrapper)
@@ -402,14 +402,6 @@ def _without_updates(wrapper: BaseOptimWrapper) -> Iterator[None]:
 
 def _do_nothing(*args: Any, **kwargs: Any) -> None:
     pass
-
-
-def _go_to_the_start(adversary: Any) -> None:
-    """To the first iteration that the recipe's schedule makes adversarial."""
-    begin, interval = adversary.recipe.begin, adversary.recipe.interval
-    adversary.iteration = -(-begin // interval) * interval
-    if adversary.epoch is not None:
-        adversary.epoch = begin
 
 
 def _shapes(batch: Any) -> str:

@@ -27,8 +27,8 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor, nn
 
 from adv_plugins import make_adversarial
-from adv_plugins.core.attention import capture_attention
-from adv_plugins.core.batch import MASK, modalities, replace
+from adv_plugins.attention import capture_attention
+from adv_plugins.core.batch import MASK, Batch
 from adv_plugins.evaluation import deepfool, robustness, robustness_summary
 from adv_plugins.functional import attention_mse
 from adv_plugins.visualization import (
@@ -120,6 +120,7 @@ def attend(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Attention
         dict[str, Attention]: By modality.
     """
     inputs, samples = preprocess(model, items)
+    features = Batch(inputs).values
     moved = model.perturb(inputs, samples)
     with capture_attention(model) as clean:
         model(inputs)
@@ -129,13 +130,13 @@ def attend(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Attention
     found = {
         name: Attention(before.weights, after.weights, inputs[name + MASK])
         for before, after in zip(clean, adversarial, strict=True)
-        for name in modalities(inputs)
+        for name in features
         if name in before.name.split('.')
     }
-    if found.keys() != modalities(inputs).keys():
+    if found.keys() != features.keys():
         names = [before.name for before in clean]
         raise SystemExit(
-            f'each of {list(modalities(inputs))} must be part of the name of an attention module, '
+            f'each of {list(features)} must be part of the name of an attention module, '
             f'as in encoders.rgb.0.attention; those of {type(model).__name__} are {names}'
         )
     return found
@@ -152,10 +153,11 @@ def fool(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Tensor]:
         dict[str, Tensor]: ``rho``, ``success`` and ``iterations``, each of the shape (B,).
     """
     inputs, _ = preprocess(model, items)
-    features = modalities(inputs)
+    batch = Batch(inputs)
+    features = batch.values
     valid = {name: inputs[name + MASK] for name in features}
     result = deepfool(
-        lambda values: model(replace(inputs, values)), features, max_iter=MAX_ITER, valid=valid
+        lambda values: model(batch.replace(values).inputs), features, max_iter=MAX_ITER, valid=valid
     )
     return {
         'rho': robustness(result, features, valid),

@@ -147,7 +147,7 @@ def test_embedded_config_takes_a_training_step(file, tmp_path):
     assert sum(not torch.equal(a, b) for a, b in zip(before, after, strict=False)) > 10
     if file.parent.name == 'taf':
         # A schedule that begins later has rehearsed its step all the same.
-        assert get_adversary(runner.model).rehearsed
+        assert get_adversary(runner.model).schedule.rehearsed
 
 
 @pytest.mark.parametrize('file', TABLE1, ids=lambda file: file.stem)

@@ -325,7 +325,7 @@ def test_family(name):
         std = model.data_preprocessor.std.min()
         assert 0 < moved.abs().max() <= recipe.eps * 255 / std * (1 + 1e-5)
         assert moved.flatten(1).any(dim=1).all(), 'every clip is attacked'
-        assert adversary.walks >= 1
+        assert adversary.schedule.adversarial_steps >= 1
 
         torch.optim.SGD(model.parameters(), lr=0.01).step()
         state = remove_adversarial(model).state_dict()

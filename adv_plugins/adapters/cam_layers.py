@@ -1,6 +1,6 @@
 """Where the feature maps F' of each family of recognizers are, and what their axes mean.
 
-The temporal CAM (taf.txt eq. 2) belongs to the last place where every frame has a map of its own
+The temporal CAM (TAF, eq. 2) belongs to the last place where every frame has a map of its own
 and the class scores are computed from it: the last stage of a convolutional backbone, the last
 block of a Transformer that averages its tokens, the last block but one of a Transformer that reads
 a class token, as the other tokens of its last block reach no class score.
@@ -92,10 +92,16 @@ def feature_map(
     if layout is None or '(' not in layout:
         return output, layout
     if grid is None:
-        convolutions = (nn.Conv2d, nn.Conv3d)
-        embedding = next(m for m in backbone.modules() if isinstance(m, convolutions))
-        grid = (size[0] // embedding.stride[-2], size[1] // embedding.stride[-1])
+        grid = patch_grid(backbone, size)
     return output, f'{layout}; h={grid[-2]} w={grid[-1]}'
+
+
+def patch_grid(model: nn.Module, size: Sequence[int]) -> tuple[int, int]:
+    """How many patches a Transformer cuts frames of some height and width into, down and across:
+    its first convolution embeds them."""
+    convolutions = (nn.Conv2d, nn.Conv3d)
+    stride = next(m for m in model.modules() if isinstance(m, convolutions)).stride
+    return size[-2] // int(stride[-2]), size[-1] // int(stride[-1])
 
 
 def _candidates(model: nn.Module) -> Iterator[str]:

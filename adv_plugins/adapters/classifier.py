@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.adapter import Adapter, Record, register_adapter
+from ..core.adapter import Adapter, register_adapter
 from ..core.attack import InputSpace
-from ..core.batch import Inputs, batch_size
+from ..core.batch import Batch
 from ..core.conversion import AdversarialModule
 from ..core.recipe import Recipe
+from ..core.record import Record, StepResult
 
 
 @register_adapter
@@ -59,14 +60,14 @@ class ClassifierAdapter(Adapter):
     def handles(cls, model: nn.Module) -> bool:
         return True
 
-    def forward(self, inputs: Inputs, target: Any) -> Record:
-        output = self.model(inputs)
+    def forward(self, batch: Batch, target: Any) -> Record:
+        output = self.model(batch.inputs)
         logits = getattr(output, 'logits', output)
         loss = self.loss_fn(logits, target)
         if not isinstance(loss, Tensor) or loss.ndim:
             raise ValueError("loss_fn must return one scalar tensor; write reduction='mean' in it")
         labels = target if isinstance(target, Tensor) else None
-        return Record({'loss': loss}, loss, logits, labels, batch_size(inputs))
+        return Record({'loss': loss}, loss, logits, labels, batch.size)
 
     def space(self, values: Tensor, name: str) -> InputSpace:
         if not self.normalized:
@@ -109,18 +110,9 @@ class ClassifierAdapter(Adapter):
             )
         return stages[0]
 
-    def report(
-        self,
-        clean: Record,
-        adversarial: Record,
-        clean_total: Tensor,
-        penalties: Mapping[str, Tensor],
-        recipe: Recipe,
-    ) -> dict[str, Tensor]:
-        adv_total = recipe.adv_weight * adversarial.loss
-        parts = {'clean_loss': clean_total, 'adv_loss': adv_total, **penalties}
-        total = sum(penalties.values(), clean_total + adv_total)
-        return {'loss': total, **{name: part.detach() for name, part in parts.items()}}
+    def report(self, result: StepResult, recipe: Recipe) -> dict[str, Tensor]:
+        parts = {'clean_loss': result.clean_loss, 'adv_loss': result.adv_loss, **result.penalties}
+        return {'loss': result.total, **{name: part.detach() for name, part in parts.items()}}
 
 
 def _has(model: nn.Module, name: str) -> bool:

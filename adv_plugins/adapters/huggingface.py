@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.adapter import Record, register_adapter
-from ..core.batch import Inputs, batch_size, take_entries
+from ..core.adapter import class_names, register_adapter
+from ..core.batch import LONE, Batch, take_entries
 from ..core.conversion import (
     AdversarialModule,
     adversarial_state_dict,
@@ -28,7 +28,9 @@ from ..core.conversion import (
     is_adversarial,
     load_adversarial_state_dict,
 )
-from ..core.norm import CLEAN
+from ..core.recipe import Recipe
+from ..core.record import Record, StepResult
+from .cam_layers import patch_grid
 from .classifier import ClassifierAdapter
 
 STATE_FILE = 'adversarial.pt'
@@ -90,7 +92,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
     ) -> None:
         super().__init__(model, **options)
         self.loss_fn = loss_fn
-        self.outputs: list[Any] | None = None
+        self._output: Any = None
         name = type(model).__name__
         if model.main_input_name == 'input_ids':
             raise TypeError(
@@ -107,11 +109,11 @@ class HuggingFaceAdapter(ClassifierAdapter):
 
     @classmethod
     def handles(cls, model: nn.Module) -> bool:
-        kinds = {f'{kind.__module__.split(".")[0]}.{kind.__name__}' for kind in type(model).__mro__}
-        hosted = 'transformers.PreTrainedModel' in kinds
+        hosted = 'transformers.PreTrainedModel' in class_names(model)
         return hosted and 'labels' in inspect.signature(type(model).forward).parameters
 
-    def forward(self, inputs: Inputs, target: Any) -> Record:
+    def forward(self, batch: Batch, target: Any) -> Record:
+        inputs = batch.inputs
         named = inputs if isinstance(inputs, Mapping) else {self.model.main_input_name: inputs}
         given = dict(target) if isinstance(target, Mapping) else {'labels': target}
         labels = given['labels'] if self.loss_fn is None else given.pop('labels')
@@ -119,13 +121,23 @@ class HuggingFaceAdapter(ClassifierAdapter):
         run = super(AdversarialPreTrainedModel, self.model).forward
         output = run(**named, **given, return_dict=True)
         loss = output.loss if self.loss_fn is None else self._own_loss(output, labels, given)
-        path = get_adversary(self.model).path
-        if self.outputs is not None and path.branch == CLEAN and path.tracking:
-            # Of all forwards of a step, the one that the plain model would have run.
-            self.outputs.append(type(output)(**_detach(dict(output))))
-        count = batch_size(inputs)
         labels = labels if isinstance(labels, Tensor) else None
-        return Record({'loss': loss}, loss, output.logits, labels, count)
+        values = type(output)(**_detach(dict(output)))
+        return Record({'loss': loss}, loss, output.logits, labels, batch.size, output=values)
+
+    def losses(self, batch: Batch, target: Any) -> Mapping[str, Tensor]:
+        record = self.forward(batch, target)
+        self._output = record.output
+        return record.losses
+
+    def report(self, result: StepResult, recipe: Recipe) -> dict[str, Tensor]:
+        self._output = result.clean.output
+        return super().report(result, recipe)
+
+    def take_output(self) -> Any:
+        """What the clean forward of the last step returned, which is not kept any longer."""
+        output, self._output = self._output, None
+        return output
 
     def _own_loss(self, output: Any, labels: Any, given: Mapping[str, Any]) -> Tensor:
         loss = self.loss_fn(output.logits, labels)
@@ -171,7 +183,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
         return f'{blocks}.{config.num_hidden_layers + index}'
 
     def feature_map(
-        self, layer: str, output: Any, inputs: Inputs, layout: str | None
+        self, layer: str, output: Any, batch: Batch, layout: str | None
     ) -> tuple[Any, str | None]:
         if isinstance(output, tuple):
             # Blocks return their attention maps too.
@@ -180,10 +192,8 @@ class HuggingFaceAdapter(ClassifierAdapter):
         known = family and layer.rpartition('.')[0] == _blocks(self.model)
         if layout is not None or not known:
             return output, layout
-        pixels = inputs if isinstance(inputs, Tensor) else inputs[self.model.main_input_name]
-        convolutions = (nn.Conv2d, nn.Conv3d)
-        patches = next(m for m in self.model.modules() if isinstance(m, convolutions)).stride
-        height, width = pixels.shape[-2] // patches[-2], pixels.shape[-1] // patches[-1]
+        pixels = batch.values.get(LONE, batch.values.get(self.model.main_input_name))
+        height, width = patch_grid(self.model, pixels.shape)
         return output, f'{FAMILIES[family][1]}; h={height} w={width}'
 
 
@@ -223,12 +233,9 @@ def _step(model: Any, given: dict[str, Any]) -> Any:
         )
     as_dict = given.pop('return_dict', None)
     as_dict = model.config.return_dict if as_dict is None else as_dict
-    adversary.adapter.outputs = outputs = []
-    try:
-        losses = model.adversarial_loss(given.pop(model.main_input_name), given)
-    finally:
-        adversary.adapter.outputs = None
-    output = type(outputs[0])(**{**outputs[0], 'loss': losses['loss']})
+    losses = model.adversarial_loss(given.pop(model.main_input_name), given)
+    clean = adversary.adapter.take_output()
+    output = type(clean)(**{**clean, 'loss': losses['loss']})
     return output if as_dict else output.to_tuple()
 
 

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.adapter import Adapter, Record, register_adapter
+from ..core.adapter import Adapter, class_names, register_adapter
 from ..core.attack import InputSpace
-from ..core.batch import Inputs
+from ..core.autograd import with_gradient_of
+from ..core.batch import LONE, Batch, Inputs
 from ..core.capture import capture_output
 from ..core.conversion import AdversarialModule, get_adversary
 from ..core.recipe import Recipe
+from ..core.record import Record, StepResult
 from . import cam_layers
 
 PIXELS = (0.0, 255.0)
@@ -75,14 +77,14 @@ class RecognizerAdapter(Adapter):
 
     @classmethod
     def handles(cls, model: nn.Module) -> bool:
-        kinds = _kinds(model)
+        kinds = class_names(model)
         classifier = 'mmpretrain.ImageClassifier' in kinds or hasattr(model, 'cls_head')
         return 'mmaction.BaseRecognizer' in kinds or ('mmengine.BaseModel' in kinds and classifier)
 
-    def forward(self, inputs: Inputs, target: Any) -> Record:
+    def forward(self, batch: Batch, target: Any) -> Record:
         with capture_output(self.head) as outputs:
             try:
-                losses = self._losses(inputs, target)
+                losses = self._losses(batch.inputs, target)
             except (ValueError, RuntimeError) as error:
                 scores = outputs[-1] if outputs else None
                 if not isinstance(scores, Tensor) or len(scores) == len(target):
@@ -96,8 +98,8 @@ class RecognizerAdapter(Adapter):
         logits = outputs[-1] if outputs else None
         return Record(log_vars, loss, logits, self._labels(target, loss.device), len(target))
 
-    def losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
-        return self._parse(self._losses(inputs, target))[1]
+    def losses(self, batch: Batch, target: Any) -> dict[str, Tensor]:
+        return self._parse(self._losses(batch.inputs, target))[1]
 
     def _parse(self, losses: Any) -> tuple[Tensor, dict[str, Tensor]]:
         loss, log_vars = self.model.parse_losses(losses)
@@ -123,7 +125,7 @@ class RecognizerAdapter(Adapter):
             if name and values.ndim == 3:
                 # Features (B, T, D) have no units but their own.
                 return InputSpace()
-            images = values.ndim == 4 and 'mmpretrain.ImageClassifier' in _kinds(self.model)
+            images = values.ndim == 4 and 'mmpretrain.ImageClassifier' in class_names(self.model)
             if (values.ndim >= 5 and values.shape[2] == 3) or (images and values.shape[1] == 3):
                 return InputSpace.from_normalization(0.0, 1.0, PIXELS)
             warnings.warn(
@@ -145,27 +147,21 @@ class RecognizerAdapter(Adapter):
         return cam_layers.find_cam_layer(self.model)
 
     def feature_map(
-        self, layer: str, output: Any, inputs: Inputs, layout: str | None
+        self, layer: str, output: Any, batch: Batch, layout: str | None
     ) -> tuple[Any, str | None]:
-        if getattr(self.model, 'backbone', None) is None or not isinstance(inputs, Tensor):
+        if getattr(self.model, 'backbone', None) is None or LONE not in batch.values:
             return output, layout
-        return cam_layers.feature_map(self.model, layer, output, inputs, layout)
+        return cam_layers.feature_map(self.model, layer, output, batch.values[LONE], layout)
 
-    def report(
-        self,
-        clean: Record,
-        adversarial: Record,
-        clean_total: Tensor,
-        penalties: Mapping[str, Tensor],
-        recipe: Recipe,
-    ) -> dict[str, Tensor]:
-        losses = _weighted({k: v.detach() for k, v in clean.losses.items()}, recipe.clean_weight)
-        # The trainer sums all losses: the clean gradient rides on the first of them.
+    def report(self, result: StepResult, recipe: Recipe) -> dict[str, Tensor]:
+        clean = _weighted(result.clean.losses, recipe.clean_weight)
+        adversarial = _weighted(result.adversarial.losses, recipe.adv_weight)
+        losses = clean | {f'adv_{name}': value for name, value in adversarial.items()}
+        losses = {name: value.detach() for name, value in (losses | result.penalties).items()}
+        # The trainer sums all losses: the gradient of the step's total rides on the first of them.
         first = next(name for name in losses if 'loss' in name)
-        losses[first] = losses[first] + (clean_total - clean_total.detach())
-        adversarial_losses = _weighted(adversarial.losses, recipe.adv_weight)
-        losses |= {f'adv_{name}': value for name, value in adversarial_losses.items()}
-        return losses | dict(penalties)
+        losses[first] = with_gradient_of(losses[first], result.total)
+        return losses
 
 
 class AdversarialOmniRecognizer(AdversarialRecognizer):
@@ -175,19 +171,16 @@ class AdversarialOmniRecognizer(AdversarialRecognizer):
         """As the recognizer's own."""
         if not (mode == 'loss' and self.training and torch.is_grad_enabled()):
             return super(AdversarialRecognizer, self).forward(*sources, mode=mode, **kwargs)
-        adversary = get_adversary(self)
-        iteration, rehearsed, losses = adversary.iteration, adversary.rehearsed, {}
-        for number, source in enumerate(sources):
-            inputs, data_samples = source['inputs'], source['data_samples']
-            # The sources of one iteration are at one point of the schedule, and all rehearse.
-            adversary.iteration, adversary.rehearsed = iteration, rehearsed
-            if adversary.recipe.objective.needs_features and inputs.ndim == 4:
-                # Images have no frames to move attention between: they are trained on as they are.
-                found = adversary.clean_losses(inputs, data_samples)
-            else:
-                found = self.adversarial_loss(inputs, data_samples)
-            losses |= {f'{name}_{number}': value for name, value in found.items()}
-        adversary.iteration, adversary.rehearsed = iteration + 1, True
+        adversary, losses = get_adversary(self), {}
+        with adversary.schedule.one_iteration():
+            for number, source in enumerate(sources):
+                inputs, data_samples = source['inputs'], source['data_samples']
+                if adversary.recipe.objective.needs_features and inputs.ndim == 4:
+                    # Images have no frames to move attention between, and are trained on as is.
+                    of_source = adversary.clean_losses(inputs, data_samples)
+                else:
+                    of_source = self.adversarial_loss(inputs, data_samples)
+                losses |= {f'{name}_{number}': value for name, value in of_source.items()}
         return losses
 
 
@@ -203,7 +196,7 @@ class OmniAdapter(RecognizerAdapter):
 
     @classmethod
     def handles(cls, model: nn.Module) -> bool:
-        return 'mmaction.RecognizerOmni' in _kinds(model)
+        return 'mmaction.RecognizerOmni' in class_names(model)
 
     def _losses(self, inputs: Inputs, target: Any) -> Any:
         losses = self.model.loss([dict(inputs=inputs, data_samples=target)])
@@ -224,10 +217,5 @@ def fresh_pool(model: nn.Module) -> Iterator[None]:
         head.avg_pool2d = kept
 
 
-def _kinds(model: nn.Module) -> set[str]:
-    """Package and class names, so that plain PyTorch users need neither MMAction2 nor mmengine."""
-    return {f'{kind.__module__.split(".")[0]}.{kind.__name__}' for kind in type(model).__mro__}
-
-
-def _weighted(losses: Any, weight: float) -> dict[str, Tensor]:
+def _weighted(losses: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
     return {name: value * weight if 'loss' in name else value for name, value in losses.items()}

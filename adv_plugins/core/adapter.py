@@ -1,101 +1,17 @@
-"""What the core asks of a family of models: :class:`Adapter`, and the answer, :class:`Record`."""
+"""What the core asks of a family of models."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from .attack import InputSpace
-from .attention import AttentionMap
-from .batch import Inputs, per_sample
+from .batch import Batch
 from .recipe import Recipe
-
-
-@dataclass
-class Record:
-    """What one forward pass in training mode left behind.
-
-    Args:
-        losses (Mapping[str, Tensor]): The model's own losses and metrics, one scalar a name.
-        loss (Tensor): Their total, the scalar the plain model would be trained with.
-        logits (Any): The class scores, shape (B, num_classes).
-        labels (Tensor, optional): The training labels: integers (B,) or scores
-            (B, num_classes). None where there are none.
-        batch_size (int): B.
-        features (Any): The output of ``layer`` with its graph. Defaults to None: not captured.
-        layer (str): Dotted name of the captured layer. Defaults to ''.
-        layout (str, optional): The axes of ``features`` as an einops pattern, see
-            :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: from their number.
-        attention (list[AttentionMap]): The attention maps, in the order of the forward. Defaults
-            to an empty list: not captured.
-    """
-
-    losses: Mapping[str, Tensor]
-    loss: Tensor
-    logits: Any
-    labels: Tensor | None
-    batch_size: int
-    features: Any = None
-    layer: str = ''
-    layout: str | None = None
-    attention: list[AttentionMap] = field(default_factory=list)
-
-    def drop_graph(self) -> None:
-        """Keep the values of losses, logits and attention, let go of all that holds the graph."""
-        self.losses = {name: value.detach() for name, value in self.losses.items()}
-        self.loss = self.loss.detach()
-        self.logits = self.logits.detach() if isinstance(self.logits, Tensor) else None
-        self.features = None
-        self.attention = [replace(m, weights=m.weights.detach()) for m in self.attention]
-
-    def take(self, index: Tensor) -> Record:
-        """What the record says of the samples at ``index``; its losses stay those of all."""
-        count = self.batch_size
-
-        def rows(value: Any) -> Any:
-            same = isinstance(value, Tensor)
-            return per_sample(value, count)[index].flatten(0, 1) if same else value
-
-        attention = [
-            replace(m, weights=rows(m.weights), valid=rows(m.valid)) for m in self.attention
-        ]
-        return replace(
-            self,
-            logits=rows(self.logits),
-            labels=rows(self.labels),
-            features=None,
-            attention=attention,
-            batch_size=len(index),
-        )
-
-    def hard_labels(self, purpose: str) -> Tensor:
-        """The labels as integers (B,), with logits to go with them.
-
-        Raises:
-            ValueError: The labels are soft, or the model gives no logits.
-        """
-        shape = (self.batch_size,)
-        if not isinstance(self.logits, Tensor) or self.logits.ndim != 2:
-            got = str(getattr(self.logits, 'shape', type(self.logits).__name__))
-            raise ValueError(
-                f'{purpose} needs logits of the shape (batch, classes), the model gave {got}; '
-                "use objective='TrainingLoss' for a model without class scores"
-            )
-        labels = self.labels
-        if labels is not None and labels.shape == (*shape, 1):
-            labels = labels.squeeze(1)
-        if labels is None or labels.is_floating_point() or labels.shape != shape:
-            got = 'none' if labels is None else f'{labels.dtype} of shape {tuple(labels.shape)}'
-            raise ValueError(
-                f'{purpose} needs one hard label a sample, integers of shape {shape}, got {got}; '
-                'drop what softens them (label blending: mixup, CutMix), or use a recipe that '
-                "ascends the training loss: dict(type='CEAugmentation')"
-            )
-        return labels
+from .record import Record, StepResult
 
 
 class Adapter(ABC):
@@ -119,12 +35,12 @@ class Adapter(ABC):
         """Whether this adapter is made for the model."""
 
     @abstractmethod
-    def forward(self, inputs: Inputs, target: Any) -> Record:
+    def forward(self, batch: Batch, target: Any) -> Record:
         """The model's own training forward."""
 
-    def losses(self, inputs: Inputs, target: Any) -> Mapping[str, Tensor]:
+    def losses(self, batch: Batch, target: Any) -> Mapping[str, Tensor]:
         """The losses of :meth:`forward` alone, for an iteration without an attack."""
-        return self.forward(inputs, target).losses
+        return self.forward(batch, target).losses
 
     @abstractmethod
     def space(self, values: Tensor, name: str) -> InputSpace:
@@ -143,14 +59,14 @@ class Adapter(ABC):
         """
 
     def feature_map(
-        self, layer: str, output: Any, inputs: Inputs, layout: str | None
+        self, layer: str, output: Any, batch: Batch, layout: str | None
     ) -> tuple[Any, str | None]:
         """The feature map in what the CAM layer returned, and the layout of its axes.
 
         Args:
             layer (str): The dotted name of the layer.
             output (Any): What it returned.
-            inputs (Tensor | dict): The batch it was computed from.
+            batch (Batch): The batch it was computed from.
             layout (str, optional): The layout that the user says it has.
 
         Returns:
@@ -160,22 +76,16 @@ class Adapter(ABC):
         return output, layout
 
     @abstractmethod
-    def report(
-        self,
-        clean: Record,
-        adversarial: Record,
-        clean_total: Tensor,
-        penalties: Mapping[str, Tensor],
-        recipe: Recipe,
-    ) -> dict[str, Tensor]:
-        """The losses of a step as the model's trainer reads them.
+    def report(self, result: StepResult, recipe: Recipe) -> dict[str, Tensor]:
+        """A step as the model's trainer reads it.
 
         Args:
-            clean (Record): The clean forward; only the values of its losses are to be used.
-            adversarial (Record): The adversarial forward, with its graph.
-            clean_total (Tensor): The weighted clean total, which carries the clean gradient.
-            penalties (Mapping[str, Tensor]): The weighted regularizers, by their log keys.
-            recipe (Recipe): The recipe, for the weights of both records.
+            result (StepResult): The step.
+            recipe (Recipe): The recipe, for the weights of what is logged.
+
+        Returns:
+            dict[str, Tensor]: Losses and metrics, of which the trainer differentiates
+            ``result.total`` and nothing else.
         """
 
 
@@ -194,3 +104,8 @@ def adapter_class(model: nn.Module) -> type[Adapter]:
         if adapter.handles(model):
             return adapter
     raise TypeError(f'no adapter handles {type(model).__name__}; write one: core.adapter.Adapter')
+
+
+def class_names(model: nn.Module) -> set[str]:
+    """The classes of a model as ``package.Class``, which needs none of the packages."""
+    return {f'{kind.__module__.split(".")[0]}.{kind.__name__}' for kind in type(model).__mro__}

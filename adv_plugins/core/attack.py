@@ -14,10 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .batch import Values
 from .functional import ascent_direction, expand_like, project, uniform_in_ball
-
-Values = dict[str, Tensor]
-"""One tensor a modality."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class InputSpace:
 
 @dataclass(frozen=True)
 class GradientAscent:
-    """K steps of projected steepest ascent from a clean batch (taf.txt eq. 6; a-art.txt eq. 4).
+    """K steps of projected steepest ascent from a clean batch (TAF, eq. 6; A-ART, eq. 4).
 
     Args:
         norm (str): ``'linf'`` (signed gradient) or ``'l2'`` (normalised gradient).

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+
+from .eager import not_compiled
 
 
 def gradients(
@@ -71,7 +73,7 @@ def _without_hooks(inputs: Sequence[Tensor]) -> Iterator[None]:
             entries.update(before)
 
 
-class Carry(torch.autograd.Function):
+class InjectGradients(torch.autograd.Function):
     """A scalar whose backward hands out gradients that are known already.
 
     Its inputs are the parameters, so the trainer's one backward scales, accumulates and reduces
@@ -97,12 +99,45 @@ class Carry(torch.autograd.Function):
                 'has taken the clean gradients ahead and let go of their graph; use an optimizer '
                 'that does not need them'
             )
-        scaled: tuple[Tensor | None, ...] = _scaled(ctx, scale)
-        return scaled
+        return _scaled(ctx, scale)
+
+
+def inject_gradients(value: Tensor, known: Mapping[Tensor, Tensor | None]) -> Tensor:
+    """A scalar whose backward brings gradients that are known already.
+
+    Args:
+        value (Tensor): The scalar, without a graph.
+        known (Mapping[Tensor, Tensor | None]): The gradient by each parameter; None for one that
+            is only to be reached.
+
+    Returns:
+        Tensor: The same value.
+    """
+    return cast(Tensor, InjectGradients.apply(value, known.values(), *known))
+
+
+class _GradientOf(torch.autograd.Function):
+    """Shows one scalar and is differentiated as another."""
+
+    @staticmethod
+    def forward(ctx: Any, shown: Tensor, source: Tensor) -> Tensor:
+        return shown.clone()
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[None, Tensor]:
+        return None, scale
+
+
+def with_gradient_of(shown: Tensor, source: Tensor) -> Tensor:
+    """The value of one scalar with the gradient of another.
+
+    A trainer that sums the losses it logs then differentiates the sum that the step has computed.
+    """
+    return cast(Tensor, _GradientOf.apply(shown.detach(), source))
 
 
 # Where the training step around it is compiled, a backward would be too.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@not_compiled
 def _scaled(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
     """The known gradients times a scale; let go of as they are used."""
     scaled: list[Tensor | None] = []
@@ -123,7 +158,7 @@ _keeps_graph: Callable[[], bool] = getattr(
 
 
 def autograd_clock() -> int:
-    """The sequence number that autograd gives to the next node."""
+    """The sequence number that autograd gives to the next node, as a clock of graphs."""
     with torch.enable_grad():
         node = torch.zeros((), requires_grad=True).view_as(torch.zeros(())).grad_fn
     number: int = node._sequence_nr()  # type: ignore[union-attr]
@@ -147,7 +182,7 @@ def leaves_of(nodes: Iterable[Any]) -> list[Tensor]:
     return [node.variable for node in nodes if type(node).__name__ == 'AccumulateGrad']
 
 
-def reaches_behind(nodes: Iterable[Any], clock: int) -> bool:
+def depends_on_earlier_graph(nodes: Iterable[Any], clock: int) -> bool:
     """Whether a scalar with these nodes depends on something computed before a time, whose graph
     is not the step's to free."""
     # A cast holds nothing that could be freed: autocast shares those of weights among forwards.

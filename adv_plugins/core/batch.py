@@ -1,9 +1,4 @@
-"""What a model is fed: one tensor, or named tensors with masks of their valid entries.
-
-In a mapping the floating-point tensors are what an attack perturbs, one entry a modality. A boolean
-``<name>_mask`` beside them, of the leading axes of ``<name>``, is True where it is valid and False
-where it is padding. Everything else passes by.
-"""
+"""What a model is fed, parsed once: what an attack perturbs, where it is valid, and the rest."""
 
 from __future__ import annotations
 
@@ -16,95 +11,103 @@ from torch import Tensor
 from .functional import relative_size
 
 Inputs = Tensor | Mapping[str, Any]
+Values = dict[str, Tensor]
+"""One tensor a modality."""
 MASK = '_mask'
 LONE = ''
-"""The name of a batch that is one tensor."""
+"""The name of the only modality of a batch that is one tensor."""
 
 
-def modalities(inputs: Inputs) -> dict[str, Tensor]:
-    """What an attack perturbs, by name; ``{'': inputs}`` for one tensor.
+class Batch:
+    """A batch of inputs: one tensor, or named tensors with masks of their valid entries.
+
+    Of a mapping the floating-point tensors are perturbed, one entry a modality. A boolean
+    ``<name>_mask`` beside them, over the leading axes of ``<name>``, is True where they are valid
+    and False where they are padding. Everything else is passed on as it is.
+
+    Args:
+        inputs (Tensor | Mapping[str, Any]): What the model takes.
+
+    Attributes:
+        values (dict[str, Tensor]): The modalities by name; ``{'': inputs}`` for one tensor.
 
     Raises:
         TypeError: There is no floating-point tensor.
+        ValueError: A mask is not boolean, or has not the leading axes of its modality.
     """
-    values = {LONE: inputs} if isinstance(inputs, Tensor) else inputs
-    found = {}
-    if isinstance(values, Mapping):
-        found = {
-            name: value
-            for name, value in values.items()
-            if isinstance(value, Tensor) and value.is_floating_point()
-        }
-    if found:
-        return found
-    got: object = type(inputs).__name__
-    if isinstance(inputs, Tensor):
-        got = inputs.dtype
-    elif isinstance(inputs, Mapping):
-        got = {name: getattr(value, 'dtype', type(value)) for name, value in inputs.items()}
-    raise TypeError(
-        'an attack needs inputs that are one floating-point tensor, or a dict with some, got '
-        f'{got}; convert them before (inputs.float()), or let the data preprocessor normalise them'
-    )
 
+    def __init__(self, inputs: Inputs) -> None:
+        self._given = inputs
+        self.values = _modalities(inputs)
+        self._valid = {name: _valid_entries(inputs, name) for name in self.values}
 
-def replace(inputs: Inputs, values: Mapping[str, Tensor]) -> Inputs:
-    """The same batch with other values for some of its tensors."""
-    return values[LONE] if isinstance(inputs, Tensor) else {**inputs, **values}
+    @property
+    def inputs(self) -> Inputs:
+        """What the model takes; of a mapping a copy, which the model may change."""
+        if isinstance(self._given, Tensor):
+            return self.values[LONE]
+        return {**self._given, **self.values}
 
+    @property
+    def size(self) -> int:
+        """Number of samples, B."""
+        return len(self._first)
 
-def valid_entries(inputs: Inputs, name: str) -> Tensor | None:
-    """Where a modality is no padding, broadcastable to it; None where all of it is valid."""
-    if isinstance(inputs, Tensor) or name + MASK not in inputs:
-        return None
-    mask: Tensor = inputs[name + MASK]
-    value: Tensor = inputs[name]
-    if mask.dtype is not torch.bool or mask.shape != value.shape[: mask.ndim]:
-        raise ValueError(
-            f'{name}{MASK} must be boolean (True = valid) over the leading axes of {name!r}, got '
-            f'{mask.dtype} {tuple(mask.shape)} for {tuple(value.shape)}'
-        )
-    return mask.view(*mask.shape, *[1] * (value.ndim - mask.ndim))
+    @property
+    def device(self) -> torch.device:
+        """Where the first modality is."""
+        return self._first.device
 
+    @property
+    def _first(self) -> Tensor:
+        return next(iter(self.values.values()))
 
-def relative_sizes(inputs: Inputs, perturbed: Inputs) -> dict[str, Tensor]:
-    """``||R|| / ||X||`` of every sample by modality, without the padding, shape (B,) each."""
-    moved = modalities(perturbed)
-    sizes = {}
-    for name, value in modalities(inputs).items():
-        valid = valid_entries(inputs, name)
-        parts = (moved[name].detach() - value.detach(), value.detach())
-        if valid is not None:
-            parts = tuple(part.masked_fill(~valid, 0) for part in parts)  # type: ignore[assignment]
-        sizes[name] = relative_size(*parts)
-    return sizes
+    def valid(self, name: str) -> Tensor | None:
+        """Where a modality is no padding, boolean and broadcastable to it; None for everywhere."""
+        return self._valid[name]
 
+    def replace(self, values: Mapping[str, Tensor]) -> Batch:
+        """The same batch with other values of its modalities."""
+        changed = object.__new__(type(self))
+        changed._given, changed.values, changed._valid = self._given, dict(values), self._valid
+        return changed
 
-def batch_size(inputs: Inputs) -> int:
-    """Number of samples."""
-    return len(next(iter(modalities(inputs).values())))
+    def leaves(self) -> Batch:
+        """The same batch with its modalities as leaves to differentiate by."""
+        leaves = {name: value.detach().requires_grad_() for name, value in self.values.items()}
+        return self.replace(leaves)
+
+    def take(self, index: Tensor) -> Batch:
+        """The samples at ``index``."""
+        inputs = self.inputs
+        if isinstance(inputs, Tensor):
+            return Batch(inputs[index])
+        return Batch(take_entries(inputs, index, self.size))
+
+    def clone(self) -> Batch:
+        """A copy of all tensors: those made under inference_mode cannot be differentiated."""
+        inputs = self.inputs
+        if isinstance(inputs, Tensor):
+            return Batch(inputs.clone())
+        copied = {n: v.clone() if isinstance(v, Tensor) else v for n, v in inputs.items()}
+        return Batch(copied)
+
+    def relative_sizes(self, perturbed: Batch) -> Values:
+        """``||R|| / ||X||`` of every sample by modality, without the padding, shape (B,) each."""
+        sizes = {}
+        for name, value in self.values.items():
+            clean = value.detach()
+            change = perturbed.values[name].detach() - clean
+            valid = self.valid(name)
+            if valid is not None:
+                clean, change = clean.masked_fill(~valid, 0), change.masked_fill(~valid, 0)
+            sizes[name] = relative_size(change, clean)
+        return sizes
 
 
 def per_sample(values: Tensor, count: int) -> Tensor:
     """``(B·k, ...)`` with the batch outermost as ``(B, k, ...)``."""
     return values.reshape(count, -1, *values.shape[1:])
-
-
-def clone(inputs: Inputs) -> Inputs:
-    """A copy of all tensors: those made under inference_mode cannot be differentiated."""
-    if isinstance(inputs, Tensor):
-        return inputs.clone()
-    return {
-        name: value.clone() if isinstance(value, Tensor) else value
-        for name, value in inputs.items()
-    }
-
-
-def take(inputs: Inputs, index: Tensor) -> Inputs:
-    """The samples at ``index``."""
-    if isinstance(inputs, Tensor):
-        return inputs[index]
-    return take_entries(inputs, index, batch_size(inputs))
 
 
 def take_entries(values: Mapping[str, Any], index: Tensor, size: int) -> dict[str, Any]:
@@ -118,3 +121,38 @@ def take_entries(values: Mapping[str, Any], index: Tensor, size: int) -> dict[st
             value = [value[i] for i in index.tolist()]
         taken[name] = value
     return taken
+
+
+def _modalities(inputs: Any) -> Values:
+    values = {LONE: inputs} if isinstance(inputs, Tensor) else inputs
+    modalities: Values = {}
+    if isinstance(values, Mapping):
+        modalities = {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+        }
+    if modalities:
+        return modalities
+    got: object = type(inputs).__name__
+    if isinstance(inputs, Tensor):
+        got = inputs.dtype
+    elif isinstance(inputs, Mapping):
+        got = {name: getattr(value, 'dtype', type(value)) for name, value in inputs.items()}
+    raise TypeError(
+        'an attack needs inputs that are one floating-point tensor, or a dict with some, got '
+        f'{got}; convert them before (inputs.float()), or let the data preprocessor normalise them'
+    )
+
+
+def _valid_entries(inputs: Inputs, name: str) -> Tensor | None:
+    if isinstance(inputs, Tensor) or name + MASK not in inputs:
+        return None
+    mask: Tensor = inputs[name + MASK]
+    value: Tensor = inputs[name]
+    if mask.dtype is not torch.bool or mask.shape != value.shape[: mask.ndim]:
+        raise ValueError(
+            f'{name}{MASK} must be boolean (True = valid) over the leading axes of {name!r}, got '
+            f'{mask.dtype} {tuple(mask.shape)} for {tuple(value.shape)}'
+        )
+    return mask.view(*mask.shape, *[1] * (value.ndim - mask.ndim))

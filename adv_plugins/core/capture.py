@@ -5,7 +5,6 @@ Hooks live only as long as the ``with`` block. Captured tensors keep their graph
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from typing import Any
 
 from einops import EinopsError, rearrange
 from torch import Tensor, nn
+
+from .checks import near_names
 
 FRAMES = 'b t c h w'
 LAYOUTS = {4: '(b t) c h w', 5: 'b c t h w'}
@@ -62,8 +63,10 @@ def find_module(model: nn.Module, name: str, option: str) -> nn.Module:
     modules: dict[str, nn.Module] = dict(model.named_modules())
     if name in modules and name:
         return modules[name]
-    near = difflib.get_close_matches(name, modules, n=3, cutoff=0.4)
-    hint = ' or '.join(f'{option}={match!r}' for match in near) or 'a name of named_modules()'
+    near = near_names(name, modules)
+    hint = ' or '.join(f'{option}={match!r}' for match in near)
+    if len(near) > 3:
+        hint = 'a name of named_modules()'
     raise ValueError(f'{option}={name!r} is no module of {type(model).__name__}; write {hint}')
 
 

@@ -32,3 +32,9 @@ def check_choice(option: str, value: object, allowed: Collection[object]) -> Non
 def is_integer(value: object) -> bool:
     """Whether a value is an integer, numpy's included; a boolean is none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_names(option: str, names: Collection[str] | None) -> None:
+    """Raise a ValueError that names the option if it is one name, not a list of some."""
+    if isinstance(names, str):
+        raise ValueError(f'{option}={names!r} must be a list of names; write {option}=[{names!r}]')

@@ -12,16 +12,16 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from .adapter import adapter_class
+from .adversary import Adversary
 from .batch import Inputs
 from .norm import PREFIX, DualNorm, NormPath, convert_norms, dual_norms, revert_norms
 from .recipe import Recipe, build_recipe
-from .step import Adversary
 from .subclass import restore_class, swap_class
 
 Model = TypeVar('Model', bound=nn.Module)
 
 _STATE = '_adversary'
-_BOOKKEEPING = ('seed', 'iteration', 'started')
+_SCHEDULE = 'adversary.'
 
 
 class AdversarialModule(nn.Module):
@@ -42,15 +42,14 @@ class AdversarialModule(nn.Module):
             ``backward()`` on, ``'clean_loss'`` and ``'adv_loss'`` are its weighted parts, and
             an iteration without the adversarial path has ``'loss'`` alone; a recognizer returns
             its own losses, weighted, and those of the adversarial path with the prefix ``adv_``.
-            ``'adv_nonfinite'`` counts the samples that stayed clean
-            because their attack gradient was not finite, ``'adv_unmoved'`` all that did.
+            ``'adv_nonfinite'`` counts the samples left unperturbed because their attack gradient
+            was not finite, ``'adv_unmoved'`` all samples left unperturbed, for any reason.
             ``'adv_eps'`` is ε and ``'adv_ratio'`` (``'adv_ratio_<name>'``) the mean of
             ``||R|| / ||X||`` as the model is fed them. A regularizer appears as
             ``'loss_<name>'``, weighted, and ``'<name>'``.
         """
         _warn_past_ddp()
-        losses: dict[str, Tensor] = get_adversary(self).losses(inputs, target)
-        return losses
+        return get_adversary(self).losses(inputs, target)
 
     def perturb(self, inputs: Inputs, target: Any) -> Inputs:
         """The adversarial inputs of the recipe; nothing of the model is changed.
@@ -68,8 +67,7 @@ class AdversarialModule(nn.Module):
         Returns:
             Tensor | dict: Detached, of the shape, dtype and space of ``inputs``.
         """
-        perturbed: Inputs = get_adversary(self).perturb(inputs, target)
-        return perturbed
+        return get_adversary(self).perturb(inputs, target)
 
 
 def make_adversarial(
@@ -171,15 +169,14 @@ def adversarial_state_dict(model: nn.Module) -> dict[str, Tensor]:
         model (nn.Module): A model from :func:`make_adversarial`.
 
     Returns:
-        dict[str, Tensor]: The adversarial parameters and statistics under their names in the
+        dict[str, Tensor]: The auxiliary parameters and statistics under their names in the
         model (``backbone.bn1.adv_weight``), and the state of the schedule and of the private
         random stream under ``adversary.*``.
     """
     adversary = get_adversary(model)
-    state = {name: value.detach() for name, value in _twins(model).items()}
-    for name in _BOOKKEEPING:
-        state[f'adversary.{name}'] = torch.tensor(getattr(adversary, name))
-    return state
+    state = {name: value.detach() for name, value in _auxiliary(model).items()}
+    bookkeeping = adversary.schedule.state_dict()
+    return state | {_SCHEDULE + name: value for name, value in bookkeeping.items()}
 
 
 @torch.no_grad()
@@ -194,19 +191,17 @@ def load_adversarial_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -
         ValueError: Keys are missing, unexpected, or of another shape; nothing is loaded then.
     """
     adversary = get_adversary(model)
-    twins = _twins(model)
-    expected = set(twins) | {f'adversary.{name}' for name in _BOOKKEEPING}
-    wrong = sorted(expected ^ set(state))
-    wrong += [name for name in twins if name in state and twins[name].shape != state[name].shape]
+    auxiliary, bookkeeping = _auxiliary(model), adversary.schedule.state_dict()
+    wrong = sorted((set(auxiliary) | {_SCHEDULE + name for name in bookkeeping}) ^ set(state))
+    wrong += [n for n, value in auxiliary.items() if n in state and value.shape != state[n].shape]
     if wrong:
         raise ValueError(
             f'the adversarial state does not fit the model; missing, unexpected or of another '
             f'shape: {", ".join(wrong[:5])}{" ..." if len(wrong) > 5 else ""}'
         )
-    for name, twin in twins.items():
-        twin.copy_(state[name])
-    for name in _BOOKKEEPING:
-        setattr(adversary, name, state[f'adversary.{name}'].item())
+    for name, value in auxiliary.items():
+        value.copy_(state[name])
+    adversary.schedule.load_state_dict({name: state[_SCHEDULE + name] for name in bookkeeping})
 
 
 def is_adversarial(model: nn.Module) -> bool:
@@ -228,12 +223,12 @@ def get_adversary(model: nn.Module) -> Adversary:
     return adversary
 
 
-def _twins(model: nn.Module) -> dict[str, Tensor]:
+def _auxiliary(model: nn.Module) -> dict[str, Tensor]:
     names = {id(module): name for name, module in model.named_modules()}
     return {
-        f'{names[id(module)]}.{PREFIX}{name}'.lstrip('.'): twin
+        f'{names[id(module)]}.{PREFIX}{name}'.lstrip('.'): value
         for module in dual_norms(model)
-        for name, _, twin in module.twin_pairs()
+        for name, _, value in module.auxiliary_pairs()
     }
 
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TypeVar
 
 from .recipe import Recipe
 
 CLEAN_STEP = 3.0
 """Forward, gradient by the inputs of layers, gradient by parameters."""
 _LONGEST = 1000
-
-AnyRecipe = TypeVar('AnyRecipe', bound=Recipe)
 
 
 def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
@@ -49,12 +46,13 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
     return (clean + attack + CLEAN_STEP * part) / CLEAN_STEP
 
 
-def within_budget(recipe: AnyRecipe, batch_size: int, share: float = 1.0) -> AnyRecipe:
+def within_budget(recipe: Recipe, batch_size: int, share: float = 1.0) -> Recipe:
     """The recipe with the interval and the fraction that its budget pays for.
 
-    Of all that are within it those with the largest product of adversarial samples and adversarial
-    steps: a part of every batch kept more than as many samples now and then where both were tried,
-    and still a part of next to nothing is none. It is a number of samples, two at least.
+    Of all pairs within the budget, the one with the largest product of adversarial samples and
+    adversarial steps: where both were tried, perturbing part of every batch preserved more of the
+    gain than perturbing whole batches less often, while a part of next to nothing preserves none.
+    The part is a whole number of samples, two at least.
 
     Args:
         recipe (Recipe): The recipe; without a ``budget`` it is returned as it is.

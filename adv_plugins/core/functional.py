@@ -17,7 +17,7 @@ CAM_NORMALIZATIONS = ('minmax', 'max')
 
 
 def temporal_cam(features: Tensor, gradients: Tensor, weighting: str = 'gap') -> Tensor:
-    """Class activation maps of every frame (taf.txt eq. 2).
+    """Class activation maps of every frame (TAF, eq. 2).
 
     ``CAM_t = sum_c w_tc F'_tc`` without a ReLU, where ``w`` is the gradient of the
     cross-entropy averaged over height and width, frame by frame and channel by channel.
@@ -49,7 +49,7 @@ def temporal_cam(features: Tensor, gradients: Tensor, weighting: str = 'gap') ->
 def temporal_cam_loss(
     cam: Tensor, num_frames: int | None = None, normalize: str = 'minmax'
 ) -> Tensor:
-    """How much attention the non-key frames receive (taf.txt eq. 3-5).
+    """How much attention the non-key frames receive (TAF, eq. 3-5).
 
     The maps are normalised over the whole clip, the ``num_frames`` frames with the smallest sum
     are the non-key frames, and the loss is the mean of their maps. Ascending it moves
@@ -88,7 +88,7 @@ def temporal_cam_loss(
 
 
 def ascent_direction(gradient: Tensor, norm: str, dims: tuple[int, ...]) -> Tensor:
-    """The steepest unit step of a norm (taf.txt eq. 6; a-art.txt eq. 3).
+    """The steepest unit step of a norm (TAF, eq. 6; A-ART, eq. 3).
 
     Args:
         gradient (Tensor): Gradient of the objective with respect to the perturbation.
@@ -109,7 +109,7 @@ def ascent_direction(gradient: Tensor, norm: str, dims: tuple[int, ...]) -> Tens
 
 
 def project(delta: Tensor, eps: float | Tensor, norm: str, dims: tuple[int, ...]) -> Tensor:
-    """The nearest perturbation inside the ball ``||delta|| <= eps`` (the Π of taf.txt eq. 6).
+    """The nearest perturbation inside the ball ``||delta|| <= eps`` (the Π of TAF, eq. 6).
 
     Args:
         delta (Tensor): Perturbation of any shape.
@@ -137,7 +137,7 @@ def relative_size(perturbation: Tensor, clean: Tensor) -> Tensor:
 
 
 def attention_frobenius(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-    """How far two attention maps are apart: ``||A - A_adv||_F``, not squared (a-art.txt 2.2).
+    """How far two attention maps are apart: ``||A - A_adv||_F``, not squared (A-ART, section 2.2).
 
     Args:
         a (Tensor): Attention maps, averaged over heads, shape (B, T, T); or (B, W, T, T) for W
@@ -163,7 +163,7 @@ def attention_frobenius(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Ten
 
 
 def attention_mse(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared difference of two attention maps over their valid entries (a-art.txt 3.2.2).
+    """Mean squared difference of two maps over their valid entries (A-ART, section 3.2.2).
 
     Args:
         a (Tensor): Attention maps as :func:`attention_frobenius` takes them.
@@ -180,7 +180,7 @@ def attention_mse(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
 def random_wrong_labels(
     labels: Tensor, num_classes: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Labels drawn evenly from all classes but the given one (taf.txt 3.2, the random ŷ).
+    """Labels drawn evenly from all classes but the given one (TAF, section 3.2, the random ŷ).
 
     Args:
         labels (Tensor): True labels, integers of shape (B,).

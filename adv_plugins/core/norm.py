@@ -1,9 +1,11 @@
-"""Dual norm: a second set of normalisation entries for adversarial inputs (taf.txt 3.3).
+"""Dual norm: a second set of normalisation entries for adversarial inputs (TAF, section 3.3).
 
-A converted norm keeps its class (as a subclass), its parameters and its buffers. Its adversarial
-twins are parameters and buffers of the same module (``adv_weight``, ``adv_running_mean``, ...)
-that stand in for the clean ones during one call, so a norm with behaviour of its own
-(SyncBatchNorm, timm's BatchNormAct2d) keeps it on both paths. State dicts leave the twins out.
+Adversarial inputs have other statistics than clean ones, so they get auxiliary norms (Xie et al.,
+CVPR 2020). A converted norm keeps its class (as a subclass), its parameters and its buffers. Its
+auxiliary entries are parameters and buffers of the same module (``adv_weight``,
+``adv_running_mean``, ...) that stand in for the clean ones during one call, so a norm with
+behaviour of its own (SyncBatchNorm, timm's BatchNormAct2d) keeps it on both paths. State dicts
+leave the auxiliary entries out.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ class NormPath:
         """The branch of the running forward and whether it updates statistics.
 
         Activation checkpointing runs forwards again inside the trainer's backward, when the step
-        is over. The node that asks for it tells when, and so on which branch, it was recorded.
+        is over. The autograd sequence number of the node that asks for it identifies the branch.
         """
         if self._inside or torch._C._current_graph_task_id() == -1:
             return self.branch, self.tracking
@@ -76,7 +78,7 @@ class DualNorm(nn.Module):
     """Mixed into the class of a converted norm; see the module docstring."""
 
     _norm_path: NormPath
-    _twins: tuple[str, ...]
+    _auxiliary: tuple[str, ...]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         branch, tracking = self._norm_path.now()
@@ -85,7 +87,7 @@ class DualNorm(nn.Module):
         parameters, buffers = dict(self._parameters), dict(self._buffers)
         try:
             if branch == ADVERSARIAL:
-                for name in self._twins:
+                for name in self._auxiliary:
                     if name in parameters:
                         self._parameters[name] = parameters[PREFIX + name]
                     else:
@@ -97,7 +99,7 @@ class DualNorm(nn.Module):
             output = super().forward(*args, **kwargs)
             if branch == ADVERSARIAL and tracking:
                 # Norms that assign a new tensor instead of updating in place.
-                for name in buffers.keys() & set(self._twins):
+                for name in buffers.keys() & set(self._auxiliary):
                     buffers[PREFIX + name] = self._buffers[name]
             return output
         finally:
@@ -106,7 +108,7 @@ class DualNorm(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name in self._twins:
+        for name in self._auxiliary:
             destination.pop(prefix + PREFIX + name, None)
 
     def _load_from_state_dict(
@@ -123,18 +125,29 @@ class DualNorm(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs
         )
-        twins = {prefix + PREFIX + name for name in self._twins}
-        missing_keys.extend(key for key in missing if key not in twins)
+        auxiliary = {prefix + PREFIX + name for name in self._auxiliary}
+        missing_keys.extend(key for key in missing if key not in auxiliary)
 
-    def twin_pairs(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Name, clean tensor and adversarial tensor of every doubled entry."""
-        for name in self._twins:
+    def auxiliary_pairs(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Name, clean tensor and auxiliary tensor of every doubled entry."""
+        for name in self._auxiliary:
             yield name, getattr(self, name), getattr(self, PREFIX + name)
 
 
 def is_batch_norm(module: nn.Module) -> bool:
     """Whether a module keeps running statistics, or could."""
     return 'running_mean' in module._buffers
+
+
+def plain_batch_norms(model: nn.Module) -> list[str]:
+    """Names of the batch norms that were not converted and are trained on both paths alike."""
+    return [
+        name
+        for name, part in model.named_modules()
+        if is_batch_norm(part)
+        and not isinstance(part, DualNorm)
+        and any(value.requires_grad for value in part.parameters())
+    ]
 
 
 def convert_norms(
@@ -145,9 +158,9 @@ def convert_norms(
     Args:
         model (nn.Module): The model; norms already converted for ``path`` are left as they are.
         path (NormPath): The path they shall follow.
-        dual_bn (bool): Whether batch norms get adversarial twins. Without, both paths share all
-            their entries and only the freezing of statistics is gained.
-        dual_ln (bool): Whether LayerNorms get adversarial twins. Defaults to False.
+        dual_bn (bool): Whether batch norms get auxiliary entries. Without them both paths share all
+            entries, and only the freezing of statistics is gained.
+        dual_ln (bool): Whether LayerNorms get auxiliary entries. Defaults to False.
 
     Returns:
         list[DualNorm]: The norms of the model, in the order of ``model.modules()``.
@@ -158,27 +171,27 @@ def convert_norms(
             continue
         entries = {**module._parameters, **module._buffers}
         dual = layer_norm or dual_bn
-        twins = tuple(name for name, value in entries.items() if dual and value is not None)
+        doubled = tuple(name for name, value in entries.items() if dual and value is not None)
         module.__dict__['_norm_path'] = path
-        module.__dict__['_twins'] = twins
+        module.__dict__['_auxiliary'] = doubled
         swap_class(module, DualNorm, 'Dual')
-        for name in twins:
+        for name in doubled:
             value = entries[name]
             assert value is not None
             if isinstance(value, nn.Parameter):
-                twin = nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
-                module.register_parameter(PREFIX + name, twin)
+                auxiliary = nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
+                module.register_parameter(PREFIX + name, auxiliary)
             else:
                 module.register_buffer(PREFIX + name, value.detach().clone())
     return dual_norms(model)
 
 
 def revert_norms(model: nn.Module) -> None:
-    """Undo :func:`convert_norms`: plain classes again, twins dropped."""
+    """Undo :func:`convert_norms`: plain classes again, auxiliary entries dropped."""
     for module in dual_norms(model):
-        for name in module._twins:
+        for name in module._auxiliary:
             delattr(module, PREFIX + name)
-        del module.__dict__['_norm_path'], module.__dict__['_twins']
+        del module.__dict__['_norm_path'], module.__dict__['_auxiliary']
         restore_class(module)
 
 
@@ -187,23 +200,23 @@ def dual_norms(model: nn.Module) -> list[DualNorm]:
     return [module for module in model.modules() if isinstance(module, DualNorm)]
 
 
-def twin_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-    """Clean and adversarial parameter of every doubled one."""
+def auxiliary_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+    """Clean and auxiliary parameter of every doubled one."""
     for module in dual_norms(model):
-        for _, clean, twin in module.twin_pairs():
-            if isinstance(clean, nn.Parameter) and isinstance(twin, nn.Parameter):
-                yield clean, twin
+        for _, clean, auxiliary in module.auxiliary_pairs():
+            if isinstance(clean, nn.Parameter) and isinstance(auxiliary, nn.Parameter):
+                yield clean, auxiliary
 
 
 @torch.no_grad()
-def copy_clean_to_adversarial(model: nn.Module) -> None:
-    """Set every adversarial twin to its clean value."""
+def copy_clean_to_auxiliary(model: nn.Module) -> None:
+    """Set every auxiliary entry to its clean value."""
     for module in dual_norms(model):
-        for _, clean, twin in module.twin_pairs():
-            twin.copy_(clean)
+        for _, clean, auxiliary in module.auxiliary_pairs():
+            auxiliary.copy_(clean)
 
 
 def mirror_requires_grad(model: nn.Module) -> None:
-    """Freeze and unfreeze adversarial parameters with their clean twins (partial_bn, ...)."""
-    for clean, twin in twin_parameters(model):
-        twin.requires_grad_(clean.requires_grad)
+    """Freeze and unfreeze auxiliary parameters with their clean ones (partial_bn, ...)."""
+    for clean, auxiliary in auxiliary_parameters(model):
+        auxiliary.requires_grad_(clean.requires_grad)

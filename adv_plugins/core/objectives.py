@@ -1,6 +1,6 @@
 """What an attack maximises.
 
-An objective reads the :class:`~adv_plugins.core.adapter.Record` of a forward pass and gives one
+An objective reads the :class:`~adv_plugins.core.record.Record` of a forward pass and gives one
 value per sample (or one sum). The labels it aims at are chosen once, on the clean record, and
 held for all K steps.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,8 @@ from .functional import (
     temporal_cam,
     temporal_cam_loss,
 )
-
-if TYPE_CHECKING:
-    from .adapter import Record
+from .options import describe
+from .record import Record
 
 
 class Objective(ABC):
@@ -40,6 +39,8 @@ class Objective(ABC):
     cam_layer: str | None = None
     cam_layout: str | None = None
 
+    __repr__ = describe
+
     @abstractmethod
     def targets(self, record: Record) -> Tensor | None:
         """The labels to aim at, chosen once from the clean record, shape (B,) or None."""
@@ -49,9 +50,9 @@ class Objective(ABC):
         """The value to ascend, per sample or summed, differentiable in the record's inputs."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TrainingLoss(Objective):
-    """The loss the model is trained with, at the labels it is trained on (taf.txt eq. 1).
+    """The loss the model is trained with, at the labels it is trained on (TAF, eq. 1).
 
     For a classifier trained with cross-entropy that is the cross-entropy at the true label. Its
     gradient comes out of the clean backward for free.
@@ -67,7 +68,7 @@ class TrainingLoss(Objective):
         return record.loss * record.batch_size
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class CrossEntropy(Objective):
     """Cross-entropy of the logits at the true label, whatever else the training loss holds."""
 
@@ -81,12 +82,12 @@ class CrossEntropy(Objective):
         return F.cross_entropy(record.logits.float(), targets, reduction='none')
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TemporalCAM(Objective):
-    """The CAM-based temporal loss (taf.txt eq. 2-5).
+    """The CAM-based temporal loss (TAF, eq. 2-5).
 
     The CAM belongs to the label ŷ: a random wrong label for a clip that the model classifies
-    correctly, the true label for the others (taf.txt 3.2).
+    correctly, the true label for the others (TAF, section 3.2).
 
     Args:
         num_frames (int, optional): N of eq. 5. Defaults to None: all frames.

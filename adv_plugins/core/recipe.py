@@ -1,31 +1,127 @@
-"""Recipes: what fills the picture of an adversarial step, and the papers' own fillings.
+"""Recipes: what fills the picture of an adversarial step.
 
 A recipe is threat model (norm, eps, axes, clamp) × solver (steps, step size, start) × objective
 × regularizers × weights × norm policy × schedule (begin, end, interval, fraction of the batch).
+The papers' own are in :mod:`adv_plugins.recipes`.
 """
 
 from __future__ import annotations
 
-import difflib
+import functools
 import inspect
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from numbers import Integral
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 from .attack import GradientAscent
-from .checks import check_choice
-from .functional import CAM_NORMALIZATIONS, CAM_WEIGHTINGS, NORMS
-from .objectives import OBJECTIVES, Objective, TemporalCAM, TrainingLoss
-from .regularizers import REGULARIZERS, AttentionFrobenius, Regularizer, check_names
+from .checks import is_integer
+from .functional import NORMS
+from .objectives import OBJECTIVES, Objective
+from .options import build, describe
+from .regularizers import REGULARIZERS, Regularizer
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Rule:
+    """What an option of a recipe has to fulfil.
+
+    Args:
+        option (str): The option.
+        holds (Callable): Whether a recipe fulfils it.
+        text (str): What follows ``option=value`` in the error; ``{eps}`` and the like are the
+            recipe's options.
+    """
+
+    option: str
+    holds: Callable[[Recipe], bool]
+    text: str
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise a ValueError unless the recipe fulfils the rule."""
+        value = getattr(recipe, self.option)
+        if not self.holds(recipe):
+            text = self.text.format(**vars(recipe))
+            raise ValueError(f'{self.option}={value!r} {text}')
+
+
+def _not_negative(option: str) -> Rule:
+    def holds(recipe: Recipe) -> bool:
+        value = getattr(recipe, option)
+        number = isinstance(value, Real) and 0 <= float(value) < math.inf
+        return value is None or number
+
+    return Rule(option, holds, 'must be finite and not negative')
+
+
+def _positive_integer(option: str) -> Rule:
+    def holds(recipe: Recipe) -> bool:
+        value = getattr(recipe, option)
+        return is_integer(value) and value >= 1
+
+    return Rule(option, holds, 'must be a whole number, 1 at least')
+
+
+def _choice(option: str, allowed: Sequence[str | None]) -> Rule:
+    choices = ' or '.join(f'{option}={choice!r}' for choice in allowed if choice is not None)
+    return Rule(option, lambda r: getattr(r, option) in allowed, f'is unknown; write {choices}')
+
+
+RULES = (
+    _choice('norm', NORMS),
+    _choice('attack_path', ('clean', 'adversarial')),
+    _choice('attack_dtype', (None, 'bfloat16', 'float16')),
+    *map(_not_negative, ('eps', 'step_size', 'clean_weight', 'adv_weight', 'begin')),
+    *map(_positive_integer, ('steps', 'interval')),
+    Rule(
+        'fraction',
+        lambda r: 0 < r.fraction <= 1,
+        'must lie in (0, 1]; to switch the adversarial path off for a while, write begin, end or '
+        'interval',
+    ),
+    Rule('attack_scale', lambda r: 0 < r.attack_scale <= 1, 'must lie in (0, 1], e.g. 0.5'),
+    Rule(
+        'attack_dtype',
+        lambda r: r.attack_dtype is None or not (r.starts_at_clean and r.steps == 1),
+        'is for forwards that only the attack needs, and one step from the clean forward needs '
+        'none; leave it out, or write steps=2 or more, attack_scale=0.5 or random_start=True',
+    ),
+    Rule(
+        'budget',
+        lambda r: r.budget is None or 1 < r.budget < math.inf,
+        'must be greater than 1, which is what a clean run costs; write e.g. budget=1.25',
+    ),
+    Rule(
+        'budget',
+        lambda r: r.budget is None or (r.interval, r.fraction) == (1, 1),
+        'chooses interval and fraction; leave out interval={interval} and fraction={fraction}',
+    ),
+    Rule('end', lambda r: r.end is None or r.end > r.begin, 'must be greater than begin={begin}'),
+    Rule(
+        'joint',
+        lambda r: not r.joint or r.dims is None,
+        'is one norm over all that a sample has, dims={dims} one over some axes; write one of them',
+    ),
+    Rule(
+        'dims',
+        lambda r: not isinstance(r.dims, int),
+        'must be a tuple of axes; write dims=({dims},)',
+    ),
+    Rule(
+        'dims',
+        lambda r: r.dims is None or all(axis > 0 for axis in r.dims),
+        'must be positive axes; 0 is the batch, and samples do not share a ball',
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Recipe:
     """An adversarial step, composed from parts.
 
     Args:
+        name (str): What the log calls the recipe. Defaults to ``'Recipe'``.
         objective (Objective | str | dict): What the attack maximises: an objective, its class
             name, or ``dict(type=name, **options)``.
         eps (float): Radius of the ball around each sample: a fraction of the value range
@@ -43,7 +139,7 @@ class Recipe:
         random_start (bool): Whether the attack starts at a random point of the ball. Defaults
             to False: at the clean input.
         clamp (bool): Whether adversarial inputs are clipped to valid pixels. False is the bare
-            projection of taf.txt eq. 6. Defaults to True.
+            projection of TAF, eq. 6. Defaults to True.
         clean_weight (float): Weight of the clean losses. With 0 write ``dual_bn=False`` too, as
             nothing else trains the clean norms, which are the deployed ones. Defaults to 1.0.
         adv_weight (float): Weight of the adversarial losses. Defaults to 1.0.
@@ -80,6 +176,7 @@ class Recipe:
         >>> Recipe(objective=TemporalCAM(num_frames=4), norm='l2', eps=2.0, step_size=2.0)
     """
 
+    name: str = 'Recipe'
     objective: Any
     eps: float
     step_size: float | None = None
@@ -102,63 +199,16 @@ class Recipe:
     interval: int = 1
     fraction: float = 1.0
     budget: float | None = None
-
-    modules_option: ClassVar[str] = 'modules'
-    """What the regularizers' option ``modules`` is called here, for errors."""
+    __repr__ = describe
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, 'objective', build_objective(self.objective))
-        object.__setattr__(self, 'regularizers', build_regularizers(self.regularizers))
-        check_choice('norm', self.norm, NORMS)
-        check_choice('attack_path', self.attack_path, ('clean', 'adversarial'))
-        if self.attack_dtype is not None:
-            check_choice('attack_dtype', self.attack_dtype, ('bfloat16', 'float16'))
-        for option in ('eps', 'step_size', 'clean_weight', 'adv_weight', 'begin'):
-            if getattr(self, option) is not None and not 0 <= getattr(self, option) < math.inf:
-                raise ValueError(
-                    f'{option}={getattr(self, option)} must be finite and not negative'
-                )
-        for option in ('steps', 'interval'):
-            value = getattr(self, option)
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f'{option}={value} must be a whole number, 1 at least')
-        if not 0 < self.fraction <= 1:
-            raise ValueError(
-                f'fraction={self.fraction} must lie in (0, 1]; to switch the adversarial path off '
-                'for a while, write begin, end or interval'
-            )
-        if not 0 < self.attack_scale <= 1:
-            raise ValueError(f'attack_scale={self.attack_scale} must lie in (0, 1], e.g. 0.5')
-        if self.attack_dtype is not None and self.starts_at_clean and self.steps == 1:
-            raise ValueError(
-                f'attack_dtype={self.attack_dtype!r} is for forwards that only the attack needs, '
-                'and one step from the clean forward needs none; leave it out, or write steps=2 or '
-                'more, attack_scale=0.5 or random_start=True'
-            )
-        if self.budget is not None and not 1 < self.budget < math.inf:
-            raise ValueError(
-                f'budget={self.budget} must be greater than 1, which is what a clean run costs; '
-                'write e.g. budget=1.25'
-            )
-        if self.budget is not None and (self.interval, self.fraction) != (1, 1):
-            raise ValueError(
-                f'budget={self.budget} chooses interval and fraction; leave out '
-                f'interval={self.interval} and fraction={self.fraction}'
-            )
-        if self.end is not None and self.end <= self.begin:
-            raise ValueError(f'end={self.end} must be greater than begin={self.begin}')
-        if self.joint and self.dims is not None:
-            raise ValueError(
-                f'joint=True is one norm over all that a sample has, dims={self.dims} one over '
-                'some axes; write one of them'
-            )
-        if isinstance(self.dims, int):
-            raise ValueError(f'dims={self.dims} must be a tuple of axes; write dims=({self.dims},)')
-        if self.dims is not None and not all(axis > 0 for axis in self.dims):
-            raise ValueError(
-                f'dims={self.dims} must be positive axes; 0 is the batch, and samples do not share '
-                'a ball'
-            )
+        # Past the frozen fields: names and config dicts become the parts they name.
+        vars(self).update(
+            objective=build('objective', Objective, OBJECTIVES, self.objective),
+            regularizers=build_regularizers(self.regularizers),
+        )
+        for rule in RULES:
+            rule.check(self)
 
     @property
     def solver(self) -> GradientAscent:
@@ -192,183 +242,49 @@ class Recipe:
         return started and iteration % self.interval == 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class TAF(Recipe):
-    """Temporal Video Adversarial Fine-tuning (taf.txt eq. 2-7), for fine-tuning a trained model.
+RECIPES: dict[str, Callable[..., Recipe]] = {'Recipe': Recipe}
+"""The recipes that a config can name."""
 
-    Takes the options of :class:`Recipe` (``objective`` and the weights apart) with the paper's
-    defaults, and
+
+def register_recipe(
+    *, base: Callable[..., Recipe] = Recipe, derives: Sequence[str] = ()
+) -> Callable[[Callable[..., Recipe]], Callable[..., Recipe]]:
+    """Make a function that returns a recipe known under its name.
+
+    Its ``**options`` stand for the options of ``base``: they become part of its signature, which
+    errors and ``help()`` go by. The log calls the recipe by the function's name.
 
     Args:
-        alpha (float): α of eq. 7: weight of the clean losses; the adversarial ones get
-            ``1 - alpha``. Defaults to 0.7.
-        eps (float): ε. Defaults to 64/255.
-        step_size (float): β. Defaults to 32/255.
-        num_frames (int, optional): N of eq. 5. Defaults to None: all frames.
-        cam_layer (str, optional): Dotted name of the layer whose output is F'. Defaults to
-            None: found.
-        cam_layout (str, optional): Axes of that output, an einops pattern such as
-            ``'b (t h w) c; t=8 h=14'``. Defaults to None: from its shape.
-        cam_weighting (str): ``'gap'`` or ``'elementwise'``. Defaults to ``'gap'``.
-        cam_normalize (str): ``'minmax'`` or ``'max'``. Defaults to ``'minmax'``.
-        second_order (bool): Whether the CAM's channel weights are differentiated. Defaults to
-            True.
+        base (Callable): What the function passes its ``**options`` to. Defaults to
+            :class:`Recipe`.
+        derives (Sequence[str]): Options of ``base`` that follow from the function's own, and which
+            it therefore does not take. Defaults to ().
 
     Example:
-        >>> custom_hooks = [dict(type='TAFHook', alpha=0.7, eps=64 / 255, step_size=32 / 255)]
+        >>> @register_recipe(derives=('objective', 'clean_weight'))
+        ... def OnlyAdversarial(*, eps: float = 8 / 255, **options: Any) -> Recipe:
+        ...     return Recipe(objective='TrainingLoss', clean_weight=0, eps=eps, **options)
     """
 
-    objective: Any = field(init=False, repr=False, default=None)
-    clean_weight: float = field(init=False, repr=False, default=1.0)
-    adv_weight: float = field(init=False, repr=False, default=1.0)
-    eps: float = 64 / 255
-    step_size: float | None = 32 / 255
-    alpha: float = 0.7
-    num_frames: int | None = None
-    cam_layer: str | None = None
-    cam_layout: str | None = None
-    cam_weighting: str = CAM_WEIGHTINGS[0]
-    cam_normalize: str = CAM_NORMALIZATIONS[0]
-    second_order: bool = True
+    def register(function: Callable[..., Recipe]) -> Callable[..., Recipe]:
+        own = inspect.signature(function)
+        parameters = {n: p for n, p in own.parameters.items() if p.kind is not p.VAR_KEYWORD}
+        for name, parameter in inspect.signature(base).parameters.items():
+            if name not in derives:
+                parameters.setdefault(name, parameter)
+        parameters['name'] = parameters['name'].replace(default=function.__name__)
+        signature = own.replace(parameters=list(parameters.values()))
 
-    def __post_init__(self) -> None:
-        check_alpha(self.alpha)
-        check_choice('cam_weighting', self.cam_weighting, CAM_WEIGHTINGS)
-        check_choice('cam_normalize', self.cam_normalize, CAM_NORMALIZATIONS)
-        objective = TemporalCAM(
-            num_frames=self.num_frames,
-            cam_layer=self.cam_layer,
-            cam_layout=self.cam_layout,
-            weighting=self.cam_weighting,
-            normalize=self.cam_normalize,
-            second_order=self.second_order,
-        )
-        object.__setattr__(self, 'objective', objective)
-        object.__setattr__(self, 'clean_weight', self.alpha)
-        object.__setattr__(self, 'adv_weight', 1 - self.alpha)
-        super().__post_init__()
+        @functools.wraps(function)
+        def recipe(**options: Any) -> Recipe:
+            signature.bind(**options)
+            return function(**{'name': function.__name__, **options})
 
+        recipe.__signature__ = signature  # type: ignore[attr-defined]
+        RECIPES[function.__name__] = recipe
+        return recipe
 
-@dataclass(frozen=True, kw_only=True)
-class CEAugmentation(Recipe):
-    """TAF with the training loss as the objective: the CE-based row of taf.txt table 2a.
-
-    Takes the options of :class:`Recipe` (``objective`` and the weights apart) with the defaults
-    of :class:`TAF`, and
-
-    Args:
-        alpha (float): Weight of the clean losses; the adversarial ones get ``1 - alpha``.
-            Defaults to 0.7.
-    """
-
-    objective: Any = field(init=False, repr=False, default_factory=TrainingLoss)
-    clean_weight: float = field(init=False, repr=False, default=1.0)
-    adv_weight: float = field(init=False, repr=False, default=1.0)
-    eps: float = 64 / 255
-    step_size: float | None = 32 / 255
-    alpha: float = 0.7
-
-    def __post_init__(self) -> None:
-        check_alpha(self.alpha)
-        object.__setattr__(self, 'clean_weight', self.alpha)
-        object.__setattr__(self, 'adv_weight', 1 - self.alpha)
-        super().__post_init__()
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdvProp(Recipe):
-    """Adversarial propagation (Xie et al., CVPR 2020), for training from scratch.
-
-    Takes the options of :class:`Recipe` with that paper's defaults: PGD with ε=4/255, step
-    1/255, K=5 on the training loss, through the auxiliary norms (its algorithm 1), and clean
-    plus adversarial loss.
-    """
-
-    objective: Any = field(default_factory=TrainingLoss)
-    eps: float = 4 / 255
-    step_size: float | None = 1 / 255
-    steps: int = 5
-    attack_path: str = 'adversarial'
-
-
-@dataclass(frozen=True, kw_only=True)
-class ART(Recipe):
-    """Adversarially robust training of a Transformer on features (a-art.txt eq. 2-4).
-
-    One ℓ2-normalised ascent step on the training loss; clean and adversarial inputs share all
-    weights. Takes the options of :class:`Recipe` (``objective`` and the weights apart) with the
-    paper's defaults, and
-
-    Args:
-        alpha (float): α of eq. 2: weight of the adversarial losses beside the clean ones' 1.
-            Defaults to 1.0.
-        eps (float): ε, in the units of the features, for each video (all of its valid frames)
-            and each modality; see ``dims`` and ``joint``. Defaults to 0.5.
-
-    Example:
-        >>> custom_hooks = [dict(type='ARTHook', eps=0.5, alpha=1.0)]
-    """
-
-    objective: Any = field(init=False, repr=False, default_factory=TrainingLoss)
-    clean_weight: float = field(init=False, repr=False, default=1.0)
-    adv_weight: float = field(init=False, repr=False, default=1.0)
-    norm: str = 'l2'
-    eps: float = 0.5
-    alpha: float = 1.0
-    clamp: bool = False
-    dual_bn: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha < math.inf:
-            raise ValueError(
-                f'alpha={self.alpha} must be finite and not negative; the paper has alpha=1'
-            )
-        object.__setattr__(self, 'adv_weight', self.alpha)
-        super().__post_init__()
-
-
-@dataclass(frozen=True, kw_only=True)
-class AART(ART):
-    """ART with attention-map regularisation (a-art.txt 2.2).
-
-    Takes the options of :class:`ART` (``regularizers`` apart), and
-
-    Args:
-        beta (float): β_Fr, the weight of ``mean_i ||A_i - A_i^adv||_F`` of each attention
-            module. Defaults to 0.001.
-        attention (Sequence[str], optional): Dotted names of the attention modules. Defaults to
-            None: all that are found.
-
-    Example:
-        >>> custom_hooks = [dict(type='AARTHook', eps=0.5, alpha=1.0, beta=0.001)]
-    """
-
-    regularizers: Any = field(init=False, repr=False, default=())
-    beta: float = 0.001
-    attention: Sequence[str] | None = None
-
-    modules_option: ClassVar[str] = 'attention'
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.beta < math.inf:
-            raise ValueError(
-                f'beta={self.beta} must be finite and not negative; the paper has beta=0.001'
-            )
-        check_names('attention', self.attention)
-        term = AttentionFrobenius(weight=self.beta, modules=self.attention)
-        object.__setattr__(self, 'regularizers', (term,))
-        super().__post_init__()
-
-
-RECIPES: dict[str, type[Recipe]] = {
-    kind.__name__: kind for kind in (Recipe, TAF, CEAugmentation, AdvProp, ART, AART)
-}
-
-
-def check_alpha(alpha: float) -> None:
-    """Raise unless α is a weight between 0 and 1."""
-    if not 0 <= alpha <= 1:
-        raise ValueError(f'alpha={alpha} must lie in [0, 1], the paper has alpha=0.7')
+    return register
 
 
 def build_recipe(recipe: Recipe | str | Mapping[str, Any], **options: Any) -> Recipe:
@@ -383,12 +299,6 @@ def build_recipe(recipe: Recipe | str | Mapping[str, Any], **options: Any) -> Re
         ValueError: Unknown recipe or option; the message has the near matches.
     """
     built: Recipe = build('recipe', Recipe, RECIPES, recipe, **options)
-    return built
-
-
-def build_objective(objective: Objective | str | Mapping[str, Any]) -> Objective:
-    """An objective from an objective, its class name or a config dict."""
-    built: Objective = build('objective', Objective, OBJECTIVES, objective)
     return built
 
 
@@ -411,50 +321,3 @@ def build_regularizers(
         if names.count(name) > 1:
             raise ValueError(f'regularizers has {name!r} twice; write it once')
     return built
-
-
-def build(
-    option: str, base: type[Any], kinds: Mapping[str, type[Any]], entry: Any, **options: Any
-) -> Any:
-    """One of several dataclasses from its name in any case, a config dict, or a ready one.
-
-    Args:
-        option (str): What is chosen, for the messages.
-        base (type): The class of ready ones; without a ``type`` a dict is of this class, if it is
-            one of them.
-        kinds (Mapping[str, type]): The classes by name.
-        entry (Any): The name, ``dict(type=name, **options)``, or an instance of ``base``.
-        **options: Further arguments; not together with a ready one.
-
-    Raises:
-        ValueError: An unknown name or argument, with the near matches, or one that is missing.
-    """
-    if isinstance(entry, base):
-        if options:
-            given = ', '.join(f'{key}={value!r}' for key, value in options.items())
-            raise ValueError(f'{given} beside a ready {option}; write {type(entry).__name__}(...)')
-        return entry
-    name = entry
-    if isinstance(entry, Mapping):
-        options = {**entry, **options}
-        name = options.pop('type', base.__name__ if base.__name__ in kinds else '')
-    folded = {kind.lower(): kind for kind in kinds}
-    wanted = str(name).lower().replace('_', '')
-    if wanted not in folded:
-        near = difflib.get_close_matches(wanted, folded, n=2, cutoff=0.5)
-        choices = ' or '.join(repr(folded[match]) for match in near) or ', '.join(map(repr, kinds))
-        raise ValueError(f'{option}={name!r} is unknown; write {choices}')
-    kind = kinds[folded[wanted]]
-    allowed = [entry.name for entry in fields(kind) if entry.init]
-    for key in options:
-        if key not in allowed:
-            near = difflib.get_close_matches(key, allowed, n=2, cutoff=0.5) or allowed
-            raise ValueError(f'{kind.__name__} has no option {key}=; write {", ".join(near)}')
-    required = [
-        name
-        for name, parameter in inspect.signature(kind).parameters.items()
-        if parameter.default is inspect.Parameter.empty and name not in options
-    ]
-    if required:
-        raise ValueError(f'{kind.__name__} needs the options {", ".join(required)}')
-    return kind(**options)

@@ -15,13 +15,13 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from ..adapters.mmaction import OmniAdapter, RecognizerAdapter, fresh_pool
-from ..core import batch
 from ..core.adapter import adapter_class
 from ..core.attack import InputSpace
+from ..core.attacker import Attacker
+from ..core.batch import LONE, per_sample
 from ..core.capture import capture_output
-from ..core.norm import NormPath
+from ..core.randomness import stream_seed
 from ..core.recipe import Recipe
-from ..core.step import Adversary
 from ..datasets.files import some
 from ..visualization.cam import frame_attention, gradcam
 
@@ -67,7 +67,7 @@ class Deployed:
                 f'{type(self.model).__name__} gives {got} in mode="predict", where class scores '
                 'are wanted; drop feature_extraction=True from its test_cfg'
             )
-        return batch.per_sample(outputs[-1].float(), len(data_samples))
+        return per_sample(outputs[-1].float(), len(data_samples))
 
     def scores(self, inputs: Any, data_samples: Sequence[Any]) -> Tensor:
         """The scores that the prediction of a video is made of, differentiable by ``inputs``.
@@ -91,7 +91,7 @@ class Deployed:
 
     def space(self, inputs: Tensor) -> InputSpace:
         """The map from pixel units to what the model is fed."""
-        return self.adapter.space(inputs, batch.LONE)
+        return self.adapter.space(inputs, LONE)
 
     def one_view(self, inputs: Tensor, views: int) -> Tensor:
         """Each of the V views as a video of its own: (B, V·T, ...) as (B·V, T, ...)."""
@@ -114,7 +114,7 @@ class Deployed:
         labels = hard_labels(samples).to(inputs.device)
         with _full_precision(inputs), fresh_pool(self.model):
             maps = gradcam(self.model, singles, samples, labels)
-        return batch.per_sample(frame_attention(maps), len(data_samples))
+        return per_sample(frame_attention(maps), len(data_samples))
 
     def perturb(
         self, recipe: Recipe, inputs: Tensor, data_samples: Sequence[Any], views: int, seed: int
@@ -131,11 +131,10 @@ class Deployed:
         Returns:
             Tensor: Adversarial inputs in the shape of ``inputs``.
         """
-        adversary = Adversary(self.adapter, recipe, NormPath())
-        adversary.seed = seed
+        attacker = Attacker(self.adapter, recipe)
         singles = self.one_view(inputs, views)
         with _full_precision(inputs), fresh_pool(self.model):
-            moved = adversary.perturb(singles, _repeat(data_samples, views))
+            moved = attacker.perturb(singles, _repeat(data_samples, views), stream_seed(seed))
         assert isinstance(moved, Tensor)
         return moved.reshape(inputs.shape)
 

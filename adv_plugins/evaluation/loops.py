@@ -15,13 +15,13 @@ from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
 from ..adapters.mmaction import OmniAdapter, RecognizerAdapter
-from ..core import batch
+from ..attention import AttentionMap, capture_attention
 from ..core.adapter import Adapter, adapter_class
-from ..core.attention import AttentionMap, capture_attention
+from ..core.attacker import Attacker
+from ..core.batch import Batch
 from ..core.functional import attention_mse
-from ..core.norm import NormPath
+from ..core.randomness import stream_seed
 from ..core.recipe import Recipe, build_recipe
-from ..core.step import Adversary
 from ..hooks.adversarial_hook import inner_model
 from .deepfool import check_options, deepfool, robustness, robustness_summary
 
@@ -129,7 +129,7 @@ class RobustEvaluation:
         self.adapter: Adapter = kind(model)
         for recipe in self.recipes.values():
             # Only to learn now, and not at the first validation, whether they fit the model.
-            Adversary(self.adapter, recipe, NormPath())
+            Attacker(self.adapter, recipe)
         self.evaluator = AttackedEvaluator(self.evaluator, self.recipes, self.deepfool)
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
@@ -169,18 +169,16 @@ class RobustEvaluation:
         return outputs, maps
 
     def _attack(self, recipe: Recipe, idx: int, inputs: Any, samples: Any) -> Any:
-        adversary = Adversary(self.adapter, recipe, NormPath())
         # The stream of random starts: the same in every evaluation, another for every batch.
-        adversary.seed, adversary.iteration = 0, idx
-        return adversary.perturb(inputs, samples)
+        return Attacker(self.adapter, recipe).perturb(inputs, samples, stream_seed(0, idx))
 
     def _fool(self, inputs: Any, samples: Any) -> None:
         if self.deepfool is None or self.evaluator.fooled >= self.deepfool['num_videos']:
             return
         index = torch.arange(min(len(samples), self.deepfool['num_videos'] - self.evaluator.fooled))
-        inputs, samples = batch.take(inputs, index), self.adapter.select(samples, index)
-        x = {name: value.float() for name, value in batch.modalities(inputs).items()}
-        masks = {name: batch.valid_entries(inputs, name) for name in x}
+        batch, samples = Batch(inputs).take(index), self.adapter.select(samples, index)
+        x = {name: value.float() for name, value in batch.values.items()}
+        masks = {name: batch.valid(name) for name in x}
         valid = {
             name: torch.ones_like(x[name], dtype=torch.bool) if mask is None else mask
             for name, mask in masks.items()
@@ -190,7 +188,7 @@ class RobustEvaluation:
             labels = torch.stack([sample.gt_label for sample in samples])
 
         def logits(values: dict[str, Tensor]) -> Tensor:
-            scores: Tensor = self.adapter.forward(batch.replace(inputs, values), samples).logits
+            scores: Tensor = self.adapter.forward(batch.replace(values), samples).logits
             return scores
 
         options = {key: value for key, value in self.deepfool.items() if key != 'num_videos'}
@@ -322,7 +320,7 @@ def _sizes(inputs: Any, moved: Any) -> dict[str, Tensor]:
     """``||R|| / ||X||`` of every video, by modality."""
     return {
         f'ratio_{name}' if name else 'ratio': ratio
-        for name, ratio in batch.relative_sizes(inputs, moved).items()
+        for name, ratio in Batch(inputs).relative_sizes(Batch(moved)).items()
     }
 
 

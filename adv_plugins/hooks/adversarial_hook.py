@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from ..adapters.mmaction import AdversarialRecognizer
 from ..compat import safe_globals
+from ..core.adversary import Adversary
 from ..core.conversion import (
     adversarial_state_dict,
     get_adversary,
@@ -30,10 +31,9 @@ from ..core.conversion import (
     make_adversarial,
     remove_adversarial,
 )
-from ..core.cost import step_cost, within_budget
-from ..core.norm import twin_parameters
+from ..core.cost import step_cost
+from ..core.norm import auxiliary_parameters
 from ..core.recipe import Recipe, build_recipe
-from ..core.step import Adversary
 
 ENTRY = 'adversarial'
 """The checkpoint's top-level entry for what the adversarial path owns."""
@@ -43,8 +43,8 @@ ENTRY = 'adversarial'
 class AdversarialHook(Hook):
     """Train an unmodified recognizer with an adversarial recipe.
 
-    Before the run it converts the model in place, puts the adversarial norm parameters into the
-    optimizer group of their clean twins and rebuilds DistributedDataParallel around them. In
+    Before the run it converts the model in place, puts the parameters of the auxiliary norms into
+    the optimizer groups of the clean ones and rebuilds DistributedDataParallel around them. In
     the run it tells the recipe's schedule where the run is. A checkpoint's ``state_dict`` is
     the plain recognizer's; the adversarial state rides in the entry ``adversarial`` and comes
     back with ``--resume``. Validation and test use the clean path and need no hook.
@@ -96,7 +96,7 @@ class AdversarialHook(Hook):
         self._check_config(runner, get_adversary(model).recipe)
         self._keep_within_budget(runner, get_adversary(model))
         # All ranks alike, so that a checkpoint of rank 0 resumes them all.
-        get_adversary(model).seed = runner.seed
+        get_adversary(model).schedule.reseed(runner.seed)
         _extend_optimizers(runner.optim_wrapper, model)
         if wrapped:
             runner.model = _rebuild_ddp(runner.model)
@@ -113,10 +113,9 @@ class AdversarialHook(Hook):
             batch_idx (int): Index of the batch in the epoch.
             data_batch (Any, optional): The batch. Defaults to None.
         """
-        adversary = get_adversary(inner_model(runner.model))
-        adversary.iteration = runner.iter
-        adversary.epoch = runner.epoch if self.by_epoch else None
-        cost = self._meter.tick(adversary.walks)
+        schedule = get_adversary(inner_model(runner.model)).schedule
+        schedule.go_to(runner.iter, runner.epoch if self.by_epoch else None)
+        cost = self._meter.tick(schedule.adversarial_steps)
         if cost is not None:
             runner.message_hub.update_scalar('train/adv_cost', cost)
 
@@ -133,7 +132,7 @@ class AdversarialHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Restore the adversarial state on resume.
 
-        A run without this hook can be resumed with it: the adversarial norms then start as
+        A run without this hook can be resumed with it: the auxiliary norms then start as
         copies of the clean ones, and the optimizer has no state for them yet.
 
         Args:
@@ -180,9 +179,8 @@ class AdversarialHook(Hook):
         end = total if recipe.end is None else min(recipe.end, total)
         share = max(0.0, end - recipe.begin) / total
         # Of a batch sampler the sizes are not known: whole batches are taken.
-        chosen = within_budget(recipe, runner.train_dataloader.batch_size or 1, share)
+        chosen = adversary.settle_budget(runner.train_dataloader.batch_size or 1, share)
         counted = 1 + share * (step_cost(chosen) - 1) / chosen.interval
-        adversary.recipe = chosen
         print_log(
             f'budget={recipe.budget}: interval={chosen.interval}, fraction={chosen.fraction}, '
             f'which makes {counted:.3f} clean runs by counting forwards and backwards; where a run '
@@ -236,21 +234,21 @@ class _CostMeter:
         self._counts = [0, 0]
         self._last: tuple[float, int] | None = None
 
-    def tick(self, walks: int) -> float | None:
+    def tick(self, adversarial_steps: int) -> float | None:
         """Note that an iteration begins.
 
         Args:
-            walks (int): How often the adversarial path has been taken until now.
+            adversarial_steps (int): How often the adversarial path has been taken until now.
 
         Returns:
             float, optional: The cost; None until there were iterations of both kinds.
         """
         now = time.perf_counter()
         if self._last is not None:
-            kind = int(walks > self._last[1])
+            kind = int(adversarial_steps > self._last[1])
             self._seconds[kind].append(now - self._last[0])
             self._counts[kind] += 1
-        self._last = (now, walks)
+        self._last = (now, adversarial_steps)
         if not all(self._counts):
             return None
         clean, adversarial = (median(seconds) for seconds in self._seconds)
@@ -273,8 +271,9 @@ def _optimizers(wrapper: BaseOptimWrapper) -> Iterator[Optimizer]:
 
 
 def _extend_optimizers(wrapper: BaseOptimWrapper, model: nn.Module) -> None:
-    """Put every adversarial parameter into the group of its clean twin, and into no other."""
-    twins = {id(twin) for _, twin in twin_parameters(model)}
+    """Put every auxiliary parameter into the group of its clean one, and into no other."""
+    pairs = list(auxiliary_parameters(model))
+    auxiliary = {id(value) for _, value in pairs}
     for optimizer in _optimizers(wrapper):
         if 'ZeroRedundancyOptimizer' in {kind.__name__ for kind in type(optimizer).__mro__}:
             raise TypeError(
@@ -282,35 +281,34 @@ def _extend_optimizers(wrapper: BaseOptimWrapper, model: nn.Module) -> None:
                 "adversarial ones came; write the plain one: optimizer=dict(type='SGD', ...)"
             )
         for group in optimizer.param_groups:
-            group['params'][:] = [value for value in group['params'] if id(value) not in twins]
+            group['params'][:] = [value for value in group['params'] if id(value) not in auxiliary]
         home = {id(value): group for group in optimizer.param_groups for value in group['params']}
-        for clean, twin in twin_parameters(model):
+        for clean, value in pairs:
             if id(clean) in home:
-                home[id(clean)]['params'].append(twin)
-        _rest_idle_twins(optimizer, get_adversary(model))
+                home[id(clean)]['params'].append(value)
+        _drop_unused_grads(optimizer, get_adversary(model))
 
 
-def _rest_idle_twins(optimizer: Optimizer, adversary: Adversary) -> None:
-    """Keep an optimizer off the adversarial parameters when they took no part in its step."""
-    walks = adversary.walks
+def _drop_unused_grads(optimizer: Optimizer, adversary: Adversary) -> None:
+    """Keep an optimizer off the auxiliary parameters when they took no part in its step."""
+    since = adversary.schedule.adversarial_steps
 
-    def rest(*_: Any) -> None:
-        nonlocal walks
-        adversary.rest_idle_twins(walks)
-        walks = adversary.walks
+    def before_step(*_: Any) -> None:
+        nonlocal since
+        since = adversary.drop_unused_auxiliary_grads(since)
 
-    optimizer.register_step_pre_hook(rest)
+    optimizer.register_step_pre_hook(before_step)
 
 
 def _extend_optimizer_state(
     state: dict[str, Any], wrapper: BaseOptimWrapper, model: nn.Module
 ) -> None:
-    """Make room for the adversarial parameters in the optimizer state of a plain run."""
+    """Make room for the auxiliary parameters in the optimizer state of a plain run."""
     if isinstance(wrapper, OptimWrapperDict):
         for name, inner in wrapper.items():
             _extend_optimizer_state(state.get(name, {}), inner, model)
         return
-    twins = {id(twin) for _, twin in twin_parameters(model)}
+    auxiliary = {id(value) for _, value in auxiliary_parameters(model)}
     saved_groups = state.get('param_groups', [])
     if not saved_groups:
         # save_optimizer=False
@@ -326,7 +324,7 @@ def _extend_optimizer_state(
         )
     free = itertools.count(sum(len(group['params']) for group in saved_groups))
     for saved, group in zip(saved_groups, groups, strict=True):
-        new = sum(id(value) in twins for value in group['params'])
+        new = sum(id(value) in auxiliary for value in group['params'])
         saved['params'] = [*saved['params'], *itertools.islice(free, new)]
 
 

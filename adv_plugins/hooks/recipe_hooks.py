@@ -11,7 +11,7 @@ from .adversarial_hook import AdversarialHook
 
 @HOOKS.register_module()
 class TAFHook(AdversarialHook):
-    """Fine-tune a trained recognizer with TAF (taf.txt eq. 2-7).
+    """Fine-tune a trained recognizer with TAF (TAF, eq. 2-7).
 
     Args:
         by_epoch (bool): Whether ``begin`` and ``end`` count epochs. Defaults to True.
@@ -32,7 +32,7 @@ class TAFHook(AdversarialHook):
 
 @HOOKS.register_module()
 class ARTHook(AdversarialHook):
-    """Train a model of features adversarially with ART (a-art.txt eq. 2-4).
+    """Train a model of features adversarially with ART (A-ART, eq. 2-4).
 
     Args:
         by_epoch (bool): Whether ``begin`` and ``end`` count epochs. Defaults to True.

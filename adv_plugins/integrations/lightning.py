@@ -69,8 +69,8 @@ class AdversarialCallback(Callback):
         self.by_epoch = by_epoch
         self.options = options
         self._given: Recipe | None = None
-        # At the last step of each optimizer, by its id: a callback may outlive them.
-        self._walks: dict[int, int] = {}
+        # Adversarial steps at the last step of each optimizer, by its id: it may be gone first.
+        self._steps: dict[int, int] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Convert the network; in training only."""
@@ -92,27 +92,27 @@ class AdversarialCallback(Callback):
                 'out: AdversarialCallback()'
             )
         # All ranks alike, so that a checkpoint of rank 0 resumes them all.
-        adversary = get_adversary(net)
-        adversary.seed = trainer.strategy.broadcast(adversary.seed)
+        schedule = get_adversary(net).schedule
+        schedule.reseed(trainer.strategy.broadcast(schedule.seed))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what the optimizers have seen: nothing of this run."""
         _, net = self._network(pl_module)
-        self._walks = {id(entry): get_adversary(net).walks for entry in trainer.optimizers}
+        steps = get_adversary(net).schedule.adversarial_steps
+        self._steps = {id(optimizer): steps for optimizer in trainer.optimizers}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the schedule where the run is."""
         _, net = self._network(pl_module)
-        get_adversary(net).epoch = trainer.current_epoch if self.by_epoch else None
+        get_adversary(net).schedule.go_to(epoch=trainer.current_epoch if self.by_epoch else None)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Keep the optimizer off what a clean iteration has not reached."""
         _, net = self._network(pl_module)
-        adversary = get_adversary(net)
-        adversary.rest_idle_twins(self._walks[id(optimizer)])
-        self._walks[id(optimizer)] = adversary.walks
+        since = self._steps[id(optimizer)]
+        self._steps[id(optimizer)] = get_adversary(net).drop_unused_auxiliary_grads(since)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

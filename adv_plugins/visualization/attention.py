@@ -2,7 +2,7 @@
 
 The pictures of a-art.txt: figure 1 (attention maps), figure 2 (attention profiles) and figure 4
 (average robustness). What they show comes from
-:func:`~adv_plugins.core.attention.capture_attention` and
+:func:`~adv_plugins.attention.capture_attention` and
 :func:`~adv_plugins.evaluation.deepfool`; nothing here runs a model. The figures belong to the
 caller: nothing is saved, shown or kept.
 """

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core.adapter import adapter_class
 from ..core.autograd import gradients
+from ..core.batch import Batch
 from ..core.capture import capture_output, find_module, last_output, to_frames
 from ..core.functional import temporal_cam
 
@@ -49,10 +50,11 @@ def gradcam(
     layer = cam_layer or adapter.find_cam_layer()
     with torch.enable_grad(), capture_output(find_module(model, layer, 'cam_layer')) as outputs:
         # Something to differentiate by, also where all parameters are frozen.
-        record = adapter.forward(inputs.detach().clone().requires_grad_(), target)
+        batch = Batch(inputs).clone().leaves()
+        record = adapter.forward(batch, target)
         score = record.logits.gather(1, labels.to(inputs.device)[:, None]).sum()
         output = last_output(outputs, layer)
-        features, layout = adapter.feature_map(layer, output, inputs, cam_layout)
+        features, layout = adapter.feature_map(layer, output, batch, cam_layout)
         (slope,) = gradients(score, [features])
     if slope is None:
         raise ValueError(f'the logits do not depend on the output of cam_layer={layer!r}')

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from torch import Tensor, nn
 
 from ..adapters.mmaction import RecognizerAdapter, fresh_pool
 from ..core.adapter import adapter_class
-from ..core.norm import NormPath
+from ..core.attacker import Attacker
+from ..core.batch import Batch
+from ..core.randomness import stream_seed
 from ..core.recipe import Recipe, build_recipe
-from ..core.step import Adversary
 from .cam import frame_attention, gradcam
 
 Attack = Callable[[Tensor, Any], Tensor]
@@ -116,7 +118,7 @@ def look(
 
     def see(clips: Tensor) -> list[Look]:
         with torch.no_grad():
-            record = adapter.forward(clips, data_samples)
+            record = adapter.forward(Batch(clips), data_samples)
         labels = record.hard_labels('a look at a clip')
         scores, predicted = record.logits.softmax(dim=1).max(dim=1)
         shown = labels if cam_of == 'label' else predicted
@@ -159,9 +161,8 @@ def recipe_attack(model: nn.Module, recipe: Recipe | str | Mapping[str, Any]) ->
         ValueError: An unknown recipe, option or layer.
         TypeError: The model is no recognizer.
     """
-    adversary = Adversary(recognizer_adapter(model), build_recipe(recipe), NormPath())
-    adversary.seed = 0
-    return adversary.perturb
+    attacker = Attacker(recognizer_adapter(model), build_recipe(recipe))
+    return partial(attacker.perturb, seed=stream_seed(0))
 
 
 def middle_view(model: nn.Module, inputs: Tensor) -> Tensor:

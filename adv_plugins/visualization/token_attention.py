@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.attention import capture_attention
-from ..core.batch import per_sample
+from ..attention import capture_attention
+from ..core.batch import Batch, per_sample
 from ..core.capture import capture_output, find_module, last_output, to_frames
 from .clips import middle_view, recognizer_adapter
 
@@ -37,7 +37,7 @@ def frame_attention_map(
     Args:
         weights (Tensor): Attention between tokens, averaged over heads, queries first, shape
             (B, Q, K): T' frames with equally many places each, as
-            :class:`~adv_plugins.core.attention.AttentionMap` holds it.
+            :class:`~adv_plugins.attention.AttentionMap` holds it.
         num_frames (int): T', the frames that the tokens are of: half as many as those of the clip
             for tubelets of two frames.
         class_token (bool): Whether a class token comes first. It is left out of queries and keys,
@@ -97,19 +97,19 @@ def video_attention(model: nn.Module, inputs: Tensor, data_samples: Any) -> Tens
     if model.training:
         raise ValueError('video_attention looks at a model in eval mode; call model.eval() first')
     adapter = recognizer_adapter(model)
-    inputs = middle_view(model, inputs)
+    batch = Batch(middle_view(model, inputs))
     modules, layer = _attention_modules(model), adapter.find_cam_layer()
     with (
         torch.no_grad(),
         capture_attention(model, modules) as maps,
         capture_output(find_module(model, layer, 'cam_layer')) as outputs,
     ):
-        adapter.forward(inputs, data_samples)
+        adapter.forward(batch, data_samples)
     # The last stage tells how many frames there are, and how its tokens are ordered.
     output = last_output(outputs, layer)
-    features, layout = adapter.feature_map(layer, output, inputs, None)
-    frames = to_frames(features, len(inputs), layer, layout).shape[1]
-    found = [_between_frames(entry.weights, len(inputs), frames, layout or '') for entry in maps]
+    features, layout = adapter.feature_map(layer, output, batch, None)
+    frames = to_frames(features, batch.size, layer, layout).shape[1]
+    found = [_between_frames(entry.weights, batch.size, frames, layout or '') for entry in maps]
     return torch.stack(found).mean(dim=0)
 
 

@@ -20,8 +20,8 @@ from helpers import (
 )
 
 from adv_plugins import TAF, CEAugmentation, Regularizer, make_adversarial, remove_adversarial
+from adv_plugins.core.adversary import Adversary
 from adv_plugins.core.conversion import get_adversary
-from adv_plugins.core.step import Adversary
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -162,7 +162,7 @@ def test_heatmaps_without_normalisation_keep_their_own_units():
 
 def test_cam_layer_is_the_last_stage():
     model = make_adversarial(build_recognizer(tsm_config()), 'taf')
-    assert get_adversary(model)._layer == 'backbone.layer4'
+    assert get_adversary(model).attacker.layer == 'backbone.layer4'
     config = tsm_config()
     config['backbone'] = dict(
         type='ResNet',
@@ -175,7 +175,7 @@ def test_cam_layer_is_the_last_stage():
     )
     config['cls_head'].update(type='TSMHead', in_channels=256)
     model = make_adversarial(build_recognizer(config), 'taf')
-    assert get_adversary(model)._layer == 'backbone.layer3'
+    assert get_adversary(model).attacker.layer == 'backbone.layer3'
 
 
 @pytest.mark.parametrize('policy', ['norm_eval', 'partial_bn', 'frozen_stages'])
@@ -388,4 +388,4 @@ def test_sources_of_an_iteration_share_its_place_in_the_schedule(order):
     for _ in range(4):
         sources = [omni_sources()[i] for i in order]
         taken.append(f'adv_loss_cls_{number}' in model(*sources, mode='loss'))
-    assert taken == [True, False, True, False] and get_adversary(model).iteration == 4
+    assert taken == [True, False, True, False] and get_adversary(model).schedule.iteration == 4

@@ -10,6 +10,7 @@ from helpers import MEAN, NUM_CLASSES, STD
 from torch import nn
 
 from adv_plugins import AdvProp, make_adversarial
+from adv_plugins.core.batch import Batch
 from adv_plugins.core.conversion import get_adversary
 
 pytest.importorskip('mmpretrain', reason='needs adv_plugins[test]')
@@ -54,7 +55,7 @@ def test_losses_units_and_labels(recipe):
     assert losses['adv_loss'] > 0
     delta = (model.perturb(inputs, samples) - inputs).abs() * torch.tensor(STD).view(3, 1, 1)
     assert 0 < delta.max() <= 8 * (1 + 1e-4)
-    record = get_adversary(model).adapter.forward(inputs, samples)
+    record = get_adversary(model).adapter.forward(Batch(inputs), samples)
     assert record.hard_labels('the test').tolist() == [0, 1, 2, 5]
     plain.load_state_dict(model.state_dict(), strict=True)
 
@@ -65,7 +66,7 @@ def test_mixup_trains_with_the_loss_and_is_no_hard_label():
     assert 'gt_score' in samples[0]
     losses = model(inputs, samples, mode='loss')
     assert losses['loss'].isfinite() and losses['adv_loss'].isfinite()
-    record = get_adversary(model).adapter.forward(inputs, samples)
+    record = get_adversary(model).adapter.forward(Batch(inputs), samples)
     with pytest.raises(ValueError, match='one hard label'):
         record.hard_labels('the test')
 

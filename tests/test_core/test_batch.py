@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from adv_plugins.core import batch
-from adv_plugins.core.attention import AttentionMap
+from adv_plugins.attention import AttentionMap
+from adv_plugins.core.batch import Batch, per_sample
 
 
 def features():
@@ -18,22 +18,53 @@ def features():
 
 def test_lone_tensor():
     x = torch.randn(3, 2)
-    assert batch.modalities(x) == {'': x} and batch.batch_size(x) == 3
-    assert batch.replace(x, {'': x + 1}) is not x and batch.valid_entries(x, '') is None
-    assert torch.equal(batch.take(x, torch.tensor([2, 0])), x[[2, 0]])
+    batch = Batch(x)
+    assert batch.values == {'': x} and batch.size == 3 and batch.inputs is x
+    assert batch.valid('') is None and torch.equal(batch.replace({'': x + 1}).inputs, x + 1)
+    assert torch.equal(batch.take(torch.tensor([2, 0])).inputs, x[[2, 0]])
 
 
 def test_named_tensors_and_masks():
     inputs = features()
-    assert list(batch.modalities(inputs)) == ['rgb', 'audio'] and batch.batch_size(inputs) == 3
-    assert batch.valid_entries(inputs, 'rgb').shape == (3, 4, 1)
-    assert batch.valid_entries(inputs, 'audio') is None
-    other = batch.replace(inputs, {'audio': inputs['audio'] + 1})
+    batch = Batch(inputs)
+    assert list(batch.values) == ['rgb', 'audio'] and batch.size == 3
+    assert batch.valid('rgb').shape == (3, 4, 1) and batch.valid('audio') is None
+    other = batch.replace({**batch.values, 'audio': inputs['audio'] + 1}).inputs
     assert other['rgb'] is inputs['rgb'] and other['names'] == ['a', 'b', 'c']
-    taken = batch.take(inputs, torch.tensor([1]))
+    assert list(other) == list(inputs)
+    taken = batch.take(torch.tensor([1])).inputs
     assert taken['rgb'].shape == (1, 4, 2) and taken['rgb_mask'].tolist() == [
         [True] * 2 + [False] * 2
     ]
+
+
+def test_a_model_gets_a_mapping_of_its_own():
+    inputs = features()
+    batch = Batch(inputs)
+    given = batch.inputs
+    given.clear()
+    assert list(batch.inputs) == list(inputs) == list(features())
+
+
+def test_leaves_share_the_values_and_leave_the_given_ones_alone():
+    inputs = features()
+    leaves = Batch(inputs).leaves()
+    assert all(value.requires_grad and value.is_leaf for value in leaves.values.values())
+    assert leaves.values['rgb'].data_ptr() == inputs['rgb'].data_ptr()
+    assert not inputs['rgb'].requires_grad
+    assert leaves.clone().values['rgb'].data_ptr() != inputs['rgb'].data_ptr()
+
+
+def test_relative_sizes_leave_out_the_padding():
+    inputs = features()
+    moved = {**inputs, 'rgb': inputs['rgb'] + 3.0, 'audio': inputs['audio'] * 1.5}
+    sizes = Batch(inputs).relative_sizes(Batch(moved))
+    lengths = inputs['rgb_mask'].sum(dim=1)
+    for index, length in enumerate(lengths):
+        valid = inputs['rgb'][index, :length]
+        wanted = 3.0 * (2 * length) ** 0.5 / valid.norm()
+        torch.testing.assert_close(sizes['rgb'][index], wanted)
+    torch.testing.assert_close(sizes['audio'], torch.full((3,), 0.5))
 
 
 def test_a_part_of_the_batch_is_one_of_what_is_by_sample():
@@ -44,7 +75,7 @@ def test_a_part_of_the_batch_is_one_of_what_is_by_sample():
         'positions': torch.arange(4),
         'size': (7, 8, 9),
     }
-    taken = batch.take(inputs, torch.tensor([2, 0]))
+    taken = Batch(inputs).take(torch.tensor([2, 0])).inputs
     assert taken['names'] == ['c', 'a'] and taken['scale'] == 2 and taken['size'] == (7, 8, 9)
     assert torch.equal(taken['positions'], torch.arange(4))
     assert torch.equal(taken['audio'], inputs['audio'][[2, 0]])
@@ -53,18 +84,18 @@ def test_a_part_of_the_batch_is_one_of_what_is_by_sample():
 @pytest.mark.parametrize('bad', [torch.arange(3), {'rgb': torch.zeros(2, 3).byte()}, ['x'], None])
 def test_nothing_to_perturb_is_an_error(bad):
     with pytest.raises(TypeError, match='floating-point'):
-        batch.modalities(bad)
+        Batch(bad)
 
 
 @pytest.mark.parametrize('mask', [torch.ones(3, 4), torch.ones(3, 5).bool()])
 def test_mask_that_does_not_fit_is_an_error(mask):
     with pytest.raises(ValueError, match='rgb_mask must be boolean'):
-        batch.valid_entries({**features(), 'rgb_mask': mask}, 'rgb')
+        Batch({**features(), 'rgb_mask': mask})
 
 
 def test_blocks_of_a_sample():
     values = torch.arange(12).view(6, 2)
-    assert torch.equal(batch.per_sample(values, 3)[1], values[2:4])
+    assert torch.equal(per_sample(values, 3)[1], values[2:4])
 
 
 def test_attention_of_a_sample_and_its_valid_frames():

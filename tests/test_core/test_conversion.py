@@ -85,7 +85,7 @@ def test_any_seed_can_be_saved(net):
     torch.manual_seed(2**64 - 1)
     make_adversarial(net, 'taf')
     load_adversarial_state_dict(net, adversarial_state_dict(net))
-    assert get_adversary(net).seed == torch.initial_seed() % 2**63
+    assert get_adversary(net).schedule.seed == torch.initial_seed() % 2**63
 
 
 def test_adversarial_state_holds_all_that_the_state_dict_leaves_out(net):

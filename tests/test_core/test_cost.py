@@ -132,7 +132,7 @@ def test_the_first_batch_settles_it(size, walks, attacked):
         handle = model.stem.register_forward_hook(lambda m, args, out: shapes.append(len(out)))
         model.adversarial_loss(x, y)
         handle.remove()
-        assert get_adversary(model).walks == wanted
+        assert get_adversary(model).schedule.adversarial_steps == wanted
     assert shapes[:2] == [size, attacked]
     assert get_adversary(model).recipe.budget is None
 

@@ -11,7 +11,7 @@ from adv_plugins.core.norm import (
     CLEAN,
     NormPath,
     convert_norms,
-    copy_clean_to_adversarial,
+    copy_clean_to_auxiliary,
     dual_norms,
     mirror_requires_grad,
     revert_norms,
@@ -206,7 +206,7 @@ def test_dual_layer_norm_is_two_plain_ones(affine):
 def test_dual_layer_norms_beside_shared_batch_norms():
     model = nn.Sequential(nn.BatchNorm1d(3), nn.LayerNorm(3))
     batch_norm, layer_norm = convert_norms(model, NormPath(), dual_bn=False, dual_ln=True)
-    assert batch_norm._twins == () and layer_norm._twins == ('weight', 'bias')
+    assert batch_norm._auxiliary == () and layer_norm._auxiliary == ('weight', 'bias')
 
 
 def test_frozen_twins_follow_their_clean_parameter():
@@ -223,7 +223,7 @@ def test_copy_starts_the_adversarial_norm_from_the_clean_one():
     convert_norms(norm, NormPath(), dual_bn=True)
     norm(5 + torch.randn(4, 3, 2, 2))
     norm.weight.data.fill_(3)
-    copy_clean_to_adversarial(norm)
+    copy_clean_to_auxiliary(norm)
     assert equal(buffers(norm), buffers(norm, 'adv_')) and torch.equal(norm.weight, norm.adv_weight)
     norm(torch.randn(4, 3, 2, 2))
     assert not equal(buffers(norm), buffers(norm, 'adv_'))

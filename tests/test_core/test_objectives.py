@@ -7,15 +7,17 @@ from helpers import Conv3dNet
 from torch import nn
 
 from adv_plugins import TAF, Objective, Recipe, TemporalCAM, make_adversarial
-from adv_plugins.core.adapter import Record
+from adv_plugins.core.batch import Batch
 from adv_plugins.core.conversion import get_adversary
+from adv_plugins.core.randomness import private_random
+from adv_plugins.core.record import Record
 from adv_plugins.functional import temporal_cam, temporal_cam_loss
 
 
 def objective_at(net, inputs, labels, targets):
     """The temporal loss of a batch on the clean path, in eval mode."""
     adversary = get_adversary(net)
-    record = adversary._forward(inputs.clone().requires_grad_(), labels)
+    record = adversary.attacker.forward(Batch(inputs).leaves(), labels)
     return adversary.recipe.objective(record, targets).detach()
 
 
@@ -35,8 +37,9 @@ def test_small_steps_raise_the_temporal_loss_of_every_clip(clips, norm):
     net = Conv3dNet().eval()
     size = 0.01 if norm == 'linf' else 0.3
     make_adversarial(net, TAF(norm=norm, eps=size, step_size=size / 10, steps=10))
-    with get_adversary(net)._private_random(inputs):
-        record = get_adversary(net)._forward(inputs.clone().requires_grad_(), labels)
+    adversary = get_adversary(net)
+    with private_random(inputs.device, adversary.schedule.stream()):
+        record = adversary.attacker.forward(Batch(inputs).leaves(), labels)
         targets = net._adversary.recipe.objective.targets(record)
     before = objective_at(net, inputs, labels, targets)
     gain = objective_at(net, net.perturb(inputs, labels), labels, targets) - before
@@ -52,9 +55,10 @@ def test_gradient_of_the_inputs_by_the_order_of_differentiation(clips, second_or
     inputs, labels = clips
     net = make_adversarial(Conv3dNet().eval(), TAF(second_order=second_order))
     adversary = get_adversary(net)
-    x = inputs.clone().requires_grad_()
-    record = adversary._forward(x, labels)
-    (ours,) = torch.autograd.grad(adversary.recipe.objective(record, labels).sum(), x)
+    batch = Batch(inputs).leaves()
+    record = adversary.attacker.forward(batch, labels)
+    objective = adversary.recipe.objective(record, labels).sum()
+    (ours,) = torch.autograd.grad(objective, batch.values[''])
 
     x = inputs.clone().requires_grad_()
     features = net.layer4(net.bn1(net.stem(x)).relu())
@@ -90,7 +94,9 @@ def test_tokens_are_frames_by_a_layout(clips):
     tokens = net.block(net.embed(inputs.flatten(2).transpose(1, 2)).relu())
     objective = net._adversary.recipe.objective
     logits = net.fc(tokens.relu().mean(1))
-    record = Record({}, None, logits, labels, 5, tokens, 'block', objective.cam_layout)
+    record = Record(
+        {}, None, logits, labels, 5, features=tokens, layer='block', layout=objective.cam_layout
+    )
     maps = tokens.transpose(1, 2).reshape(5, 8, 4, 6, 6)
     (slope,) = torch.autograd.grad(
         F.cross_entropy(record.logits, labels, reduction='sum'), tokens, retain_graph=True

@@ -25,7 +25,8 @@ from adv_plugins import (
 from adv_plugins.core import norm
 from adv_plugins.core.autograd import graph_nodes
 from adv_plugins.core.conversion import get_adversary
-from adv_plugins.core.norm import ADVERSARIAL, CLEAN, twin_parameters
+from adv_plugins.core.norm import ADVERSARIAL, CLEAN, auxiliary_parameters
+from adv_plugins.core.randomness import private_random
 from adv_plugins.functional import temporal_cam, temporal_cam_loss
 
 RECIPES = {
@@ -106,7 +107,7 @@ def straightforward(net, recipe, inputs, labels):
     logits = net(x)
     handle.remove()
     clean = F.cross_entropy(logits, labels)
-    with adversary._private_random(inputs):
+    with private_random(inputs.device, adversary.schedule.stream()):
         if recipe.objective.is_training_loss:
             value = clean
         else:
@@ -128,17 +129,17 @@ def straightforward(net, recipe, inputs, labels):
 @pytest.mark.parametrize('recipe', [TAF(eps=0.5, step_size=0.25), CEAugmentation()], ids=str)
 def test_gradients_are_those_of_the_straightforward_sum(clips, recipe):
     net = make_adversarial(Conv3dNet(dropout=0.3), recipe)
-    twin = copy.deepcopy(net)
+    plain_sum = copy.deepcopy(net)
     state = torch.get_rng_state()
     losses = net.adversarial_loss(*clips)
     (2.5 * losses['loss']).backward()
     torch.set_rng_state(state)
-    total = straightforward(twin, recipe, *clips)
+    total = straightforward(plain_sum, recipe, *clips)
     (2.5 * total).backward()
     torch.testing.assert_close(losses['loss'], total)
-    for (name, value), other in zip(net.named_parameters(), twin.parameters(), strict=True):
+    for (name, value), other in zip(net.named_parameters(), plain_sum.parameters(), strict=True):
         torch.testing.assert_close(value.grad, other.grad, msg=name)
-    for (name, value), other in zip(net.named_buffers(), twin.buffers(), strict=True):
+    for (name, value), other in zip(net.named_buffers(), plain_sum.buffers(), strict=True):
         assert torch.equal(value, other), name
 
 
@@ -152,7 +153,7 @@ def test_without_a_clean_weight_only_adversarial_samples_train(clips, recipe, dt
     with torch.autocast('cpu', dtype, enabled=dtype is not None):
         losses = net.adversarial_loss(x, y)
     losses['loss'].backward()
-    for clean, twin in twin_parameters(net):
+    for clean, twin in auxiliary_parameters(net):
         # As a loss of weight 0 leaves them, and DistributedDataParallel too.
         assert torch.equal(clean.grad, torch.zeros_like(clean))
         assert twin.grad.abs().sum() > 0
@@ -220,15 +221,15 @@ def test_a_loss_may_reach_what_was_computed_before_the_step(clips, recipe, begin
 @pytest.mark.parametrize('recipe', [TAF(), CEAugmentation()], ids=['TAF', 'CEAugmentation'])
 def test_hooks_on_parameters_run_once(clips, recipe):
     net = make_adversarial(Conv3dNet(), recipe)
-    twin = copy.deepcopy(net)
+    hooked = copy.deepcopy(net)
     calls = []
-    for value in twin.parameters():
+    for value in hooked.parameters():
         value.register_hook(lambda grad: calls.append(None) or grad * 0.5)
-    for model in (net, twin):
+    for model in (net, hooked):
         model.adversarial_loss(*clips)['loss'].backward()
-    assert len(calls) == len(list(twin.parameters()))
-    for value, other in zip(net.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(other.grad, value.grad * 0.5)
+    assert len(calls) == len(list(hooked.parameters()))
+    for value, halved in zip(net.parameters(), hooked.parameters(), strict=True):
+        torch.testing.assert_close(halved.grad, value.grad * 0.5)
 
 
 @pytest.mark.parametrize('begin', [0, 5])
@@ -242,12 +243,12 @@ def test_a_second_derivative_of_the_step_is_an_error(clips, begin):
 
 def test_validation_moves_neither_the_schedule_nor_the_norms(clips):
     net = make_adversarial(Conv3dNet(), TAF(interval=2)).eval()
-    adversary = get_adversary(net)
+    schedule = get_adversary(net).schedule
     with torch.no_grad():
         for _ in range(3):
             assert 'adv_loss' in net.adversarial_loss(*clips)
-    assert (adversary.iteration, adversary.walks, adversary.started) == (0, 0, False)
-    assert not adversary.rehearsed
+    assert (schedule.iteration, schedule.adversarial_steps, schedule.started) == (0, 0, False)
+    assert not schedule.rehearsed
     net.train()
     active = ['adv_loss' in net.adversarial_loss(*clips) for _ in range(2)]
     with torch.no_grad():
@@ -255,7 +256,7 @@ def test_validation_moves_neither_the_schedule_nor_the_norms(clips):
     net.train()
     active += ['adv_loss' in net.adversarial_loss(*clips) for _ in range(2)]
     assert active == [True, False, True, False]
-    assert (adversary.iteration, adversary.walks, adversary.started) == (4, 2, True)
+    assert (schedule.iteration, schedule.adversarial_steps, schedule.started) == (4, 2, True)
 
 
 def test_two_micro_batches_accumulate(clips):
@@ -266,11 +267,11 @@ def test_two_micro_batches_accumulate(clips):
         net.zero_grad()
         net.adversarial_loss(inputs[part], labels[part])['loss'].backward()
         parts.append([value.grad.clone() for value in net.parameters()])
-        get_adversary(net).iteration = 0
+        get_adversary(net).schedule.iteration = 0
     net.zero_grad()
     for part in (slice(0, 2), slice(2, 5)):
         net.adversarial_loss(inputs[part], labels[part])['loss'].backward()
-        get_adversary(net).iteration = 0
+        get_adversary(net).schedule.iteration = 0
     for value, first, second in zip(net.parameters(), *parts, strict=True):
         torch.testing.assert_close(value.grad, first + second)
 
@@ -492,7 +493,7 @@ def test_checkpointed_gradients_are_the_plain_ones(clips, recipe):
     """Recomputed forwards take the branch they took the first time."""
     torch.manual_seed(3)
     net = make_adversarial(Conv3dNet(), recipe)
-    get_adversary(net).started = True
+    get_adversary(net).schedule.started = True
     for name, value in net.named_parameters():
         if 'adv_' in name:
             value.data.uniform_(0.5, 1.5)
@@ -513,7 +514,7 @@ def test_many_checkpointed_steps_before_one_backward(clips, monkeypatch):
     saving.load_state_dict(net.state_dict())
     for model in (net, saving):
         make_adversarial(model, AdvProp(steps=10))
-        get_adversary(model).started = True
+        get_adversary(model).schedule.started = True
         model.layer4[1].adv_weight.data.fill_(2.0)
         sum(model.adversarial_loss(*clips)['loss'] for _ in range(8)).backward()
     for (name, value), other in zip(net.named_parameters(), saving.parameters(), strict=True):
@@ -526,7 +527,7 @@ def test_plain_forward_between_step_and_backward(clips):
     saving.load_state_dict(net.state_dict())
     for model in (net, saving):
         make_adversarial(model, 'taf')
-        get_adversary(model).started = True
+        get_adversary(model).schedule.started = True
         model.bn1.adv_weight.data.fill_(2.0)
         model.layer4[1].adv_weight.data.fill_(2.0)
         loss = model.adversarial_loss(*clips)['loss']
@@ -572,7 +573,7 @@ def test_two_steps_under_one_autocast_take_their_gradients_ahead(clips):
         losses = [net.adversarial_loss(*clips)['loss'] for _ in range(2)]
     for loss in losses:
         names = [type(node).__name__ for node in graph_nodes(loss)]
-        assert names.count('CarryBackward') == 1
+        assert names.count('InjectGradientsBackward') == 1
     sum(losses).backward()
 
 
@@ -612,7 +613,7 @@ def test_validation_first_leaves_budget_and_rehearsal_to_training(clips):
         losses = net.adversarial_loss(clips[0][:1], clips[1][:1])
     assert set(losses) == {'loss'} and get_adversary(net).recipe.budget == 1.25
     net.adversarial_loss(*clips)['loss'].backward()
-    assert get_adversary(net).rehearsed and get_adversary(net).recipe.budget is None
+    assert get_adversary(net).schedule.rehearsed and get_adversary(net).recipe.budget is None
 
 
 @pytest.fixture

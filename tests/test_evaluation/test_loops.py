@@ -8,7 +8,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from adv_plugins import make_adversarial
-from adv_plugins.core.attention import AttentionMap, capture_attention
+from adv_plugins.attention import AttentionMap, capture_attention
 from adv_plugins.core.functional import attention_mse, relative_size
 from adv_plugins.evaluation import deepfool, global_average_precision, robustness
 from adv_plugins.evaluation.loops import AdversarialTestLoop, _distances

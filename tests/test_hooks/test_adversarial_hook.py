@@ -134,7 +134,7 @@ def test_plain_run_saved_without_its_optimizer_is_resumed(train, tmp_path):
     last = str(tmp_path / 'a/epoch_1.pth')
     hooks = [dict(type='TAFHook')]
     runner = train('b', custom_hooks=hooks, load_from=last, resume=True)
-    assert get_adversary(runner.model).walks == 2
+    assert get_adversary(runner.model).schedule.adversarial_steps == 2
 
 
 def test_fine_tuning_starts_both_paths_from_the_loaded_statistics(train, tmp_path):
@@ -195,7 +195,7 @@ def test_iteration_based_loop(train):
     scheduler = [dict(type='MultiStepLR', milestones=[1], by_epoch=False)]
     options = dict(train_cfg=loop, default_hooks=default_hooks, param_scheduler=scheduler)
     runner = train(custom_hooks=hooks, **options)
-    assert get_adversary(runner.model).started
+    assert get_adversary(runner.model).schedule.started
     with pytest.raises(ValueError, match='by_epoch=False'):
         train(custom_hooks=[dict(type='TAFHook', begin=1)], **options)
 
@@ -380,7 +380,7 @@ def test_a_budget_is_chosen_for_the_run_and_measured(tmp_path, place):
     assert adversary.recipe == wanted
     assert (wanted.interval, wanted.fraction) == (1, 0.5)
     # Two iterations in each of the last two epochs.
-    assert adversary.walks == 4
+    assert adversary.schedule.adversarial_steps == 4
     # The same model in another run: what the budget has chosen is the recipe that was given.
     again = Runner.from_cfg(runner_config(tmp_path / 'again', max_epochs=4, custom_hooks=[hook]))
     again.model = runner.model

@@ -19,7 +19,7 @@ from mmaction.structures import ActionDataSample
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
 
-from adv_plugins.core.attention import capture_attention
+from adv_plugins.attention import capture_attention
 from adv_plugins.models.feature_preprocessor import l2_normalize_frames
 from adv_plugins.models.feature_transformer import (
     EncoderLayer,

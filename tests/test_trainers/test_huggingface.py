@@ -32,9 +32,10 @@ from adv_plugins import (  # noqa: E402
     remove_adversarial,
 )
 from adv_plugins.adapters.huggingface import HuggingFaceAdapter  # noqa: E402
+from adv_plugins.core.batch import Batch
 from adv_plugins.core.capture import to_frames  # noqa: E402
 from adv_plugins.core.conversion import get_adversary  # noqa: E402
-from adv_plugins.core.norm import twin_parameters  # noqa: E402
+from adv_plugins.core.norm import auxiliary_parameters  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'examples/trainers'))
 
@@ -157,7 +158,7 @@ def test_everything_but_a_training_call_with_labels_is_the_plain_model():
     for net in (plain, model):
         net.eval()
     assert_same_call(plain, model, inputs, labels)
-    assert get_adversary(model).iteration == 0
+    assert get_adversary(model).schedule.iteration == 0
 
 
 def assert_same_call(plain: Any, model: Any, inputs: Tensor, labels: Any = None) -> None:
@@ -205,7 +206,7 @@ def test_part_of_a_micro_batch_keeps_its_weight():
     model = make_adversarial(vit().double().train(), CEAugmentation(alpha=0.0, fraction=0.5))
     inputs, labels = batch_for(model)
     alone = model(inputs, labels=labels).loss
-    get_adversary(model).iteration = 0
+    get_adversary(model).schedule.iteration = 0
     share = model(inputs, labels=labels, num_items_in_batch=torch.tensor(16)).loss
     torch.testing.assert_close(share, alone / 4)
 
@@ -291,7 +292,7 @@ def frames_of(model: Any, adapter: HuggingFaceAdapter, layer: str, clips: Tensor
     with torch.no_grad():
         model.eval()(clips)
     handle.remove()
-    features, layout = adapter.feature_map(layer, outputs[0], clips, None)
+    features, layout = adapter.feature_map(layer, outputs[0], Batch(clips), None)
     return to_frames(features, len(clips), layer, layout)
 
 
@@ -421,7 +422,7 @@ def test_resume_of_a_plain_run_starts_the_schedule_and_says_so(tmp_path):
     model = make_adversarial(videomae())
     with pytest.warns(UserWarning, match=r'no adversarial\.pt: it is from a plain run'):
         trainer_for(model, tmp_path, **saving).train(resume_from_checkpoint=True)
-    assert get_adversary(model).iteration == 2
+    assert get_adversary(model).schedule.iteration == 2
 
 
 def trained_to_the_best(model: nn.Module, folder: Any) -> Trainer:
@@ -441,7 +442,7 @@ def trained_to_the_best(model: nn.Module, folder: Any) -> Trainer:
 def test_best_model_at_the_end_is_the_one_saved(tmp_path, build):
     model = make_adversarial(build(), AdvProp(steps=1))
     trained_to_the_best(model, tmp_path)
-    assert get_adversary(model).iteration == 2
+    assert get_adversary(model).schedule.iteration == 2
     saved = type(build()).from_pretrained(tmp_path / 'checkpoint-2')
     for (name, value), other in zip(
         saved.state_dict().items(), model.state_dict().values(), strict=True
@@ -474,7 +475,7 @@ def test_evaluation_is_clean(tmp_path):
     model = make_adversarial(copy.deepcopy(plain))
     found = [trainer_for(net, tmp_path).evaluate()['eval_loss'] for net in (plain, model)]
     assert found[0] == found[1]
-    assert get_adversary(model).iteration == 0
+    assert get_adversary(model).schedule.iteration == 0
 
 
 def test_bf16(tmp_path):
@@ -524,7 +525,7 @@ def test_every_parameter_is_in_one_group_beside_its_twin(tmp_path, build, recipe
     homes = {id(value): index for index, group in enumerate(groups) for value in group['params']}
     assert sum(len(group['params']) for group in groups) == len(homes)
     assert homes.keys() == {id(value) for value in model.parameters()}
-    pairs = list(twin_parameters(model))
+    pairs = list(auxiliary_parameters(model))
     assert pairs
     for clean, twin in pairs:
         assert homes[id(clean)] == homes[id(twin)]

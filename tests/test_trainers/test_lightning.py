@@ -131,7 +131,7 @@ def test_callback_is_the_bare_conversion(tmp_path):
     assert_same(bare, module)
     # The callback and its module go on together.
     fit(module, tmp_path, callback, max_epochs=1)
-    assert get_adversary(module.net).iteration == 12
+    assert get_adversary(module.net).schedule.iteration == 12
 
 
 def test_clean_path_is_the_plain_run_when_the_adversarial_weight_is_zero(tmp_path):
@@ -194,7 +194,7 @@ def test_resume_of_a_run_without_the_callback_is_told(tmp_path):
 def test_begin_counts_epochs_or_batches(tmp_path, by_epoch, walks):
     module = Module()
     fit(module, tmp_path, AdversarialCallback(RANDOM_LATER, by_epoch=by_epoch))
-    assert get_adversary(module.net).walks == walks
+    assert get_adversary(module.net).schedule.adversarial_steps == walks
 
 
 RANDOM_LATER = AdvProp(steps=1, begin=1)
@@ -285,7 +285,7 @@ def test_a_budget_outlives_a_second_fit(tmp_path):
     module, callback = Module(), AdversarialCallback(CEAugmentation(budget=1.5))
     for _ in range(2):
         fit(module, tmp_path, callback, max_epochs=1)
-    assert get_adversary(module.net).walks
+    assert get_adversary(module.net).schedule.adversarial_steps
 
 
 def test_averaging_before_the_conversion_is_refused(tmp_path):

@@ -166,7 +166,7 @@ def flexible_run(folder, **options):
 def test_flexible_runner(tmp_path):
     """Its strategy for one device; the checkpoint is a plain one with the adversarial entry."""
     runner = flexible_run(tmp_path, strategy=dict(type='SingleDeviceStrategy'))
-    assert get_adversary(runner.model).walks == 2
+    assert get_adversary(runner.model).schedule.adversarial_steps == 2
     checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
     build_recognizer(tsm_config()).load_state_dict(checkpoint['state_dict'], strict=True)
     norm = next(name for name in checkpoint['adversarial'] if name.endswith('adv_weight'))
@@ -190,4 +190,4 @@ def test_flexible_runner_under_ddp(tmp_path, one_process):
         assert states[0][part].keys() == states[1][part].keys()
         for name, value in states[0][part].items():
             assert torch.equal(value, states[1][part][name]), name
-    assert get_adversary(single.model).walks == 2
+    assert get_adversary(single.model).schedule.adversarial_steps == 2

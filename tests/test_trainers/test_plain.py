@@ -212,7 +212,7 @@ def test_compiled_wrapper_trains():
     clips, labels = micro_batches(1)[0]
     wrapper.adversarial_loss(clips, labels)['loss'].backward()
     assert model.fc.weight.grad.abs().sum() > 0
-    assert get_adversary(model).iteration == 1
+    assert get_adversary(model).schedule.iteration == 1
     model.eval()
     torch.testing.assert_close(wrapper(clips), model(clips))
 

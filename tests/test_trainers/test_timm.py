@@ -28,7 +28,7 @@ from adv_plugins import (  # noqa: E402
     remove_adversarial,
 )
 from adv_plugins.core.conversion import is_adversarial  # noqa: E402
-from adv_plugins.core.norm import twin_parameters  # noqa: E402
+from adv_plugins.core.norm import auxiliary_parameters  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'examples/trainers'))
 
@@ -172,7 +172,7 @@ def test_every_parameter_is_in_one_group_beside_its_twin(name, recipe, options):
     assert homes.keys() == {id(value) for value in model.parameters()}
     if 'layer_decay' in options:
         assert len({group['lr_scale'] for group in groups}) > 5
-    pairs = list(twin_parameters(model))
+    pairs = list(auxiliary_parameters(model))
     assert len(pairs) > 30
     for clean, twin in pairs:
         assert homes[id(clean)] == homes[id(twin)]

@@ -333,7 +333,7 @@ def expected_numbers(entry, video, count):
     from mmengine.registry import MODELS
 
     from adv_plugins import make_adversarial
-    from adv_plugins.core.attention import capture_attention
+    from adv_plugins.attention import capture_attention
     from adv_plugins.evaluation import deepfool
 
     _, config, checkpoint = entry

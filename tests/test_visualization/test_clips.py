@@ -23,7 +23,7 @@ from helpers import (
 from test_zoo import FAMILIES, build
 
 from adv_plugins import make_adversarial
-from adv_plugins.core.attention import capture_attention
+from adv_plugins.attention import capture_attention
 from adv_plugins.core.recipe import CEAugmentation
 from adv_plugins.visualization import frame_attention, gradcam
 from adv_plugins.visualization.clip_pictures import (

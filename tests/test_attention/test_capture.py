@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_globals
 from torch.utils.checkpoint import checkpoint
 
-import adv_plugins.core.attention as attention
-from adv_plugins.core.attention import AttentionMap, capture_attention
+import adv_plugins.attention.capture as attention
+from adv_plugins.attention.capture import AttentionMap, capture_attention
 
 B, T, D, H = 3, 5, 12, 3
 REPLACED = [
@@ -529,12 +529,12 @@ def test_maps_come_in_the_order_of_the_calls() -> None:
 def test_only_named_modules_cost_anything(monkeypatch: Any) -> None:
     model, x = two_of_each(), torch.randn(B, T, D)
     computed: list[Any] = []
-    original, beside = attention._attention, attention._beside
+    original, beside = attention._attention, attention._no_side_effects
     monkeypatch.setattr(
         attention, '_attention', lambda *args: (computed.append('p'), original(*args))[1]
     )
     monkeypatch.setattr(
-        attention, '_beside', lambda tensor: (computed.append('b'), beside(tensor))[1]
+        attention, '_no_side_effects', lambda tensor: (computed.append('b'), beside(tensor))[1]
     )
     with capture_attention(model, ['blocks.3', 'blocks.2']) as maps:
         model(x)

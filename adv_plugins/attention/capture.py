@@ -3,7 +3,7 @@
 No module is hooked: PyTorch's fused encoder layers switch themselves off, and then round
 differently, where a module inside them has a hook. Instead the few functions that attention is
 computed with are replaced, for the length of the ``with`` block, by ones that call the original
-and read along, and PyTorch's hooks common to all modules tell which module is calling.
+and read its arguments, and PyTorch's hooks common to all modules tell which module is calling.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,8 +26,8 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 
-from .batch import per_sample
-from .capture import find_module
+from ..core.batch import per_sample
+from ..core.capture import find_module
 
 # The genuine function: a softmax of ours must not be read, by an outer block either.
 _softmax = torch.softmax
@@ -67,6 +67,19 @@ class AttentionMap:
         # Cross-attention has no frames of its own to leave out.
         mask = None if self.valid is None or not square else per_sample(self.valid, count)
         return weights, mask
+
+    def detach(self) -> AttentionMap:
+        """The same map without its graph."""
+        return replace(self, weights=self.weights.detach())
+
+    def take(self, index: Tensor, batch_size: int) -> AttentionMap:
+        """The blocks of attention of the samples at ``index`` of a batch."""
+        weights, valid = (
+            None if part is None else per_sample(part, batch_size)[index].flatten(0, 1)
+            for part in (self.weights, self.valid)
+        )
+        assert weights is not None
+        return replace(self, weights=weights, valid=valid)
 
 
 @contextmanager
@@ -120,7 +133,7 @@ def capture_attention(
             (torch, '_native_multi_head_attention', recorder.read_fused_attention),
             (torch, '_transformer_encoder_layer_fwd', recorder.read_fused_layer),
         ):
-            stack.enter_context(_read_along(owner, name, read))
+            stack.enter_context(_wrap_function(owner, name, read))
         yield recorder.maps
     recorder.check()
 
@@ -192,7 +205,7 @@ class _Recorder:
         module = self.caller()
         if module is None or query.is_nested or not self.wants(module):
             return
-        with _beside(query):
+        with _no_side_effects(query):
             if enable_gqa:
                 key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
             if is_causal:
@@ -212,7 +225,7 @@ class _Recorder:
         least = 3 if packed or self.chosen is not None else 4
         if output.ndim < least or not self.wants(module):
             return
-        with _beside(output):
+        with _no_side_effects(output):
             if torch.finfo(output.dtype).bits < 32:
                 output = _softmax(input.float(), dim=-1)
             if packed:
@@ -248,7 +261,7 @@ class _Recorder:
         """Add the map that a fused kernel of self-attention keeps to itself."""
         if not self.wants(module):
             return
-        with _beside(query):
+        with _no_side_effects(query):
             allowed: Tensor | None = None
             if query.is_nested:
                 lengths = torch.tensor([len(x) for x in query.unbind()], device=query.device)
@@ -322,11 +335,11 @@ def _attention(
 
 
 @contextmanager
-def _beside(tensor: Tensor) -> Iterator[None]:
-    """Compute beside the model.
+def _no_side_effects(tensor: Tensor) -> Iterator[None]:
+    """Compute in full precision, and leave no trace in what the model computes.
 
-    In full precision, and without activation checkpointing counting what autograd saves here:
-    it compares that count with the one of its recomputation, in which nothing is read.
+    Activation checkpointing compares what autograd saves in a forward with what it saves in the
+    recomputation, in which nothing is read: what is saved here must not be counted.
     """
     with (
         torch.autocast(tensor.device.type, enabled=False),
@@ -336,7 +349,7 @@ def _beside(tensor: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def _read_along(owner: Any, name: str, read: Callable[..., None]) -> Iterator[None]:
+def _wrap_function(owner: Any, name: str, read: Callable[..., None]) -> Iterator[None]:
     """Have ``read`` see the output and the arguments of each call of ``owner.name``."""
     original = getattr(owner, name)
     inherited = name not in vars(owner)

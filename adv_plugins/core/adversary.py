@@ -1,0 +1,209 @@
+"""The adversarial side of one converted model: its attack, its step and its schedule."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapter import Adapter
+from .attacker import Attacker
+from .autograd import gradients, inject_gradients
+from .batch import Batch, Inputs
+from .cost import within_budget
+from .eager import not_compiled
+from .norm import (
+    ADVERSARIAL,
+    CLEAN,
+    NormPath,
+    auxiliary_parameters,
+    copy_clean_to_auxiliary,
+    dual_norms,
+    mirror_requires_grad,
+    plain_batch_norms,
+)
+from .randomness import private_random
+from .recipe import Recipe
+from .record import StepResult
+from .schedule import Schedule
+from .step import Step, trainable
+
+
+class Adversary:
+    """What :func:`~adv_plugins.make_adversarial` gives a model.
+
+    Args:
+        adapter (Adapter): How the model is called.
+        recipe (Recipe): What the step does.
+        path (NormPath): The path its norms follow.
+
+    Attributes:
+        given (Recipe): The recipe as it was given.
+        recipe (Recipe): The recipe with the interval and the fraction that its budget pays for.
+        schedule (Schedule): Where the run is.
+    """
+
+    def __init__(self, adapter: Adapter, recipe: Recipe, path: NormPath) -> None:
+        self.adapter = adapter
+        self.given = self.recipe = recipe
+        self.path = path
+        self.schedule = Schedule()
+        self.attacker = Attacker(adapter, recipe, path)
+        for regularizer in recipe.regularizers:
+            regularizer.check(self.model)
+        self._num_norms = len(dual_norms(self.model))
+        self._left_plain = plain_batch_norms(self.model)
+
+    @property
+    def model(self) -> nn.Module:
+        """The converted model."""
+        return self.adapter.model
+
+    @not_compiled
+    def losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
+        """The losses of one training iteration; the plain ones where the schedule says so.
+
+        The first call takes the adversarial path in any case, so that a recipe that does not fit
+        the model, the data or the memory fails before anything is trained, and not on the day
+        its schedule begins. Under ``no_grad`` nothing is trained, and the schedule stands still.
+        """
+        schedule, trains, batch = self.schedule, torch.is_grad_enabled(), Batch(inputs)
+        if any(value.requires_grad for value in batch.values.values()):
+            raise ValueError(
+                'the inputs require a gradient, which an adversarial step does not pass on to what '
+                'is in front of the model; convert the whole model, or pass inputs.detach()'
+            )
+        first = trains and not schedule.rehearsed
+        if not schedule.rehearsed:
+            self._check_model()
+        if first and self.recipe.budget is not None:
+            self.settle_budget(batch.size)
+        active = schedule.is_active(self.recipe)
+        if first and not active:
+            self._rehearse(batch, target)
+        with torch.enable_grad():
+            if active:
+                losses = self._adversarial_losses(batch, target, trains)
+            else:
+                losses = self._clean_losses(batch, target)
+        if trains:
+            schedule.step_taken(adversarial=active)
+        return losses
+
+    @not_compiled
+    def clean_losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
+        """The plain model's losses, from which a backward still reaches every parameter: one
+        that it did not reach would be an error in DistributedDataParallel."""
+        return self._clean_losses(Batch(inputs), target)
+
+    @not_compiled
+    def perturb(self, inputs: Inputs, target: Any) -> Inputs:
+        """The adversarial inputs; in eval mode those of the deployed (clean) path."""
+        self._check_model()
+        trained = self.model.training and self.schedule.started
+        branch = self.recipe.attack_path if trained else CLEAN
+        return self.attacker.perturb(inputs, target, self.schedule.stream(), branch)
+
+    def settle_budget(self, batch_size: int, share: float = 1.0) -> Recipe:
+        """Choose the interval and the fraction that the budget pays for, at the latest at the
+        first batch.
+
+        Args:
+            batch_size (int): Samples of a batch.
+            share (float): Part of the run in which the adversarial path is taken. Defaults to 1.0.
+
+        Returns:
+            Recipe: The recipe with what was chosen, which is ``recipe`` from now on.
+        """
+        self.recipe = within_budget(self.given, batch_size, share)
+        return self.recipe
+
+    def go_to_first_attack(self) -> None:
+        """Go to the first iteration that the schedule makes adversarial."""
+        begin, interval = self.recipe.begin, self.recipe.interval
+        by_epoch = self.schedule.epoch is not None
+        self.schedule.go_to(-(-begin // interval) * interval, begin if by_epoch else None)
+
+    def drop_unused_auxiliary_grads(self, since: int) -> int:
+        """Drop the gradients of the auxiliary parameters if they take no part in a step.
+
+        DistributedDataParallel turns the missing gradient of a clean iteration into zeros, from
+        which weight decay and momentum would move them. To be called before an optimizer steps.
+
+        Args:
+            since (int): What the call before the optimizer's last step returned.
+
+        Returns:
+            int: How many adversarial steps there were.
+        """
+        steps = self.schedule.adversarial_steps
+        if steps == since:
+            for _, auxiliary in auxiliary_parameters(self.model):
+                auxiliary.grad = None
+        return steps
+
+    def _clean_losses(self, batch: Batch, target: Any) -> dict[str, Tensor]:
+        losses = dict(self.adapter.losses(batch, target))
+        auxiliary = [value for _, value in auxiliary_parameters(self.model) if value.requires_grad]
+        if auxiliary:
+            first = next(name for name in losses if 'loss' in name)
+            zero = losses[first].detach().new_zeros(())
+            losses[first] = losses[first] + inject_gradients(zero, dict.fromkeys(auxiliary))
+        return losses
+
+    def _adversarial_losses(self, batch: Batch, target: Any, trains: bool) -> dict[str, Tensor]:
+        if not self.schedule.started:
+            copy_clean_to_auxiliary(self.model)
+            self.schedule.started = trains
+        mirror_requires_grad(self.model)
+        result = self._step(batch, target)
+        return {**self.adapter.report(result, self.recipe), **result.metrics}
+
+    def _step(self, batch: Batch, target: Any) -> StepResult:
+        result = Step(self.attacker, self.recipe)(batch, target, self.schedule.stream())
+        if not self.schedule.rehearsed:
+            self._warn_if_unmoved(result.metrics, result.adversarial.batch_size)
+        return result
+
+    def _rehearse(self, batch: Batch, target: Any) -> None:
+        """Take the whole step, backward included, and leave no trace of it."""
+        random = private_random(batch.device, self.schedule.stream())
+        with random, self.path.use(CLEAN, tracking=False):
+            result = self._step(batch, target)
+            parameters = trainable(self.model)
+            if parameters:
+                with self.path.use(ADVERSARIAL):
+                    gradients(result.total, parameters)
+
+    def _warn_if_unmoved(self, metrics: dict[str, Tensor], count: int) -> None:
+        """Say so if the first attack had no gradient to follow."""
+        solver, layer = self.recipe.solver, self.attacker.layer
+        unmoved = metrics['adv_unmoved'] == count and metrics['adv_nonfinite'] == 0
+        if not unmoved or solver.eps == 0 or solver.step_size == 0:
+            return
+        where = f' of cam_layer={layer!r}' if layer else ''
+        warnings.warn(
+            'the first attack moved no sample, as the gradient of the objective is zero '
+            f'everywhere: the class scores may not depend on the output{where} (a class token '
+            'reads no other token of its own block: name the block before), stochastic depth may '
+            'have cut the way between them, or layers behind it may still have weights of zero',
+            stacklevel=2,
+        )
+
+    def _check_model(self) -> None:
+        """Raise if the model was changed after its conversion in a way that a step cannot bear."""
+        if any(getattr(part, '_is_fsdp_managed_module', False) for part in self.model.modules()):
+            raise TypeError(
+                'the model is sharded by FSDP, which frees the parameters after a backward, and an '
+                'adversarial step has several; wrap it in DistributedDataParallel instead'
+            )
+        plain = plain_batch_norms(self.model)
+        added = [name for name in plain if name not in self._left_plain]
+        if len(dual_norms(self.model)) != self._num_norms or added:
+            what = f'{added[0]} was added' if added else 'norm layers were replaced'
+            raise RuntimeError(
+                f'{what} after make_adversarial (a SyncBN conversion?), without auxiliary norms; '
+                'convert SyncBN first and call make_adversarial last'
+            )

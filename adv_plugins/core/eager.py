@@ -1,0 +1,29 @@
+"""Keeping a function out of ``torch.compile`` without importing the compiler.
+
+``torch.compiler.disable`` as a decorator imports it at once, which takes longer than all the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+
+F = TypeVar('F', bound=Callable[..., Any])
+# Older versions of PyTorch cannot tell.
+_is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', lambda: False)
+
+
+def not_compiled(function: F) -> F:
+    """``torch.compiler.disable`` for a function, applied only where something is compiled."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if _is_compiling():
+            disable: Any = torch.compiler.disable
+            return disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return cast(F, call)

@@ -1,0 +1,87 @@
+"""Parts that a config names: built from a name or a dict, and printed as one would write them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+from .checks import near_names
+
+Kinds = Mapping[str, Callable[..., Any]]
+
+
+def build(option: str, base: type[Any], kinds: Kinds, entry: Any, **options: Any) -> Any:
+    """A part from its name in any case, a config dict, or a ready one.
+
+    Args:
+        option (str): What is chosen, for the messages.
+        base (type): The class of ready ones; without a ``type`` a dict is of this class, if it is
+            one of the kinds.
+        kinds (Mapping[str, Callable]): The classes, or functions that return one, by name.
+        entry (Any): The name, ``dict(type=name, **options)``, or an instance of ``base``.
+        **options: Further arguments; not together with a ready one.
+
+    Returns:
+        Any: An instance of ``base``.
+
+    Raises:
+        ValueError: An unknown name or argument, with the near matches, or one that is missing.
+    """
+    if isinstance(entry, base):
+        if options:
+            given = ', '.join(f'{key}={value!r}' for key, value in options.items())
+            raise ValueError(f'{given} beside a ready {option}; write {type(entry).__name__}(...)')
+        return entry
+    name = entry
+    if isinstance(entry, Mapping):
+        options = {**entry, **options}
+        name = options.pop('type', base.__name__ if base.__name__ in kinds else '')
+    folded = {kind.lower(): kind for kind in kinds}
+    wanted = str(name).lower().replace('_', '')
+    if wanted not in folded:
+        near = near_names(wanted, folded)
+        choices = ' or '.join(repr(folded[match]) for match in near)
+        raise ValueError(f'{option}={name!r} is unknown; write {choices}')
+    kind = kinds[folded[wanted]]
+    _check_arguments(folded[wanted], kind, options)
+    return kind(**options)
+
+
+def _check_arguments(name: str, kind: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(kind).parameters
+    for key in options:
+        if key not in parameters:
+            near = ', '.join(near_names(key, parameters))
+            raise ValueError(f'{name} has no option {key}=; write {near}')
+    empty = inspect.Parameter.empty
+    required = [n for n, p in parameters.items() if p.default is empty and n not in options]
+    if required:
+        raise ValueError(f'{name} needs the options {", ".join(required)}')
+
+
+def describe(part: Any) -> str:
+    """A dataclass as one would write it: without the options that have their default.
+
+    Example:
+        >>> repr(TAF())
+        "Recipe(name='TAF', objective=TemporalCAM(), eps=64/255, step_size=32/255, ...)"
+    """
+    written = []
+    for field in fields(part):
+        default = field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        value = getattr(part, field.name)
+        if field.init and field.repr and (default is MISSING or value != default):
+            written.append(f'{field.name}={_text(value)}')
+    return f'{type(part).__name__}({", ".join(written)})'
+
+
+def _text(value: Any) -> str:
+    """A value as Python; grey levels as fractions of 255."""
+    levels = round(value * 255) if isinstance(value, float) and abs(value) < 1e6 else 0
+    if levels and levels / 255 == value and len(repr(value)) > len('0.12345'):
+        return f'{levels}/255'
+    return repr(value)

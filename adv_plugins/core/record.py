@@ -1,0 +1,129 @@
+"""What is left of a forward (:class:`Record`) and of a whole step (:class:`StepResult`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from .batch import per_sample
+
+R = TypeVar('R', bound='Recorded')
+
+
+class Recorded(Protocol):
+    """What the recorder of a regularizer has read in a forward."""
+
+    def detach(self: R) -> R:
+        """The same values without their graph."""
+
+    def take(self: R, index: Tensor, batch_size: int) -> R:
+        """What belongs to the samples at ``index`` of a batch of ``batch_size``."""
+
+
+@dataclass
+class Record:
+    """What one forward pass in training mode left behind.
+
+    Args:
+        losses (Mapping[str, Tensor]): The model's own losses and metrics, one scalar a name.
+        loss (Tensor): Their total, the scalar the plain model would be trained with.
+        logits (Any): The class scores, shape (B, num_classes).
+        labels (Tensor, optional): The training labels: integers (B,) or scores
+            (B, num_classes). None where there are none.
+        batch_size (int): B.
+        output (Any): What the model returned, for trainers that want it back, without its graph.
+            Defaults to None.
+        features (Any): The output of ``layer`` with its graph. Defaults to None: not captured.
+        layer (str): Dotted name of the captured layer. Defaults to ''.
+        layout (str, optional): The axes of ``features`` as an einops pattern, see
+            :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: from their number.
+        recorded (Mapping[str, Sequence[Recorded]]): What the regularizers' recorders read, by the
+            regularizers' names. Defaults to {}.
+    """
+
+    losses: Mapping[str, Tensor]
+    loss: Tensor
+    logits: Any
+    labels: Tensor | None
+    batch_size: int
+    output: Any = None
+    features: Any = None
+    layer: str = ''
+    layout: str | None = None
+    recorded: Mapping[str, Sequence[Recorded]] = field(default_factory=dict)
+
+    def drop_graph(self) -> None:
+        """Keep the values of losses, logits and recordings, let go of all that holds the graph."""
+        self.losses = {name: value.detach() for name, value in self.losses.items()}
+        self.loss = self.loss.detach()
+        self.logits = self.logits.detach() if isinstance(self.logits, Tensor) else None
+        self.features = None
+        self.recorded = {n: [entry.detach() for entry in r] for n, r in self.recorded.items()}
+
+    def take(self, index: Tensor) -> Record:
+        """What the record says of the samples at ``index``; its losses stay those of all."""
+        count = self.batch_size
+
+        def rows(value: Any) -> Any:
+            same = isinstance(value, Tensor)
+            return per_sample(value, count)[index].flatten(0, 1) if same else value
+
+        return replace(
+            self,
+            logits=rows(self.logits),
+            labels=rows(self.labels),
+            features=None,
+            recorded={n: [e.take(index, count) for e in r] for n, r in self.recorded.items()},
+            batch_size=len(index),
+        )
+
+    def hard_labels(self, purpose: str) -> Tensor:
+        """The labels as integers (B,), with logits to go with them.
+
+        Raises:
+            ValueError: The labels are soft, or the model gives no logits.
+        """
+        shape = (self.batch_size,)
+        if not isinstance(self.logits, Tensor) or self.logits.ndim != 2:
+            got = str(getattr(self.logits, 'shape', type(self.logits).__name__))
+            raise ValueError(
+                f'{purpose} needs logits of the shape (batch, classes), the model gave {got}; '
+                "use objective='TrainingLoss' for a model without class scores"
+            )
+        labels = self.labels
+        if labels is not None and labels.shape == (*shape, 1):
+            labels = labels.squeeze(1)
+        if labels is None or labels.is_floating_point() or labels.shape != shape:
+            got = 'none' if labels is None else f'{labels.dtype} of shape {tuple(labels.shape)}'
+            raise ValueError(
+                f'{purpose} needs one hard label a sample, integers of shape {shape}, got {got}; '
+                'drop what softens them (label blending: mixup, CutMix), or use a recipe that '
+                "ascends the training loss: dict(type='CEAugmentation')"
+            )
+        return labels
+
+
+@dataclass
+class StepResult:
+    """What an adversarial step found.
+
+    Args:
+        clean (Record): The clean forward, without its graph.
+        adversarial (Record): The adversarial forward, with its graph.
+        clean_loss (Tensor): The weighted clean loss.
+        adv_loss (Tensor): The weighted adversarial loss.
+        penalties (dict[str, Tensor]): The weighted regularizers, by their log keys.
+        total (Tensor): What the trainer is to call ``backward()`` on: the sum of these losses.
+        metrics (dict[str, Tensor]): What is logged and not summed.
+    """
+
+    clean: Record
+    adversarial: Record
+    clean_loss: Tensor
+    adv_loss: Tensor
+    penalties: dict[str, Tensor]
+    total: Tensor
+    metrics: dict[str, Tensor]

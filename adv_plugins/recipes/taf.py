@@ -1,0 +1,102 @@
+"""TAF (Temporal Augmentation Framework, arXiv 2304.14601) and its cross-entropy row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.checks import check_choice
+from ..core.functional import CAM_NORMALIZATIONS, CAM_WEIGHTINGS
+from ..core.objectives import TemporalCAM
+from ..core.recipe import Recipe, register_recipe
+
+
+@register_recipe(derives=('objective', 'clean_weight', 'adv_weight'))
+def TAF(
+    *,
+    alpha: float = 0.7,
+    eps: float = 64 / 255,
+    step_size: float | None = 32 / 255,
+    num_frames: int | None = None,
+    cam_layer: str | None = None,
+    cam_layout: str | None = None,
+    cam_weighting: str = CAM_WEIGHTINGS[0],
+    cam_normalize: str = CAM_NORMALIZATIONS[0],
+    second_order: bool = True,
+    **options: Any,
+) -> Recipe:
+    """Temporal Video Adversarial Fine-tuning (TAF, eq. 2-7), for fine-tuning a trained model.
+
+    Args:
+        alpha (float): α of eq. 7: weight of the clean losses; the adversarial ones get
+            ``1 - alpha``. Defaults to 0.7.
+        eps (float): ε. Defaults to 64/255.
+        step_size (float): β. Defaults to 32/255.
+        num_frames (int, optional): N of eq. 5. Defaults to None: all frames.
+        cam_layer (str, optional): Dotted name of the layer whose output is F'. Defaults to
+            None: found.
+        cam_layout (str, optional): Axes of that output, an einops pattern such as
+            ``'b (t h w) c; t=8 h=14'``. Defaults to None: from its shape.
+        cam_weighting (str): ``'gap'`` or ``'elementwise'``. Defaults to ``'gap'``.
+        cam_normalize (str): ``'minmax'`` or ``'max'``. Defaults to ``'minmax'``.
+        second_order (bool): Whether the CAM's channel weights are differentiated. Defaults to
+            True.
+        **options: The other options of :class:`~adv_plugins.Recipe`, ``objective`` and the weights
+            apart.
+
+    Returns:
+        Recipe: The recipe.
+
+    Raises:
+        ValueError: An option outside of what is allowed.
+
+    Example:
+        >>> custom_hooks = [dict(type='TAFHook', alpha=0.7, eps=64 / 255, step_size=32 / 255)]
+    """
+    check_choice('cam_weighting', cam_weighting, CAM_WEIGHTINGS)
+    check_choice('cam_normalize', cam_normalize, CAM_NORMALIZATIONS)
+    objective = TemporalCAM(
+        num_frames=num_frames,
+        cam_layer=cam_layer,
+        cam_layout=cam_layout,
+        weighting=cam_weighting,
+        normalize=cam_normalize,
+        second_order=second_order,
+    )
+    return _fine_tuning(objective, alpha, eps=eps, step_size=step_size, **options)
+
+
+@register_recipe(derives=('objective', 'clean_weight', 'adv_weight'))
+def CEAugmentation(
+    *,
+    alpha: float = 0.7,
+    eps: float = 64 / 255,
+    step_size: float | None = 32 / 255,
+    **options: Any,
+) -> Recipe:
+    """TAF with the training loss as the objective: the CE-based row of TAF, table 2a.
+
+    Args:
+        alpha (float): Weight of the clean losses; the adversarial ones get ``1 - alpha``.
+            Defaults to 0.7.
+        eps (float): ε. Defaults to 64/255.
+        step_size (float): β. Defaults to 32/255.
+        **options: The other options of :class:`~adv_plugins.Recipe`, ``objective`` and the weights
+            apart.
+
+    Returns:
+        Recipe: The recipe.
+
+    Raises:
+        ValueError: An option outside of what is allowed.
+
+    Example:
+        >>> model = make_adversarial(model, 'ceaugmentation', eps=6 / 255)
+    """
+    return _fine_tuning('TrainingLoss', alpha, eps=eps, step_size=step_size, **options)
+
+
+def _fine_tuning(objective: Any, alpha: float, **options: Any) -> Recipe:
+    """Eq. 7: α and 1 - α weigh the clean and the adversarial losses."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(f'alpha={alpha} must lie in [0, 1], the paper has alpha=0.7')
+    return Recipe(objective=objective, clean_weight=alpha, adv_weight=1 - alpha, **options)
