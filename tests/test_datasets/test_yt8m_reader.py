@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import gzip
 import importlib.util
@@ -14,7 +15,6 @@ import struct
 import subprocess
 import sys
 import tracemalloc
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import example as with_example
 from hypothesis import strategies as st
 
-from adv_plugins.datasets import tfrecord, yt8m
-from adv_plugins.datasets.yt8m import TFRecordError, YT8MShards, read_examples, write_examples
+from adv_plugins.datasets import yt8m
+from adv_plugins.datasets.yt8m import (
+    TFRecordError,
+    YT8MShards,
+    checksum,
+    index,
+    read_examples,
+    write_examples,
+)
+from adv_plugins.datasets.yt8m.examples import decode
 
 Video = dict[str, Any]
 BENCHMARK = Path(__file__).parents[2] / 'examples/benchmarks/yt8m_readers.py'
@@ -123,11 +131,12 @@ def slow_crc(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def record(data: bytes) -> bytes:
-    def masked(part: bytes) -> bytes:
-        crc = slow_crc(part)
-        return struct.pack('<I', ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32)
+def masked(data: bytes) -> bytes:
+    crc = slow_crc(data)
+    return struct.pack('<I', ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32)
 
+
+def record(data: bytes) -> bytes:
     length = struct.pack('<Q', len(data))
     return length + masked(length) + data + masked(data)
 
@@ -137,10 +146,6 @@ def shard(path: Path, *messages: Any) -> Path:
     data = [m if isinstance(m, bytes) else m.SerializeToString() for m in messages]
     path.write_bytes(b''.join(map(record, data)))
     return path
-
-
-def decoded(data: bytes) -> Video:
-    return yt8m._decode(data)
 
 
 def from_oracle(data: bytes) -> Video:
@@ -199,15 +204,6 @@ def path(tmp_path: Path) -> Path:
     return shard(tmp_path / 'train00.tfrecord', *map(message_of, VIDEOS))
 
 
-@pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine without a CRC package."""
-    monkeypatch.setattr(tfrecord, 'package_crc', lambda: None)
-    yt8m._data_crc.cache_clear()
-    yield
-    yt8m._data_crc.cache_clear()
-
-
 # ------------------------------------------------------------------------------- what is read
 
 
@@ -232,14 +228,12 @@ def test_protobuf_reads_what_we_write(tmp_path: Path) -> None:
         assert_same(example, {k: v if k == 'id' else np.asarray(v) for k, v in expected.items()})
 
 
-def test_checksums_of_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a package and with tables only: the bytes of the slow CRC."""
-    for name, crc in ('package', tfrecord.package_crc), ('tables', lambda: None):
-        monkeypatch.setattr(tfrecord, 'package_crc', crc)
-        path = tmp_path / name
-        write_examples(path, [video(0, frames=40)])
-        content = path.read_bytes()
-        assert content == record(content[12:-4])
+def test_checksums_of_the_writer(tmp_path: Path) -> None:
+    """The bytes of the slow CRC."""
+    path = tmp_path / 'a'
+    write_examples(path, [video(0, frames=40)])
+    content = path.read_bytes()
+    assert content == record(content[12:-4])
 
 
 def test_tfrecord_reads_what_we_write(tmp_path: Path) -> None:
@@ -447,7 +441,7 @@ def test_random_records_as_protobuf_reads_them(data: st.DataObject) -> None:
         draw = st.binary(min_size=width, max_size=width)
         lists[key] = data.draw(st.lists(draw, min_size=count, max_size=count))
     content = sequence(context, lists).SerializeToString()
-    assert_same(decoded(content), from_oracle(content))
+    assert_same(decode(content), from_oracle(content))
 
 
 # -------------------------------------------------------------------------- records that are wrong
@@ -503,14 +497,14 @@ def test_damage_without_checksums_raises_nothing_else(position: int, flip: int) 
     data = bytearray(message_of(VIDEOS[1]).SerializeToString())
     data[position % len(data)] ^= flip
     with contextlib.suppress(ValueError):
-        decoded(bytes(data))
+        decode(bytes(data))
 
 
 @given(st.binary(max_size=60))
 @settings(max_examples=200, deadline=None)
 def test_random_bytes_raise_nothing_else(data: bytes) -> None:
     with contextlib.suppress(ValueError):
-        decoded(data)
+        decode(data)
 
 
 # ------------------------------------------------------------------------------ damaged files
@@ -524,7 +518,7 @@ def test_random_bytes_raise_nothing_else(data: bytes) -> None:
 )
 def test_a_flipped_byte_never_gives_a_wrong_record(path: Path, position: int, flip: int) -> None:
     content = bytearray(path.read_bytes())
-    starts = [offset for offset, *_ in yt8m._peek(path)]
+    starts = [offset for offset, *_ in index.peek_entries(path)]
     position %= len(content)
     content[position] ^= flip
     damaged = path.with_name('damaged')
@@ -601,31 +595,38 @@ def test_empty_and_missing_shards(tmp_path: Path) -> None:
             make(empty, 'ignore')
 
 
-def test_without_a_crc_package(path: Path, unchecked: None) -> None:
-    content = bytearray(path.read_bytes())
-    spot = content.index(VIDEOS[0]['rgb'].tobytes()[:24])
-    content[spot] ^= 1
-    path.write_bytes(content)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        for _ in range(2):
-            assert len(list(read_examples(path))) == 4
-    assert len(caught) == 1 and 'pip install "adv_plugins[yt8m]"' in str(caught[0].message)
-    content[0] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(TFRecordError, match='length field is damaged'):
-        list(read_examples(path))
-
-
-def test_an_index_without_checksums_does_not_pass_for_one_with(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize('errors', ['raise', 'skip'])
+def test_without_google_crc32c_nothing_is_read_or_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch, errors: str
 ) -> None:
+    """Whether or not there is an index, before any record; and nothing is read unchecked."""
+    opened = YT8MShards(path, errors)
+    monkeypatch.setattr(checksum, 'google_crc32c', None)
+    advice = r'google-crc32c is not installed: pip install "adv_plugins\[yt8m\]"'
+
+    def no_example() -> Iterator[Video]:
+        raise AssertionError('examples are not computed in vain')
+        yield
+
+    for use in (
+        lambda: YT8MShards(path, errors),
+        lambda: opened[0],
+        lambda: read_examples(path, errors),
+        lambda: write_examples(path.with_name('new'), no_example()),
+    ):
+        with pytest.raises(ImportError, match=advice):
+            use()
+    assert not path.with_name('new').exists()
+
+
+def test_an_index_without_checksums_does_not_pass_for_one_with(path: Path) -> None:
+    """As earlier versions made them where no CRC package was installed."""
     content = bytearray(path.read_bytes())
     content[content.index(VIDEOS[0]['rgb'].tobytes()[:24])] ^= 1
     path.write_bytes(content)
-    with monkeypatch.context() as patch:
-        patch.setattr(yt8m, '_data_crc', lambda: None)
-        assert len(YT8MShards(path, 'skip')) == 4
+    unchecked = index.ShardIndex.build(str(path), 'raise')
+    dataclasses.replace(unchecked, checked=1).save(f'{path}.index.npz')
+    assert len(YT8MShards(path)) == 4
     assert len(YT8MShards(path, 'skip')) == 3
 
 
@@ -723,23 +724,18 @@ def test_quantize_is_the_writers_rule() -> None:
         yt8m.quantize(np.float32([0, np.nan]))
 
 
-@given(st.binary(max_size=3000))
-@settings(max_examples=40, deadline=None)
-@with_example(b'123456789')
-@with_example(bytes(32))
-def test_crc_by_tables(data: bytes) -> None:
-    assert tfrecord.numpy_crc(data) == slow_crc(data)
-
-
 def test_crc_of_known_values() -> None:
-    """RFC 3720, B.4; and the packages agree."""
+    """RFC 3720, B.4."""
     assert slow_crc(b'123456789') == 0xE3069283
     assert slow_crc(bytes(32)) == 0x8A9136AA
-    crc = tfrecord.package_crc()
-    assert crc is not None, 'needs adv_plugins[yt8m]'
-    for size in (0, 8, 511, 512, 513, 100_001):
-        data = random.Random(size).randbytes(size)
-        assert crc(data) == tfrecord.numpy_crc(data)
+
+
+@given(st.binary(max_size=3000))
+@settings(max_examples=40, deadline=None)
+@with_example(b'')
+@with_example(random.Random(0).randbytes(20_001))
+def test_masked_checksums(data: bytes) -> None:
+    assert checksum.masked_crc32c(data) == masked(data)
 
 
 # ------------------------------------------------------------------------------------- writing
@@ -845,7 +841,7 @@ def no_build(path: str, errors: str) -> Any:
 def test_index_is_built_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     YT8MShards(folder / 'train*')
     assert (folder / 'train0.tfrecord.index.npz').exists()
-    monkeypatch.setattr(yt8m._Index, 'build', no_build)
+    monkeypatch.setattr(index.ShardIndex, 'build', no_build)
     shards = YT8MShards(folder / 'train*')
     assert len(shards) == 13 and len(shards[12]['rgb']) == shards.num_frames(12)
     # One that looked at framing only does not serve 'skip'.
@@ -853,7 +849,7 @@ def test_index_is_built_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
         YT8MShards(folder / 'train*', 'skip')
     monkeypatch.undo()
     YT8MShards(folder / 'train*', 'skip')
-    monkeypatch.setattr(yt8m._Index, 'build', no_build)
+    monkeypatch.setattr(index.ShardIndex, 'build', no_build)
     for errors in ('skip', 'raise'):
         assert len(YT8MShards(folder / 'train*', errors)) == 13
 
@@ -863,7 +859,7 @@ def test_stale_and_broken_indexes_are_replaced(path: Path, monkeypatch: Any) -> 
         return {**video(i, frames=4), 'labels': [i]}
 
     write_examples(path, [same_size(0)])
-    index = Path(f'{path}.index.npz')
+    index_file = Path(f'{path}.index.npz')
     assert len(YT8MShards(path)) == 1
     status = os.stat(path)
     write_examples(path, [same_size(5)])
@@ -873,14 +869,14 @@ def test_stale_and_broken_indexes_are_replaced(path: Path, monkeypatch: Any) -> 
     write_examples(path, [same_size(6), same_size(7)])
     os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns + 1))
     assert YT8MShards(path).labels(1).tolist() == [7]
-    content = index.read_bytes()
+    content = index_file.read_bytes()
     for broken in (b'', b'not an index', content[:100], content[:-30], content[:300] + content):
-        index.write_bytes(broken)
+        index_file.write_bytes(broken)
         assert YT8MShards(path).labels(1).tolist() == [7]
     with monkeypatch.context() as patch:
-        patch.setattr(yt8m, 'INDEX_VERSION', 99)
+        patch.setattr(index, 'INDEX_VERSION', 99)
         YT8MShards(path)
-    monkeypatch.setattr(yt8m._Index, 'build', no_build)
+    monkeypatch.setattr(index.ShardIndex, 'build', no_build)
     with pytest.raises(AssertionError, match='indexed again'):
         YT8MShards(path)
 
@@ -947,7 +943,7 @@ def test_pickles_small_and_loads_what_it_needs(tmp_path: Path, monkeypatch: Any)
         write_examples(tmp_path / f'{k}', [video(i, 1, 4, 4) for i in range(400)])
     shards = YT8MShards([tmp_path / '0', tmp_path / '1', tmp_path / '2'])
     assert len(pickle.dumps(shards)) < 2000
-    monkeypatch.setattr(yt8m._Index, 'build', no_build)
+    monkeypatch.setattr(index.ShardIndex, 'build', no_build)
     copy = pickle.loads(pickle.dumps(shards))
     assert len(copy) == 1200
     for i in (0, 401, 1199):
@@ -1046,22 +1042,41 @@ def test_an_error_of_a_worker_keeps_its_type_and_text(folder: Path) -> None:
 # ----------------------------------------------------------------------------------- surroundings
 
 
-def test_needs_numpy_only(tmp_path: Path) -> None:
-    """The two files by themselves, as importing the package imports torch."""
-    code = """
+def run_alone(code: str, *arguments: object) -> str:
+    """Run code with the folder as a package by itself, as importing ours imports torch."""
+    code = f"""
 import sys, types
-before = set(sys.modules)
 sys.modules['alone'] = types.ModuleType('alone')
-sys.modules['alone'].__path__ = [sys.argv[1]]
-from alone.yt8m import YT8MShards, np, read_examples, write_examples
-write_examples(sys.argv[2], [dict(id='a', labels=[1], rgb=np.ones((2, 3), 'u1'))])
-assert len(list(read_examples(sys.argv[2]))) == len(YT8MShards(sys.argv[2])) == 1
-loaded = {name.partition('.')[0] for name in sys.modules.keys() - before}
-print(*sorted(loaded - sys.stdlib_module_names - {'google_crc32c', 'crc32c'}))
+sys.modules['alone'].__path__ = [{str(Path(yt8m.__file__).parents[1])!r}]
+{code}
 """
-    command = [sys.executable, '-c', code, str(Path(yt8m.__file__).parent), str(tmp_path / 'shard')]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert found == 'alone numpy\n'
+    command = [sys.executable, '-c', code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_needs_numpy_and_a_crc_only(tmp_path: Path) -> None:
+    code = """
+before = set(sys.modules)
+import numpy as np
+from alone.yt8m import YT8MShards, read_examples, write_examples
+write_examples(sys.argv[1], [dict(id='a', labels=[1], rgb=np.ones((2, 3), 'u1'))])
+assert len(list(read_examples(sys.argv[1]))) == len(YT8MShards(sys.argv[1])) == 1
+loaded = {name.partition('.')[0] for name in sys.modules.keys() - before}
+print(*sorted(loaded - sys.stdlib_module_names - {'google_crc32c'}))
+"""
+    assert run_alone(code, tmp_path / 'shard') == 'alone numpy\n'
+
+
+def test_can_be_imported_without_google_crc32c(path: Path) -> None:
+    code = """
+sys.modules['google_crc32c'] = None
+from alone.yt8m import read_examples
+try:
+    read_examples(sys.argv[1])
+except ImportError as error:
+    print(error)
+"""
+    assert 'pip install "adv_plugins[yt8m]"' in run_alone(code, path)
 
 
 def test_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
