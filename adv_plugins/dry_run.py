@@ -165,7 +165,7 @@ class DryRunner(Runner):
     def _check(
         self, name: str, check: Callable[..., Any], *args: Any, needs: tuple[str, ...] = ()
     ) -> Any:
-        """Run a check, unless one that it needs has failed; an exception is reported as a problem."""
+        """Run a check unless one that it needs has failed; report an exception as a problem."""
         failed = [need for need in needs if need not in self._passed]
         if failed:
             self._skipped[name] = self._skipped.get(failed[0], failed[0])
