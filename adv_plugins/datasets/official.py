@@ -75,7 +75,7 @@ class Release:
 
 
 class OfficialDataset(ABC):
-    """Mixin for a dataset of MMAction2: one error lists all problems with the data, before training.
+    """Mixin for a dataset of MMAction2 that reports all problems with its data in one error.
 
     The check runs when the annotation file is read: with ``lazy_init``, at the first use. It covers
     every line, label and file, by listing folders and never by opening a video; for 108,000 folders
