@@ -1,4 +1,4 @@
-"""What datasets of frame features share: the choice of videos, checks, target and item.
+"""What the datasets of frame features share: selection, checks, target and item.
 
 An item holds an array (T, D) for each modality, in the data type in which it is stored (uint8 for
 YouTube-8M: a quarter of the bytes on the way to the device), and the multi-hot target. The datasets
@@ -37,7 +37,7 @@ class FrameFeatureDataset(BaseDataset):
         modalities (Mapping[str, int]): Width of each modality.
         max_frames (int, optional): Frames after which a video is cut.
         empty_labels (str): 'keep' or 'drop' videos that have no label in the label space.
-        skip (int): Number of first videos to leave out.
+        skip (int): Number of videos to leave out at the start.
         pipeline (Sequence[dict | Callable]): Transforms.
         metainfo (Mapping, optional): Further meta information.
         **kwargs: Further arguments of ``BaseDataset``.

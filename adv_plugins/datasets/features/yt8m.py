@@ -42,8 +42,8 @@ class YT8MFrameDataset(FrameFeatureDataset):
             and the next good video takes its place, the same in every rank, worker and resumed
             run; an evaluation then counts that video twice. At most ``max_refetch`` records are
             replaced in a row. Defaults to 'raise'.
-        empty_labels (str): What happens to videos without a label in the label space, which for a
-            small vertical are nearly all: 'keep' gives them an all-zero target, 'drop' leaves them
+        empty_labels (str): What happens to videos without a label in the label space (for a
+            small vertical, nearly all): 'keep' gives them an all-zero target, 'drop' leaves them
             out, for which the labels of all records are read at the start (about a minute for all
             of YouTube-8M). The choice changes PERR and Hit@1. Defaults to 'keep'.
         skip (int): Number of videos to leave out at the start: ``skip=N`` gives the test set what
