@@ -23,7 +23,7 @@ class FeatureDataset(FrameFeatureDataset):
         some/video 3 17
         other_video 0
 
-    ``data_prefix`` names for each modality where its arrays (T, D) are, in one of three forms:
+    ``data_prefix`` names the place of each modality's arrays (T, D), in one of three forms:
 
     - a directory with ``{name}.npy`` for each video;
     - a directory with ``{name}.npz`` for each video, which holds an array under the modality's name
@@ -41,10 +41,11 @@ class FeatureDataset(FrameFeatureDataset):
         modalities (Mapping[str, int]): The modalities, with their widths.
         data_prefix (Mapping[str, str]): Directory or ``.npy`` file of each modality, relative to
             ``data_root``.
-        num_classes (int, optional): Number of classes, if they have no names. Defaults to None.
+        num_classes (int, optional): Number of classes; give this, ``classes`` or ``label_space``.
+            Defaults to None.
         classes (Sequence[str], optional): Names of the classes. Defaults to None.
-        label_space (LabelSpace | str | Sequence[str] | Mapping, optional): Instead, how labels
-            become classes, see ``LabelSpace.from_config``. Defaults to None.
+        label_space (LabelSpace | str | Sequence[str] | Mapping, optional): How labels become
+            classes, see ``LabelSpace.from_config``. Defaults to None.
         data_root (str): Root of the other paths. Defaults to ''.
         max_frames (int, optional): Frames after which a modality is cut. Defaults to None, which
             cuts nothing.
@@ -113,7 +114,7 @@ class FeatureDataset(FrameFeatureDataset):
 
     def _open(self) -> range:
         names, labels = _read_annotations(self.ann_file)
-        # Flat arrays, as counting references would copy lists to every worker, page by page.
+        # Flat arrays: reference counts would make every worker copy lists, page by page.
         self._names = np.array([name.encode() for name in names])
         self._flat_labels = np.array([label for row in labels for label in row], dtype=np.int64)
         self._label_ends = np.cumsum([len(row) for row in labels])
@@ -175,7 +176,7 @@ def _own_label_space(
     classes: Sequence[str] | None,
     label_space: LabelSpace | str | Sequence[str] | Mapping | None,
 ) -> LabelSpace:
-    """The label space that the given one of the three options describes."""
+    """The label space that one of the three options describes."""
     given = [option for option in (num_classes, classes, label_space) if option is not None]
     if len(given) != 1:
         raise ValueError(

@@ -24,9 +24,8 @@ class PerVideoFiles:
     def __init__(self, directory: str, modality: str, names: Sequence[str]) -> None:
         self.directory = directory
         self.modality = modality
-        self.suffix = '.npz' if os.path.exists(self._path(names[0], '.npz')) else '.npy'
-        if os.path.exists(self._path(names[0], '.npy')):
-            self.suffix = '.npy'
+        existing = [s for s in ('.npy', '.npz') if os.path.exists(self._path(names[0], s))]
+        self.suffix = existing[0] if existing else '.npy'
         missing = [name for name in names if not os.path.exists(self.place(name))]
         if missing:
             raise FileNotFoundError(
@@ -45,7 +44,7 @@ class PerVideoFiles:
             if self.modality not in content.files:
                 raise ValueError(
                     f'{path} has no array {self.modality!r}, only {sorted(content.files)}: save '
-                    'each modality by its name.'
+                    'each modality under its name.'
                 )
             return content[self.modality]
 
