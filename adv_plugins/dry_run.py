@@ -1,4 +1,4 @@
-"""A dry run: everything a training run does up to its first update, and a report of it.
+"""A dry run: everything that training does up to its first update, with a report of all problems.
 
 Example:
     mim train mmaction2 CONFIG --cfg-options runner_type=DryRunner
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dataset import BaseDataset
 from mmengine.dist import all_gather_object, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -27,7 +26,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .core.conversion import get_adversary, is_adversarial
-from .datasets.files import ON_DISK, file_backends, find_missing, some
+from .datasets.files import find_missing, some
+from .datasets.inspection import describe_shapes, inner_datasets, listed_files, listed_labels
 from .evaluation.deployed import unfit_weights
 from .hooks.adversarial_hook import inner_model
 
@@ -35,7 +35,7 @@ STAGES = ('train', 'val', 'test')
 
 
 class _NoModel(BaseModel):
-    """Stands in for a model that does not build, so that the rest is still checked."""
+    """Stands in for a model that cannot be built, so that the rest is still checked."""
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         """Never called."""
@@ -43,9 +43,9 @@ class _NoModel(BaseModel):
 
 @RUNNERS.register_module()
 class DryRunner(Runner):
-    """A Runner whose ``train`` checks a run and does not train.
+    """A Runner whose ``train`` checks a config instead of training.
 
-    It goes through all that ``Runner.train`` does before the first update, with any config:
+    It does everything that ``Runner.train`` does before the first update, with any config:
 
     - the datasets of ``train``, ``val`` and ``test`` build, the files they list exist (where
       MMAction2's decoders read them from disk), their labels are classes of the model's
@@ -53,18 +53,18 @@ class DryRunner(Runner):
     - model, hooks, loops, evaluators, optimizer and schedulers build;
     - ``before_run`` of the hooks runs, which makes the model adversarial if the config says so;
     - weights load: what ``init_cfg`` or ``pretrained`` names, and ``load_from`` or ``resume``,
-      whose entries must fit the model. Of ``load_from`` other weights of the head are a warning:
-      that is how one fine-tunes for other classes;
-    - one training batch goes through the ``train_step`` of the model, forward and backward and,
-      whatever its schedule, with the adversarial recipe. No parameter changes.
+      whose entries must fit the model. A head that ``load_from`` does not fit is only a warning, as
+      fine-tuning for other classes needs another head;
+    - one training batch passes through the ``train_step`` of the model, forward and backward, with
+      the adversarial recipe whatever its schedule. No parameter changes.
 
-    A failure does not end it: what depends on it is left out, the rest is still checked, and
-    all that was found is in one report and one error at the end. No checkpoint and no config is
-    written, only the log; nothing is sent to visualisation backends. In a distributed run each
-    rank checks for itself and all end with the same error.
+    A failure does not stop the dry run: checks that depend on it are skipped, the others still run,
+    and one report and one error at the end list all problems. Only the log is written: no
+    checkpoint, no config, and nothing to visualisation backends. In a distributed run each rank
+    makes its own checks, and all end with the same error.
 
     Raises:
-        RuntimeError: At the end of ``train``, if there are problems.
+        RuntimeError: There are problems; raised at the end of ``train``.
 
     Example:
         >>> # in a config, or on the command line: --cfg-options runner_type=DryRunner
@@ -82,13 +82,13 @@ class DryRunner(Runner):
         super().__init__(*args, **kwargs)
 
     def train(self) -> nn.Module:
-        """Check all, then report.
+        """Check everything, then report.
 
         Returns:
-            nn.Module: The model, with the weights that a run would start with.
+            nn.Module: The model, with the weights that training would start with.
 
         Raises:
-            RuntimeError: If there are problems.
+            RuntimeError: There are problems.
         """
         self._report_model()
         for stage in STAGES:
@@ -100,39 +100,39 @@ class DryRunner(Runner):
         self._check('load_from and resume', self.load_or_resume, needs=('model',))
         data = [f'train {part}' for part in ('dataset', 'files', 'labels', 'first video')]
         self._check('first batch', self._check_batch, needs=(*data, 'hooks before the run'))
-        # Every rank must come to the training step, whose gradients are averaged, or none.
+        # The training step averages gradients, so either every rank runs it or none does.
         self._share_problems()
         self._check('training step', self._check_step, needs=('first batch',))
         self._report()
         return self.model
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
-        """As Runner's; a model that does not build is a problem, not the end."""
+        """Build the model; one that cannot be built is reported as a problem."""
         built = self._check('model', super().build_model, model)
         return _NoModel() if built is None else built
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """As Runner's."""
+        """Wrap the model, if there is one."""
         if isinstance(model, _NoModel):
             return model
         return super().wrap_model(model_wrapper_cfg, model)
 
     def register_hook(self, hook: Hook | dict, priority: Any = None) -> None:
-        """As Runner's; a hook that does not build is a problem, not the end."""
+        """Register a hook; one that cannot be built is reported as a problem."""
         name = hook.get('type') if isinstance(hook, dict) else type(hook).__name__
         self._check(f'hook {name}', super().register_hook, hook, priority)
 
     def build_visualizer(self, visualizer: Any = None) -> Any:
-        """As Runner's, without the backends: a dry run is no experiment to keep."""
+        """Build the visualizer without its backends, as a dry run is no experiment to record."""
         visualizer = super().build_visualizer(visualizer)
         visualizer._vis_backends = {}
         return visualizer
 
     def dump_config(self) -> None:
-        """Leave the config of a real run in the work directory alone."""
+        """Write no config, which would replace that of a real run in the work directory."""
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """As Runner's, which only logs what does not fit."""
+        """Load a checkpoint and report what does not fit, which Runner only logs."""
         model = inner_model(self.model).state_dict()
         checkpoint = super().load_checkpoint(filename, *args, **kwargs)
         file = checkpoint.get('state_dict', checkpoint)
@@ -141,9 +141,9 @@ class DryRunner(Runner):
         return checkpoint
 
     def _compare(self, filename: str, file: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-        """Note which weights a checkpoint has no value for, and which it has in vain."""
+        """Report weights that only the model has, and weights that only the checkpoint has."""
         unfit = unfit_weights(file, model)
-        # Fine-tuning for other classes leaves the head behind on purpose; a resumed run has one.
+        # Fine-tuning for other classes replaces the head on purpose; a resumed run does not.
         head = [] if self._resume else [name for name in unfit if 'head' in name]
         if head:
             self._warnings.append(
@@ -165,7 +165,7 @@ class DryRunner(Runner):
     def _check(
         self, name: str, check: Callable[..., Any], *args: Any, needs: tuple[str, ...] = ()
     ) -> Any:
-        """Run a check, unless what it needs has failed; an exception is a problem of it."""
+        """Run a check unless one that it needs has failed; report an exception as a problem."""
         failed = [need for need in needs if need not in self._passed]
         if failed:
             self._skipped[name] = self._skipped.get(failed[0], failed[0])
@@ -177,7 +177,7 @@ class DryRunner(Runner):
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             place = f'{Path(frame.filename).name}:{frame.lineno}'
-            # The message comes last: it may end with a command to copy.
+            # The message comes last, as it may end with a command to copy.
             self._problem(f'{name}: {type(error).__name__} in {place}: {error}')
         if len(self._problems) == count:
             self._passed.add(name)
@@ -187,7 +187,7 @@ class DryRunner(Runner):
         self._problems.append(text)
 
     def _check_stage(self, stage: str) -> None:
-        """The data of a stage, and the loop around them."""
+        """Check the data of a stage, and the loop that uses them."""
         dataset = f'{stage} dataset'
         self._check(dataset, self._check_dataset, stage)
         for part, check in (
@@ -196,7 +196,7 @@ class DryRunner(Runner):
             ('first video', self._check_first_video),
         ):
             self._check(f'{stage} {part}', check, stage, needs=(dataset,))
-        # A stand-in lets the loop, and all that asks it for the schedule, be checked regardless.
+        # With a stand-in, the loop and everything that asks it for the schedule can be checked.
         if dataset not in self._passed:
             setattr(self, f'_{stage}_dataloader', DataLoader([None]))
         self._check(f'{stage} loop', lambda: getattr(self, f'{stage}_loop'))
@@ -211,18 +211,11 @@ class DryRunner(Runner):
         if len(loader.dataset) == 0:
             raise ValueError(f'the {stage} dataset is empty')
 
-    def _leaves(self, stage: str) -> list[Any]:
-        return list(_leaves(getattr(self, f'_{stage}_dataloader').dataset))
+    def _inner_datasets(self, stage: str) -> list[Any]:
+        return list(inner_datasets(getattr(self, f'_{stage}_dataloader').dataset))
 
     def _check_files(self, stage: str) -> None:
-        paths = [
-            path
-            for leaf in self._leaves(stage)
-            # Skeletons and features have a frame_dir too, which names no folder.
-            if (backends := file_backends(getattr(leaf, 'pipeline', None))) and backends <= ON_DISK
-            for entry in _entries(leaf)
-            if (path := entry.get('filename', entry.get('frame_dir')))
-        ]
+        paths = [path for inner in self._inner_datasets(stage) for path in listed_files(inner)]
         missing = find_missing(paths)
         if missing:
             self._problem(
@@ -231,11 +224,13 @@ class DryRunner(Runner):
             )
 
     def _check_labels(self, stage: str) -> None:
-        leaves = self._leaves(stage)
+        datasets = self._inner_datasets(stage)
         videos = len(getattr(self, f'_{stage}_dataloader').dataset)
-        kinds = some(dict.fromkeys(type(leaf).__name__ for leaf in leaves))
-        counts = Counter(label for leaf in leaves for row in _labels(leaf) for label in row)
-        # A test set to predict has no labels.
+        kinds = some(dict.fromkeys(type(inner).__name__ for inner in datasets))
+        counts = Counter(
+            label for inner in datasets for row in listed_labels(inner) for label in row
+        )
+        # A test set for prediction has no labels.
         if stage == 'test' and set(counts) == {-1}:
             counts.clear()
         self._facts.append(f'{stage}: {videos:,} videos, {len(counts)} classes ({kinds})')
@@ -272,7 +267,7 @@ class DryRunner(Runner):
             self._facts.append('adversarial: no')
 
     def _check_batch(self) -> None:
-        """The first batch, as the training loop would fetch it."""
+        """Fetch the first batch as the training loop would."""
         self.optim_wrapper.initialize_count_status(
             self.model, self.train_loop.iter, self.train_loop.max_iters
         )
@@ -282,7 +277,7 @@ class DryRunner(Runner):
         self.call_hook('before_train_iter', batch_idx=0, data_batch=self._batch)
 
     def _check_step(self) -> None:
-        """The batch forward and backward, as the training loop would do it."""
+        """Run the batch forward and backward as the training loop would."""
         model = inner_model(self.model)
         if is_adversarial(model):
             get_adversary(model).go_to_first_attack()
@@ -291,7 +286,7 @@ class DryRunner(Runner):
             logged = self.model.train_step(self._batch, optim_wrapper=self.optim_wrapper)
         losses = {name: torch.as_tensor(value).item() for name, value in logged.items()}
         values = ', '.join(f'{name} {value:.4g}' for name, value in losses.items())
-        self._facts.append(f'training batch: {_shapes(self._batch)}: {values}')
+        self._facts.append(f'training batch: {describe_shapes(self._batch)}: {values}')
         infinite = [name for name, value in losses.items() if not math.isfinite(value)]
         if infinite:
             self._problem(f'training step: not finite: {some(infinite)}')
@@ -301,19 +296,19 @@ class DryRunner(Runner):
         self.optim_wrapper.zero_grad()
 
     def _share_problems(self) -> None:
-        """Let all ranks know the problems of each, and go on with what passed everywhere."""
+        """Share the problems of each rank with all, and count as passed what passed everywhere."""
         if get_world_size() == 1:
             return
-        found = all_gather_object((self._problems, self._passed))
+        gathered = all_gather_object((self._problems, self._passed))
         ranks: dict[str, list[int]] = {}
-        for rank, (problems, _) in enumerate(found):
+        for rank, (problems, _) in enumerate(gathered):
             for problem in problems:
                 ranks.setdefault(problem, []).append(rank)
         self._problems = [
-            problem if len(at) == len(found) else f'{problem} (rank {some(at)})'
+            problem if len(at) == len(gathered) else f'{problem} (rank {some(at)})'
             for problem, at in ranks.items()
         ]
-        self._passed = set.intersection(*(passed for _, passed in found))
+        self._passed = set.intersection(*(passed for _, passed in gathered))
 
     def _report_model(self) -> None:
         if 'model' not in self._passed:
@@ -345,50 +340,16 @@ class DryRunner(Runner):
 
 
 def _num_classes(model: nn.Module) -> tuple[str, int | None]:
-    """The option that says how many classes the model has, and what it says."""
+    """The option that sets the number of classes of the model, and its value."""
     head = getattr(model, 'cls_head', None)
     if hasattr(head, 'num_classes'):
         return 'model.cls_head.num_classes', head.num_classes
     return 'model.num_classes', getattr(model, 'num_classes', None)
 
 
-def _leaves(dataset: Any) -> Iterator[Any]:
-    """The datasets in mmengine's wrappers, such as ConcatDataset and RepeatDataset."""
-    if isinstance(getattr(dataset, 'datasets', None), (list, tuple)):
-        for inner in dataset.datasets:
-            yield from _leaves(inner)
-    elif hasattr(dataset, 'dataset'):
-        yield from _leaves(dataset.dataset)
-    else:
-        yield dataset
-
-
-def _entries(dataset: Any) -> Iterator[dict]:
-    """What the annotation file says of each video, without loading any."""
-    if not isinstance(dataset, BaseDataset):
-        return
-    stored = dataset.data_list or getattr(dataset, 'data_address', ())
-    for index in range(len(stored)):
-        yield BaseDataset.get_data_info(dataset, index)
-
-
-def _labels(dataset: Any) -> Iterator[list[int]]:
-    """The classes of each video, where the dataset tells them without loading it."""
-    own = isinstance(dataset, BaseDataset) and type(dataset).get_cat_ids
-    if own and own is not BaseDataset.get_cat_ids:
-        yield from (list(dataset.get_cat_ids(index)) for index in range(len(dataset)))
-        return
-    for entry in _entries(dataset):
-        label = entry.get('label')
-        if isinstance(label, int):
-            yield [label]
-        elif isinstance(label, (list, tuple)) and all(isinstance(one, int) for one in label):
-            yield list(label)
-
-
 @contextlib.contextmanager
 def _without_updates(wrapper: BaseOptimWrapper) -> Iterator[None]:
-    """Keep the gradients and the parameters as the backward pass leaves them."""
+    """Keep parameters and gradients as the backward pass leaves them."""
     wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
     wrappers = list(wrappers)
     for one in wrappers:
@@ -402,15 +363,3 @@ def _without_updates(wrapper: BaseOptimWrapper) -> Iterator[None]:
 
 def _do_nothing(*args: Any, **kwargs: Any) -> None:
     pass
-
-
-def _shapes(batch: Any) -> str:
-    """The shapes of the tensors in a batch, for people."""
-    if isinstance(batch, torch.Tensor):
-        return str(tuple(batch.shape))
-    if isinstance(batch, Mapping):
-        shapes = {name: _shapes(value) for name, value in batch.items()}
-        return ', '.join(f'{name} {shape}' for name, shape in shapes.items() if shape)
-    if isinstance(batch, (list, tuple)) and batch and _shapes(batch[0]):
-        return f'{len(batch)} x {_shapes(batch[0])}'
-    return ''

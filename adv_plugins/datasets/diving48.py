@@ -1,7 +1,7 @@
-"""Diving48 with its V2 annotations: the official release in MMAction2's layout, checked at once.
+"""Diving48 with its V2 annotations: the official release in MMAction2's layout, checked before use.
 
-MMAction2's ``build_file_list.py`` writes the annotation files, the official test split under the
-name ``val``; the README says how, step by step.
+MMAction2's ``build_file_list.py`` writes the annotation files, that of the official test split
+under the name ``val``; the README describes every step.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from .official import OfficialVideos, Release
 class Diving48(OfficialVideos, VideoDataset):
     """Diving48, V2 annotations: 48 classes, 15,027 training and 1,970 test videos.
 
-    MMAction2's ``VideoDataset`` that checks the layout when it is built: the annotation file and
-    each of its lines, the labels, the number of videos against the official splits (which split
-    it is follows from that number alone), and that every video is on disk. Files in a remote
-    backend are not looked for: those of a ``data_prefix`` such as ``s3://...``, or of a decoder
-    with another ``io_backend`` than ``'disk'``.
+    MMAction2's ``VideoDataset``, which in addition checks the data when it is built: every line of
+    the annotation file, the labels, the number of videos (which must be that of an official split),
+    and that every video is on disk. Files in a remote backend are not checked: those under a
+    ``data_prefix`` such as ``s3://...``, or of a decoder whose ``io_backend`` is not ``'disk'``.
 
     Args:
-        *args: Arguments of MMAction2's ``VideoDataset``: ``ann_file``, in the official layout
-            'data/diving48/diving48_train_list_videos.txt' (``val`` for the test split),
-            ``pipeline``, and ``data_prefix``, ``dict(video='data/diving48/videos')``.
-        allow_subset (bool): Whether the annotation file may list another number of videos than
-            the official splits have. Defaults to False.
+        *args: Arguments of MMAction2's ``VideoDataset``: ``ann_file``, ``pipeline`` and
+            ``data_prefix``. In the official layout, ``ann_file`` is
+            'data/diving48/diving48_train_list_videos.txt' (``val`` for the test split) and
+            ``data_prefix`` is ``dict(video='data/diving48/videos')``.
+        allow_subset (bool): Whether the number of listed videos may differ from the official
+            splits. Defaults to False.
         **kwargs: Keyword arguments of MMAction2's ``VideoDataset``.
 
     Raises:
-        ValueError: If anything is wrong with the data; the message has all that was found.
+        ValueError: If there are problems with the data; the message lists all of them.
 
     Example:
         >>> train_dataloader = dict(

@@ -1,4 +1,4 @@
-"""Whether the files that an annotation file lists are on disk, without opening any of them."""
+"""Finds the files of an annotation file that are not on disk, without opening any."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ ON_DISK = frozenset({None, 'disk', 'local'})
 
 
 def file_backends(pipeline: Any) -> set[str | None]:
-    """What the transforms of a pipeline read their files with.
+    """The backends with which the transforms of a pipeline read files.
 
     Args:
         pipeline (Compose): The built pipeline of a dataset.
 
     Returns:
-        set[str | None]: Every ``io_backend``; empty if no transform reads a file.
+        set[str | None]: The ``io_backend`` of each; empty if no transform reads files.
     """
     transforms = getattr(pipeline, 'transforms', ())
     return {step.io_backend for step in transforms if hasattr(step, 'io_backend')}
@@ -31,8 +31,8 @@ def is_remote(path: str) -> bool:
 def find_missing(paths: Iterable[str]) -> list[str]:
     """The paths that do not exist.
 
-    A folder is listed once, instead of asking for each of its files: five times as fast on a
-    local disk, and more over a network. Remote paths are taken to exist.
+    Each folder is listed once instead of looking up each of its files, which is five times as fast
+    on a local disk, and more over a network. Remote paths count as existing.
 
     Args:
         paths (Iterable[str]): Files or folders.
@@ -52,7 +52,7 @@ def find_missing(paths: Iterable[str]) -> list[str]:
 
 
 def list_folder(folder: str) -> set[str]:
-    """The names in a folder, none if there is no such folder."""
+    """The names in a folder; none if there is no such folder."""
     try:
         return set(os.listdir(folder or '.'))
     except (FileNotFoundError, NotADirectoryError):

@@ -1,8 +1,8 @@
-"""What the datasets with an official release share: the data are checked before a run starts.
+"""The base of the datasets with an official release, which check the data before training starts.
 
-The usual accidents are silent: a list written before the archive was unpacked is just shorter,
-labels that count from 1 train a model with one dead class, and a missing file stops the run when
-its turn comes, hours later. Here they are found when the dataset is built, all of them at once.
+The usual mistakes are silent: a list written before the archive was unpacked is merely shorter,
+labels that count from 1 train a model with one unused class, and a missing file stops the run only
+when its turn comes, hours later. Here all of them are reported when the dataset is built.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Release:
         num_classes (int): Number of classes.
         splits (Mapping[str, int]): Number of videos of each split.
         download (str): Where the release comes from.
-        folder (str): The folder of its videos, as MMAction2's configs have it.
-        example (str): What lies in that folder.
+        folder (str): The folder of its videos, as in MMAction2's configs.
+        example (str): An example of a file in that folder.
         annotations (str): The files that MMAction2's tool reads.
-        lists (str): The annotation files that it writes, with ``{}`` for the split.
-        options (str): The options that make it write them.
+        lists (str): The annotation files that the tool writes, with ``{}`` for the split.
+        options (str): The options with which the tool writes them.
     """
 
     title: str
@@ -49,11 +49,11 @@ class Release:
     options: str
 
     def sizes(self) -> str:
-        """The splits in words."""
+        """The sizes of the splits, for messages."""
         return ', '.join(f'{name} {size:,}' for name, size in self.splits.items())
 
     def guide(self, split: str) -> str:
-        """How to get from the download to the annotation file of a split.
+        """Instructions from the download to the annotation file of a split.
 
         Args:
             split (str): 'train' or 'val'.
@@ -67,7 +67,7 @@ class Release:
             f'  {self.folder}/{self.example}\n'
             f'  {self.annotations}\n'
             f'  {self.lists.format(split)}\n'
-            'MMAction2 writes the last one, once all is unpacked, with\n'
+            'Once everything is unpacked, MMAction2 writes the last one with\n'
             f'  {_TOOLS}\n'
             f'  PYTHONPATH=$MM python $MM/tools/data/build_file_list.py {self.options} '
             f'--num-split 1 --level 1 --subset {split} --shuffle'
@@ -75,20 +75,20 @@ class Release:
 
 
 class OfficialDataset(ABC):
-    """Mixin for a dataset of MMAction2: what is wrong with the data is one error, before training.
+    """Mixin for a dataset of MMAction2 that reports all problems with its data in one error.
 
-    The check runs when the annotation file is read, so at the first use with ``lazy_init``. Every
-    line, label and file is looked at, by listing folders and never by opening a video; for
-    108,000 folders of frames that is about a second on a local disk.
+    The check runs when the annotation file is read: with ``lazy_init``, at the first use. It covers
+    every line, label and file, by listing folders and never by opening a video; for 108,000 folders
+    of frames it takes about a second on a local disk.
 
     Args:
         *args: Arguments of the dataset.
-        allow_subset (bool): Whether the annotation file may list another number of videos than
-            the official splits have. Defaults to False.
+        allow_subset (bool): Whether the number of listed videos may differ from the official
+            splits. Defaults to False.
         **kwargs: Keyword arguments of the dataset.
 
     Raises:
-        ValueError: If anything is wrong with the data.
+        ValueError: If there are problems with the data.
     """
 
     release: ClassVar[Release]
@@ -106,7 +106,7 @@ class OfficialDataset(ABC):
             list[dict]: As the base class gives it.
 
         Raises:
-            ValueError: If anything is wrong; the message has all that was found.
+            ValueError: If there are problems; the message lists all of them.
         """
         lines = self._read()
         entries, problems = self._parse(lines)
@@ -129,7 +129,7 @@ class OfficialDataset(ABC):
         return str(self.data_prefix.get(self.prefix_key) or '')
 
     def _read(self) -> dict[int, str] | None:
-        """The lines by number, without empty ones; None if there is no such file."""
+        """The non-empty lines by number; None if there is no annotation file."""
         if not self.ann_file or not exists(self.ann_file):
             return None
         try:
@@ -139,7 +139,7 @@ class OfficialDataset(ABC):
         return {number: line for number, line in enumerate(lines, 1) if line.strip()}
 
     def _parse(self, lines: dict[int, str] | None) -> tuple[dict[int, dict], list[str]]:
-        """The entries by line number, and what is wrong with the list itself."""
+        """The entries by line number, and the problems with the format of the list."""
         if lines is None:
             return {}, [f'There is no file ann_file={self.ann_file!r}.']
         if not lines:
@@ -153,7 +153,7 @@ class OfficialDataset(ABC):
                 entries[number] = self._entry(line)
             except ValueError:
                 bad.append(number)
-        # Predictions need no labels; but then no line has one.
+        # A list for prediction has no labels, but then no line has any.
         unlabelled = [number for number, entry in entries.items() if entry['label'] in (-1, [])]
         if not (self.test_mode and len(unlabelled) == len(lines)):
             bad = sorted({*bad, *unlabelled})
@@ -167,7 +167,7 @@ class OfficialDataset(ABC):
 
     @abstractmethod
     def _entry(self, line: str) -> dict:
-        """One line as the base class takes it; a ValueError says that it is garbled."""
+        """A line as an entry of the base class; a garbled line raises a ValueError."""
 
     def _label(self, labels: list[str]) -> int | list[int]:
         if self.multi_class:
@@ -204,7 +204,7 @@ class OfficialDataset(ABC):
         return [
             f'ann_file={self.ann_file!r} lists {count:,} videos, the official splits have '
             f'{self.release.sizes()}. The tool leaves out what is not unpacked when it runs: '
-            'unpack all and run it again. If a part is meant, write allow_subset=True.'
+            'unpack everything and run it again. For a subset on purpose, write allow_subset=True.'
         ]
 
     def _check_folder(self) -> list[str]:
@@ -221,7 +221,7 @@ class OfficialDataset(ABC):
         ]
 
     def _check_files(self, entries: list[dict]) -> list[str]:
-        """What is wrong with the files of the entries that are used."""
+        """The problems with the files of the entries that are used."""
         key = 'frame_dir' if self.prefix_key == 'img' else 'filename'
         paths = [entry[key] for entry in entries] if self._on_disk else []
         missing = find_missing(paths)
@@ -234,7 +234,7 @@ class OfficialDataset(ABC):
         ]
 
     def _used(self, entries: dict[int, dict]) -> Iterator[dict]:
-        """The entries that ``indices`` choose."""
+        """The entries that ``indices`` select."""
         values = list(entries.values())
         if self._indices is None:
             yield from values
@@ -253,13 +253,13 @@ class OfficialDataset(ABC):
 
 
 class OfficialVideos(OfficialDataset):
-    """The mixin for ``VideoDataset``: a video is a file."""
+    """The mixin for ``VideoDataset``, where a video is a file."""
 
     prefix_key = 'video'
 
     @property
     def line_form(self) -> str:
-        """How a line looks."""
+        """The form of a line, for messages."""
         return f'{self.release.example}{self.delimiter}LABEL'
 
     def _entry(self, line: str) -> dict:
@@ -268,13 +268,13 @@ class OfficialVideos(OfficialDataset):
 
 
 class OfficialFrames(OfficialDataset):
-    """The mixin for ``RawframeDataset``: a video is a folder of frames."""
+    """The mixin for ``RawframeDataset``, where a video is a folder of frames."""
 
     prefix_key = 'img'
 
     @property
     def line_form(self) -> str:
-        """How a line looks."""
+        """The form of a line, for messages."""
         return f'FOLDER {"FIRST " if self.with_offset else ""}NUMBER_OF_FRAMES LABEL'
 
     def _entry(self, line: str) -> dict:
@@ -308,7 +308,7 @@ class OfficialFrames(OfficialDataset):
         ]
 
     def _missing_frames(self, entry: dict) -> Iterator[str]:
-        """The first or the last frame, if missing: archives are unpacked in order."""
+        """The first or else the last frame, if missing: archives are unpacked in order."""
         first = self.start_index + entry.get('offset', 0)
         for index in (first, first + entry['total_frames'] - 1):
             # The files of optical flow have a direction, 'x' or 'y', before the number.

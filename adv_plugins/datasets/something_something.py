@@ -1,7 +1,7 @@
-"""Something-Something V1 and V2: the official releases in MMAction2's layout, checked at once.
+"""Something-Something V1 and V2: the official releases in MMAction2's layout, checked before use.
 
 V1 comes as folders of frames and V2 as videos. MMAction2's ``build_file_list.py`` writes the
-annotation files; the README says how, step by step.
+annotation files; the README describes every step.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from .official import OfficialFrames, OfficialVideos, Release
 class SomethingSomethingV1(OfficialFrames, RawframeDataset):
     """Something-Something V1: 174 classes, 86,017 training and 11,522 validation videos.
 
-    MMAction2's ``RawframeDataset`` that checks the layout when it is built: the annotation file
-    and each of its lines, the labels, the number of videos against the official splits (which
-    split it is follows from that number alone), and on disk the first and last frame of every
-    folder. Files in a remote backend are not looked for: those of a ``data_prefix`` such as
-    ``s3://...``, or of a decoder with another ``io_backend`` than ``'disk'``.
+    MMAction2's ``RawframeDataset``, which in addition checks the data when it is built: every line
+    of the annotation file, the labels, the number of videos (which must be that of an official
+    split), and that the first and last frame of every folder are on disk. Files in a remote backend
+    are not checked: those under a ``data_prefix`` such as ``s3://...``, or of a decoder whose
+    ``io_backend`` is not ``'disk'``.
 
     Args:
-        ann_file (str): Annotation file, in the official layout
+        ann_file (str): Annotation file; in the official layout,
             'data/sthv1/sthv1_train_list_rawframes.txt'.
         pipeline (Sequence[dict | Callable]): Transforms.
-        data_prefix (Mapping[str, str]): ``dict(img=...)``, in the official layout
-            'data/sthv1/rawframes'. Defaults to ``dict(img='')``.
+        data_prefix (Mapping[str, str], optional): ``dict(img=...)``; in the official layout,
+            'data/sthv1/rawframes'. Defaults to None, which means ``dict(img='')``.
         filename_tmpl (str): Template for the name of a frame. Defaults to '{:05}.jpg', the
             official one.
-        allow_subset (bool): Whether the annotation file may list another number of videos than
-            the official splits have. Defaults to False.
+        allow_subset (bool): Whether the number of listed videos may differ from the official
+            splits. Defaults to False.
         **kwargs: Further arguments of MMAction2's ``RawframeDataset``, such as ``test_mode``,
             ``data_root``, ``start_index`` or ``indices``.
 
     Raises:
-        ValueError: If anything is wrong with the data; the message has all that was found.
+        ValueError: If there are problems with the data; the message lists all of them.
 
     Example:
         >>> train_dataloader = dict(
@@ -84,22 +84,22 @@ class SomethingSomethingV1(OfficialFrames, RawframeDataset):
 class SomethingSomethingV2(OfficialVideos, VideoDataset):
     """Something-Something V2: 174 classes, 168,913 training and 24,777 validation videos.
 
-    MMAction2's ``VideoDataset`` that checks the layout when it is built: the annotation file and
-    each of its lines, the labels, the number of videos against the official splits (which split
-    it is follows from that number alone), and that every video is on disk. Files in a remote
-    backend are not looked for: those of a ``data_prefix`` such as ``s3://...``, or of a decoder
-    with another ``io_backend`` than ``'disk'``.
+    MMAction2's ``VideoDataset``, which in addition checks the data when it is built: every line of
+    the annotation file, the labels, the number of videos (which must be that of an official split),
+    and that every video is on disk. Files in a remote backend are not checked: those under a
+    ``data_prefix`` such as ``s3://...``, or of a decoder whose ``io_backend`` is not ``'disk'``.
 
     Args:
-        *args: Arguments of MMAction2's ``VideoDataset``: ``ann_file``, in the official layout
-            'data/sthv2/sthv2_train_list_videos.txt', ``pipeline``, and ``data_prefix``,
+        *args: Arguments of MMAction2's ``VideoDataset``: ``ann_file``, ``pipeline`` and
+            ``data_prefix``. In the official layout, ``ann_file`` is
+            'data/sthv2/sthv2_train_list_videos.txt' and ``data_prefix`` is
             ``dict(video='data/sthv2/videos')``.
-        allow_subset (bool): Whether the annotation file may list another number of videos than
-            the official splits have. Defaults to False.
+        allow_subset (bool): Whether the number of listed videos may differ from the official
+            splits. Defaults to False.
         **kwargs: Keyword arguments of MMAction2's ``VideoDataset``.
 
     Raises:
-        ValueError: If anything is wrong with the data; the message has all that was found.
+        ValueError: If there are problems with the data; the message lists all of them.
 
     Example:
         >>> train_dataloader = dict(

@@ -3,8 +3,9 @@
 from ..compat import bfloat16_scores as _bfloat16_scores
 from ..compat import mmaction_problem as _mmaction_problem
 from .adversarial_model import build_adversarial_model
+from .feature_inference import FeatureInference
 from .feature_preprocessor import FeaturePreprocessor
-from .feature_transformer import FeatureInference, FeatureTransformer
+from .feature_transformer import FeatureTransformer
 
 __all__ = [
     'FeatureInference',

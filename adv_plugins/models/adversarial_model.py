@@ -1,4 +1,4 @@
-"""``model=dict(type='AdversarialModel', ...)``: a converted model straight from the config."""
+"""``model=dict(type='AdversarialModel', ...)``: a converted model from a config."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ def build_adversarial_model(
 ) -> nn.Module:
     """Build a recognizer and convert it; the result is the recognizer itself.
 
-    Its checkpoint keys are the recognizer's. Add ``custom_hooks=[dict(type='AdversarialHook')]``
-    for schedules in epochs and for the adversarial state in checkpoints.
+    Its checkpoint keys are those of the recognizer. Add
+    ``custom_hooks=[dict(type='AdversarialHook')]`` for schedules in epochs and to keep the
+    adversarial state in checkpoints.
 
     Args:
-        model (Mapping | nn.Module): Config of the recognizer, or the recognizer.
-        recipe (Mapping | str): Config of the recipe, or its name. Defaults to ``'advprop'``.
+        model (Mapping | nn.Module): The recognizer or its config.
+        recipe (Mapping | str): The config of the recipe, or its name. Defaults to ``'advprop'``.
 
     Returns:
         nn.Module: ``make_adversarial(recognizer, recipe)``.
@@ -37,6 +38,6 @@ def build_adversarial_model(
     """
     inner = model if isinstance(model, nn.Module) else MODELS.build(dict(model))
     if not is_distributed():
-        # The Runner would replace SyncBN later, and the adversarial twins with it.
+        # The Runner would replace SyncBN later, and the auxiliary norms with it.
         inner = revert_sync_batchnorm(inner)
     return make_adversarial(inner, recipe)

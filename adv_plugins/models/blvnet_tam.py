@@ -1,4 +1,4 @@
-"""bLVNet-TAM: pairs of frames share a wide, coarse branch and a narrow, fine one."""
+"""bLVNet-TAM: one frame of each pair in a wide, coarse branch, the other in a narrow, fine one."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..core.checks import check_choice
+from ..core.checks import check_choice, is_integer
 from .resnet_tam import TemporalAggregation, aggregate_residual
 from .video_resnet import check_frames, check_num_segments
 
-# By depth: how many bottlenecks the big branches of the four stages stand for.
+# Number of bottlenecks that the big branches of the four stages stand for, by depth.
 LAYERS = {50: (3, 4, 6, 3), 101: (4, 8, 18, 3), 152: (5, 12, 30, 3)}
 # The divisors of 64, the narrowest width there is.
 ALPHAS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class BigLittle(nn.Module):
-    """One frame of a pair through a big branch, one through a little branch, and their fusion.
+    """A big branch for one frame of each pair, a little branch for the other, and their fusion.
 
     Args:
-        tam (nn.Module): For all frames, before they part.
-        big (nn.Module): For the second frame of each pair; may reduce its size.
-        little (nn.Module): For the first frame of each pair.
-        fusion (nn.Module): For the ReLU of the two branches' sum.
+        tam (nn.Module): Takes all frames, before they are divided between the branches.
+        big (nn.Module): Takes the second frame of each pair; may reduce its size.
+        little (nn.Module): Takes the first frame of each pair.
+        fusion (nn.Module): Takes the ReLU of the sum of both branches.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class BigLittle(nn.Module):
         self.fusion = fusion
 
     def forward(self, x: Tensor) -> Tensor:
-        """From frames (N, C, H, W), pairs next to each other, to one map a pair, (N / 2, ...)."""
+        """From frames (N, C, H, W), the pairs in succession, to one map per pair, (N / 2, ...)."""
         x = self.tam(x)
         little = self.little(x[::2])
         big = F.interpolate(self.big(x[1::2]), little.shape[-2:], mode='nearest')
@@ -56,32 +56,31 @@ class BLVNetTAM(BaseModule):
     """Big-little video network with temporal aggregation, for ``Recognizer2D`` and ``TSMHead``.
 
     The frames of a clip are taken in pairs. In the stem and the first three stages, the second
-    frame of a pair goes through a big branch, at half the resolution, and the first through a
-    little branch of fewer channels and layers; both frames then go on with the sum. The last
-    stage sees one frame of each pair, so that half as many leave as came:
+    frame of a pair passes through a big branch, at half the resolution, and the first through a
+    little branch with fewer channels and layers; both frames continue with the sum of the branches.
+    The last stage takes one frame of each pair, so that half as many frames come out as went in:
     write ``TSMHead(num_segments=T // 2)``.
 
     Args:
         depth (int): 50, 101 or 152.
-        alpha (int): A little branch has a 1 / alpha of the channels: 1, 2, 4, 8, 16, 32 or 64.
+        alpha (int): A little branch has 1 / alpha of the channels: 1, 2, 4, 8, 16, 32 or 64.
             Defaults to 2.
-        beta (int): A little branch has about a 1 / beta of the bottlenecks. Defaults to 4.
-        num_segments (int): T, the frames of a clip, an even number. Defaults to 8.
-        tam_kernel_size (int): The number of frames that an aggregation sums, an odd number.
+        beta (int): A little branch has about 1 / beta of the bottlenecks. Defaults to 4.
+        num_segments (int): Frames of a clip, T, an even number. Defaults to 8.
+        tam_kernel_size (int): Number of frames that an aggregation sums, an odd number.
             Defaults to 3.
-        pretrained (str, optional): A checkpoint of this backbone, by its own names: a URL or a
+        pretrained (str, optional): A checkpoint of this backbone, under its own names: a URL or a
             path. The authors' weights of an image network (bLResNet) are not distributed with
             this project. Defaults to None.
         norm_cfg (Mapping): Config of the norm layers. Defaults to ``dict(type='BN2d')``.
         norm_eval (bool): Whether batch norms keep their statistics in training. Defaults to
             False.
         with_cp (bool): Whether bottlenecks are computed twice to save memory. Defaults to False.
-        init_cfg (Mapping | list, optional): Initialisation in mmengine's terms, over the own one:
-            Kaiming's for convolutions, and zero for the last batch norm of each bottleneck.
-            Defaults to None.
+        init_cfg (Mapping | list, optional): mmengine's initialisation. Defaults to None: Kaiming's
+            for convolutions, and zero for the last batch norm of each bottleneck.
 
     Raises:
-        ValueError: An option that is not known; inputs that are not whole clips.
+        ValueError: An option is unknown, or the inputs are not whole clips.
 
     Example:
         >>> model = dict(
@@ -114,7 +113,7 @@ class BLVNetTAM(BaseModule):
         check_choice('depth', depth, tuple(LAYERS))
         check_choice('alpha', alpha, ALPHAS)
         check_num_segments(num_segments, multiple_of=2)
-        if not isinstance(beta, int) or beta < 1:
+        if not is_integer(beta) or beta < 1:
             raise ValueError(f'beta={beta!r} must be a whole number of 1 or more; write beta=4')
         self.num_segments = num_segments
         self.norm_eval = norm_eval
@@ -143,13 +142,13 @@ class BLVNetTAM(BaseModule):
         """Features of each pair of frames.
 
         Args:
-            x (Tensor): (B * num_segments, 3, H, W), the frames of a clip next to each other.
+            x (Tensor): (B * num_segments, 3, H, W), the frames of a clip in succession.
 
         Returns:
             Tensor: (B * num_segments / 2, 2048, h, w).
 
         Raises:
-            ValueError: The frames are not those of whole clips.
+            ValueError: The frames are not whole clips.
         """
         check_frames(x, self.num_segments)
         x = self.stem(self.conv1(x))
@@ -158,7 +157,7 @@ class BLVNetTAM(BaseModule):
         return self.layer4(x)
 
     def train(self, mode: bool = True) -> BLVNetTAM:
-        """As of any module, with batch norms that stay in evaluation mode for ``norm_eval``."""
+        """Set the mode; with ``norm_eval``, batch norms stay in evaluation mode."""
         super().train(mode)
         if mode and self.norm_eval:
             for module in self.modules():
@@ -185,7 +184,7 @@ class BLVNetTAM(BaseModule):
         self, inplanes: int, width: int, little_width: int, big: int, little: int, stride: int
     ) -> BigLittle:
         big_branch = self._bottlenecks(inplanes, width, big, stride=2)
-        # The ReLU follows the sum of the branches.
+        # The ReLU follows the sum of the branches instead.
         big_branch[-1].relu = nn.Identity()
         little_branch = nn.Sequential(
             *self._bottlenecks(inplanes, little_width, little),

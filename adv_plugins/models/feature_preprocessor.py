@@ -1,7 +1,7 @@
 """Ragged frame features to one padded float batch with masks, on the model's device.
 
-Features travel as the 8-bit integers they are stored as, a quarter of their size in float32, and
-become numbers where the model is.
+Features travel as the 8-bit integers in which they are stored, a quarter of the bytes of float32,
+and are dequantised on the device.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ INPUT_NORMS = (None, 'l2_frame')
 class FeaturePreprocessor(BaseDataPreprocessor):
     """Dequantise, pad and mask a batch of frame features.
 
-    uint8 features are taken as YouTube-8M's: byte ``q`` stands for ``q * 4 / 255 + 4 / 512 - 2``,
-    read from a float32 table so that every device gives the same bits. Floating-point features
-    stay as they are, in float32. Each modality is padded with 0.0 to its longest video of the
+    uint8 features are taken for YouTube-8M's: byte ``q`` stands for ``q * 4 / 255 + 4 / 512 - 2``,
+    looked up in a float32 table, so that every device gives the same bits. Floating-point features
+    keep their values, in float32. Each modality is padded with 0.0 to its longest video in the
     batch; the modalities of a video may differ in length, and one of them may have no frames.
 
     Args:
         input_norm (str, optional): ``'l2_frame'`` divides each frame, its modalities concatenated,
-            by its L2 norm, as YouTube-8M's starter code does. An attack on the model then acts
-            on normalised features and its eps is in their units; write ``input_norm`` in the
-            :class:`FeatureTransformer` instead to attack the features as stored.
-            Defaults to None: no normalisation.
+            by its L2 norm, as YouTube-8M's starter code does. Attacks then act on normalised
+            features, and their eps is in these units; to attack the features as stored, set
+            ``input_norm`` of the :class:`FeatureTransformer` instead. Defaults to None: no
+            normalisation.
         non_blocking (bool): Whether copies to the device are asynchronous. Defaults to False.
 
     Source: ``utils.Dequantize`` and ``train.py`` of google/youtube-8m.
@@ -58,22 +58,22 @@ class FeaturePreprocessor(BaseDataPreprocessor):
         self.register_buffer('table', table, persistent=False)
 
     def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
-        """Make a collated batch the model's input.
+        """Turn a collated batch into the input of the model.
 
         Args:
             data (Mapping): ``inputs`` maps each modality to a list of (T_i, D) tensors, as
-                mmengine's ``pseudo_collate`` gives, or to one (B, T, D) tensor with an optional
+                mmengine's ``pseudo_collate`` returns, or to one (B, T, D) tensor with an optional
                 boolean ``<name>_mask`` (B, T) beside it. ``data_samples`` is optional.
-            training (bool): Makes no difference here. Defaults to False.
+            training (bool): Has no effect. Defaults to False.
 
         Returns:
             dict: ``data`` with the ``inputs`` ``<name>`` (B, T, D), float32 and 0.0 where there is
             no frame, and ``<name>_mask`` (B, T), True where there is one.
 
         Raises:
-            ValueError: Features that are not frames of one width, a video without any frame, or
-                modalities of unequal length under ``input_norm='l2_frame'``.
-            TypeError: Features that are neither uint8 nor floating-point tensors.
+            ValueError: Features are not frames of one width, a video has no frames, or its
+                modalities differ in length under ``input_norm='l2_frame'``.
+            TypeError: Features are neither uint8 nor floating-point tensors.
         """
         data = self.cast_data(data)
         inputs = data['inputs']
@@ -97,7 +97,7 @@ class FeaturePreprocessor(BaseDataPreprocessor):
         return {**data, 'inputs': {**features, **{n + MASK: mask for n, mask in masks.items()}}}
 
     def dequantize(self, features: Tensor) -> Tensor:
-        """uint8 features as the float32 numbers that they stand for; others in float32."""
+        """uint8 features as the float32 values that they stand for; others cast to float32."""
         if features.dtype is torch.uint8:
             return self.table.index_select(0, features.flatten().int()).view(features.shape)
         return features.float()
@@ -122,7 +122,7 @@ class FeaturePreprocessor(BaseDataPreprocessor):
                     f'{samples[0].shape[1]}; all videos of a batch need features of one width'
                 )
         lengths = [len(sample) for sample in samples]
-        # At least one row, so that a modality that the whole batch lacks is still a tensor.
+        # At least one row, so that a modality that no video of the batch has is still a tensor.
         rows = max(1, *lengths)
         padded = self.table.new_zeros(len(samples), rows, samples[0].shape[1])
         for row, sample in zip(padded, samples, strict=True):
@@ -143,7 +143,9 @@ class FeaturePreprocessor(BaseDataPreprocessor):
     def _check_lengths(self, lengths: Mapping[str, list[int]], videos: _Videos) -> None:
         if len({len(value) for value in lengths.values()}) != 1:
             counts = {name: len(value) for name, value in lengths.items()}
-            raise ValueError(f'inputs need as many videos in each modality, got {counts}')
+            raise ValueError(
+                f'all modalities of inputs need the same number of videos, got {counts}'
+            )
         for i, frames in enumerate(zip(*lengths.values(), strict=True)):
             if not any(frames):
                 raise ValueError(
@@ -159,7 +161,7 @@ class FeaturePreprocessor(BaseDataPreprocessor):
 
 
 class _Videos:
-    """What error messages call the videos of a batch."""
+    """The names of the videos of a batch in error messages."""
 
     def __init__(self, data_samples: Any) -> None:
         self.data_samples = data_samples
@@ -173,11 +175,11 @@ class _Videos:
 
 
 def frame_mask(num_frames: Tensor, length: int) -> Tensor:
-    """True for the first ``num_frames`` of ``length`` frames.
+    """A mask that is True for the first ``num_frames`` of ``length`` frames.
 
     Args:
-        num_frames (Tensor): Frames of each video, integers (B,).
-        length (int): T.
+        num_frames (Tensor): Number of frames of each video, integers (B,).
+        length (int): Length of the mask, T.
 
     Returns:
         Tensor: The mask, boolean (B, T).
@@ -188,13 +190,13 @@ def frame_mask(num_frames: Tensor, length: int) -> Tensor:
 def l2_normalize_frames(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Divide each frame, its modalities concatenated, by its L2 norm.
 
-    Frames of a norm below 1e-6 are divided by 1e-6 (``tf.nn.l2_normalize``), so zeros stay zeros.
+    As in ``tf.nn.l2_normalize``, norms below 1e-6 count as 1e-6, so that zeros stay zeros.
 
     Args:
-        features (Mapping[str, Tensor]): The modalities, each (B, T, D) with one B and T.
+        features (Mapping[str, Tensor]): The modalities, each (B, T, D) with the same B and T.
 
     Returns:
-        dict[str, Tensor]: The same, normalised.
+        dict[str, Tensor]: The modalities, normalised.
     """
     frames = F.normalize(torch.cat(list(features.values()), dim=-1), dim=-1, eps=1e-6)
     parts = frames.split([value.shape[-1] for value in features.values()], dim=-1)
@@ -202,7 +204,7 @@ def l2_normalize_frames(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_mask(name: str, mask: Tensor, features: Tensor) -> None:
-    """Refuse what is not a mask of the frames of features (B, T, D)."""
+    """Raise a ValueError unless ``mask`` is a boolean mask (B, T) of features (B, T, D)."""
     if mask.dtype is not torch.bool or mask.shape != features.shape[:2]:
         raise ValueError(
             f'{name}{MASK} must be boolean {tuple(features.shape[:2])}, True where a frame is '
@@ -211,7 +213,7 @@ def check_mask(name: str, mask: Tensor, features: Tensor) -> None:
 
 
 def check_same_frames(masks: Mapping[str, Tensor]) -> None:
-    """Refuse modalities whose frames are not the same, so that they cannot be concatenated."""
+    """Raise a ValueError unless the same frames are valid in all modalities."""
     first, *others = masks.values()
     if not all(torch.equal(first, other) for other in others):
         raise ValueError(

@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from ..core.checks import check_choice
 from .video_resnet import VideoResNet
 
-# The divisors of 64, the narrowest width of a ResNet; all of its widths are multiples of it.
+# The divisors of 64, which divides every width of a ResNet.
 ALPHAS = (2, 4, 8, 16, 32, 64)
 
 
 class GroupedSpatiotemporalConv(nn.Module):
-    """A spatial and a spatio-temporal convolution side by side, in place of a spatial one.
+    """A spatial and a spatio-temporal convolution side by side, which replace a spatial one.
 
     Args:
-        conv (nn.Conv2d): The convolution whose place is taken, C channels in and out.
+        conv (nn.Conv2d): The convolution to replace, with C input and output channels.
         num_segments (int): Frames of a clip.
-        alpha (int): The spatio-temporal part gives C / alpha of the channels, the last ones.
-        beta (int): With 2, the spatial part sees the first half of the channels and the
-            spatio-temporal part the second half; with 1, both see all of them.
+        alpha (int): The spatio-temporal part computes the last C / alpha output channels.
+        beta (int): With 2, the spatial part takes the first half of the input channels and the
+            spatio-temporal part the second half; with 1, both take all of them.
 
     Source: Luo and Yuille, Grouped Spatial-Temporal Aggregation for Efficient Action Recognition,
     ICCV 2019.
@@ -56,7 +56,7 @@ class GroupedSpatiotemporalConv(nn.Module):
         kaiming_init(self.spatiotemporal)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From frames (B * num_segments, C, H, W) to frames of as many channels."""
+        """From frames (B * num_segments, C, H, W) to frames with as many channels."""
         inputs = self.spatial.in_channels
         clips = x[:, -inputs:].unflatten(0, (-1, self.num_segments)).transpose(1, 2)
         moving = self.spatiotemporal(clips).transpose(1, 2).flatten(0, 1)
@@ -67,32 +67,32 @@ class GroupedSpatiotemporalConv(nn.Module):
 class ResNetGST(VideoResNet):
     """ResNet with grouped spatial-temporal aggregation, for ``Recognizer2D`` and ``TSMHead``.
 
-    In every block the 3x3 convolution becomes a :class:`GroupedSpatiotemporalConv`; time is never
-    strided. All other layers see single frames, which for kernels and batch norms that do not
-    reach over time is the same as clips: MMAction2's options for them mean what they mean there.
+    In every block a :class:`GroupedSpatiotemporalConv` replaces the 3x3 convolution, without a
+    stride over time. All other layers act on single frames, so that MMAction2's options for them
+    keep their meaning.
 
-    In ResNet-18 and ResNet-34, which the authors do not have, the second 3x3 convolution of a
-    block is the one that is split. This is a choice of this project.
+    The authors use no ResNet-18 or ResNet-34. There, this project replaces the second 3x3
+    convolution of a block.
 
     Args:
-        depth (int): 50, 101 or 152 as the authors', or 18 or 34.
-        alpha (int): A 1 / alpha of the channels comes from the spatio-temporal convolution: 2, 4,
-            8, 16, 32 or 64. Defaults to 4, that of all published models.
-        beta (int): 2 for GST, whose two convolutions share the input channels out; 1 for
-            GST-Large, where both see all. Defaults to 2.
+        depth (int): 50, 101 or 152 as in the paper, or 18 or 34.
+        alpha (int): 1 / alpha of the channels come from the spatio-temporal convolution: 2, 4, 8,
+            16, 32 or 64. Defaults to 4, as in all published models.
+        beta (int): 2 for GST, whose two convolutions divide the input channels between them; 1 for
+            GST-Large, where both take all of them. Defaults to 2.
         num_segments (int): Frames of a clip. Defaults to 8.
-        pretrained (str, optional): An image ResNet of the same depth by torchvision's names, such
-            as torchvision's and timm's: ``'torchvision://resnet50'``, a URL or a path. The
-            spatial convolutions take its first filters and their first channels, the
-            spatio-temporal ones stay random, all else is taken as it is. With
+        pretrained (str, optional): An image ResNet of the same depth with torchvision's parameter
+            names, which timm uses too: ``'torchvision://resnet50'``, a URL or a path. The spatial
+            convolutions take its first filters and their first channels, the spatio-temporal ones
+            stay random, and all other layers take its weights unchanged. With
             ``torchvision_pretrain=False``, a checkpoint of this backbone. Defaults to None.
         **kwargs: Further arguments of MMAction2's ``ResNet``, such as ``strides``,
             ``out_indices``, ``frozen_stages``, ``norm_cfg``, ``norm_eval``, ``partial_bn`` or
             ``with_cp``.
 
     Raises:
-        ValueError: An option that is not known; weights that are not those of such a ResNet;
-            inputs that are not whole clips.
+        ValueError: An option is unknown, the weights are not those of such a ResNet, or the inputs
+            are not whole clips.
 
     Example:
         >>> model = dict(
@@ -125,5 +125,5 @@ class ResNetGST(VideoResNet):
             unit.conv = GroupedSpatiotemporalConv(unit.conv, num_segments, alpha, beta)
 
     def image_filters(self, conv: nn.Module) -> nn.Parameter:
-        """The spatial part's, where a convolution is split."""
+        """The filters of the spatial part, where a convolution is replaced."""
         return getattr(conv, 'spatial', conv).weight

@@ -1,4 +1,4 @@
-"""The temporal aggregation module, and a ResNet with one at the input of every residual branch."""
+"""TAM: weighted sums of neighbouring frames at the input of every residual branch of a ResNet."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.checks import is_integer
 from .video_resnet import VideoResNet
 
 
 class TemporalAggregation(nn.Conv1d):
-    """Each frame becomes the ReLU of a weighted sum of itself and its neighbours.
+    """Replaces each frame by the ReLU of a weighted sum of itself and its neighbours.
 
     ``y_t = ReLU(sum_j w_j * x_{t + j})`` for j from ``-(r // 2)`` to ``r // 2``, where each ``w_j``
-    has one weight a channel, and beyond the ends of a clip x is zero.
+    has one weight per channel and x is zero beyond the ends of a clip.
 
-    It is a depth-wise convolution over time, and a ``Conv1d`` for those who ask for the type of
-    what holds a parameter, such as MMAction2's ``TSMOptimWrapperConstructor``. Its ``weight``,
-    (channels, 1, r), starts with a mean of zero and not as the identity.
+    This is a depth-wise convolution over time. It is a ``Conv1d`` because optimizer constructors,
+    such as MMAction2's ``TSMOptimWrapperConstructor``, sort parameters by the type of their module.
+    Its ``weight``, (channels, 1, r), is drawn with mean zero; it does not start as the identity.
 
     Args:
-        channels (int): C.
+        channels (int): Number of channels, C.
         num_segments (int): Frames of a clip, T.
-        kernel_size (int): r, the number of frames in a sum, an odd number. Defaults to 3.
+        kernel_size (int): Number of frames in a sum, r, an odd number. Defaults to 3.
 
     Raises:
         ValueError: ``kernel_size`` is not odd.
@@ -35,7 +36,7 @@ class TemporalAggregation(nn.Conv1d):
     """
 
     def __init__(self, channels: int, num_segments: int, kernel_size: int = 3) -> None:
-        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        if not is_integer(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(
                 f'kernel_size={kernel_size!r} must be a positive odd number: a frame and as many '
                 'before it as after it; write 3 for the previous, this and the next'
@@ -46,17 +47,17 @@ class TemporalAggregation(nn.Conv1d):
         self.num_segments = num_segments
 
     def reset_parameters(self) -> None:
-        """Kaiming's normal distribution by fan-out, of r kernels of size 1 with C outputs each."""
+        """Kaiming's normal distribution by fan-out, for r kernels of size 1 with C outputs each."""
         nn.init.normal_(self.weight, std=(2 / self.out_channels) ** 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """From frames (B * num_segments, C, H, W) to frames of the same shape.
 
-        A sum of shifted products, twice as fast on a CPU as PyTorch's depth-wise 3-D convolution
-        or more, forward and backward.
+        A sum of shifted products is at least twice as fast on a CPU as PyTorch's depth-wise 3-D
+        convolution, forward and backward.
         """
         frames = x.unflatten(0, (-1, self.num_segments))
-        # Under autocast, a product with float32 weights would be float32 from here on.
+        # Under autocast, float32 weights would turn the products into float32.
         weight = self.weight.to(x.dtype).permute(2, 0, 1)[..., None]
         middle = self.kernel_size[0] // 2
         total = frames * weight[middle]
@@ -69,13 +70,13 @@ class TemporalAggregation(nn.Conv1d):
 def aggregate_residual(block: nn.Module, num_segments: int, kernel_size: int = 3) -> None:
     """Put a :class:`TemporalAggregation` at the input of a block's residual branch.
 
-    The identity or downsample path sees the frames as they come. What is wrapped is called
-    ``net``, as MMAction2's TSM calls it.
+    The identity or downsample path takes the frames unchanged. The wrapped convolution is called
+    ``net``, as in MMAction2's TSM.
 
     Args:
         block (nn.Module): A ``BasicBlock`` or ``Bottleneck`` of MMAction2, changed in place.
         num_segments (int): Frames of a clip.
-        kernel_size (int): Frames in a sum, an odd number. Defaults to 3.
+        kernel_size (int): Number of frames in a sum, an odd number. Defaults to 3.
     """
     unit = block.conv1
     tam = TemporalAggregation(unit.in_channels, num_segments, kernel_size)
@@ -86,17 +87,15 @@ def aggregate_residual(block: nn.Module, num_segments: int, kernel_size: int = 3
 class ResNetTAM(VideoResNet):
     """ResNet with temporal aggregation modules, for ``Recognizer2D`` and ``TSMHead``.
 
-    It has a :class:`TemporalAggregation` at the input of the residual branch of every block.
-
-    Not to be confused with the temporal adaptive module of MMAction2's ``TANet``, which shares
-    the abbreviation.
+    A :class:`TemporalAggregation` stands at the input of the residual branch of every block. The
+    temporal adaptive module of MMAction2's ``TANet``, also abbreviated TAM, is another one.
 
     Args:
         depth (int): 18, 34, 50, 101 or 152.
         num_segments (int): Frames of a clip. Defaults to 8.
-        tam_kernel_size (int): The number of frames in a sum, an odd number. Defaults to 3.
-        pretrained (str, optional): An image ResNet of the same depth by torchvision's names, such
-            as torchvision's and timm's: ``'torchvision://resnet50'``, a URL or a path. The
+        tam_kernel_size (int): Number of frames in a sum, an odd number. Defaults to 3.
+        pretrained (str, optional): An image ResNet of the same depth with torchvision's parameter
+            names, which timm uses too: ``'torchvision://resnet50'``, a URL or a path. The
             aggregation modules keep their initialisation. With ``torchvision_pretrain=False``, a
             checkpoint of this backbone. Defaults to None.
         **kwargs: Further arguments of MMAction2's ``ResNet``, such as ``strides``,
@@ -104,8 +103,8 @@ class ResNetTAM(VideoResNet):
             ``with_cp``.
 
     Raises:
-        ValueError: An option that is not known; weights that are not those of such a ResNet;
-            inputs that are not whole clips.
+        ValueError: An option is unknown, the weights are not those of such a ResNet, or the inputs
+            are not whole clips.
 
     Example:
         >>> model = dict(
@@ -134,5 +133,5 @@ class ResNetTAM(VideoResNet):
             aggregate_residual(block, num_segments, tam_kernel_size)
 
     def image_filters(self, conv: nn.Module) -> nn.Parameter:
-        """Those of the convolution behind the aggregation, where there is one."""
+        """The filters of the convolution, behind the aggregation where there is one."""
         return getattr(conv, 'net', conv).weight

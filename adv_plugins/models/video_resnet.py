@@ -1,7 +1,7 @@
-"""What the backbones that mix MMAction2's ResNet with time have in common.
+"""The base of the backbones that add temporal layers to MMAction2's ResNet.
 
-Frames of a clip go through the image network together, as in MMAction2's TSM. The weights of an
-image network load in full or not at all: its own loader leaves out what does not fit and goes on.
+The frames of a clip pass through the image network together, as in MMAction2's TSM. The weights of
+an image network load completely or not at all; MMAction2's loader skips what does not fit.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from mmengine.logging import MMLogger
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import Tensor, nn
 
-from ..core.checks import check_choice
+from ..core.checks import check_choice, is_integer
 
 
 def check_num_segments(num_segments: int, multiple_of: int = 1) -> None:
-    """Raise a ValueError unless there are one or more frames, in whole groups of some number."""
-    if not isinstance(num_segments, int) or num_segments < 1 or num_segments % multiple_of:
+    """Raise a ValueError unless the frames of a clip are a positive multiple of some number."""
+    if not is_integer(num_segments) or num_segments < 1 or num_segments % multiple_of:
         kind = 'whole' if multiple_of == 1 else 'even'
         raise ValueError(
             f'num_segments={num_segments!r} must be a positive {kind} number: the frames of a '
@@ -30,7 +30,7 @@ def check_num_segments(num_segments: int, multiple_of: int = 1) -> None:
 
 
 def check_frames(x: Tensor, num_segments: int) -> None:
-    """Raise a ValueError unless ``x`` are images and those of whole clips."""
+    """Raise a ValueError unless ``x`` holds the images of whole clips, (B * T, C, H, W)."""
     if x.ndim != 4 or len(x) % num_segments:
         raise ValueError(
             f'inputs of shape {tuple(x.shape)} are no clips of num_segments={num_segments} frames; '
@@ -67,21 +67,21 @@ class VideoResNet(ResNet):
         """Features of each frame.
 
         Args:
-            x (Tensor): (B * num_segments, C, H, W), the frames of a clip next to each other.
+            x (Tensor): (B * num_segments, C, H, W), the frames of a clip in succession.
 
         Returns:
-            Tensor | tuple[Tensor, ...]: (B * num_segments, C', h, w), of each of ``out_indices``.
+            Tensor | tuple[Tensor, ...]: (B * num_segments, C', h, w), for each of ``out_indices``.
 
         Raises:
-            ValueError: The frames are not those of whole clips.
+            ValueError: The frames are not whole clips.
         """
         check_frames(x, self.num_segments)
         return super().forward(x)
 
     def image_filters(self, conv: nn.Module) -> nn.Parameter:
-        """The parameter of a convolution that takes an image network's filters.
+        """The parameter of a convolution that takes over the filters of an image network.
 
-        If it is smaller than they are, it takes the first filters and their first channels.
+        A smaller parameter takes the first filters and their first channels.
         """
         return conv.weight
 
@@ -98,26 +98,27 @@ class VideoResNet(ResNet):
             ],
         }
         if any(wrong.values()):
-            found = '; '.join(
+            mismatches = '; '.join(
                 f'{len(names)} {what}: {", ".join(sorted(names)[:4])}{", ..." * (len(names) > 4)}'
                 for what, names in wrong.items()
                 if names
             )
             raise ValueError(
                 f'pretrained={self.pretrained!r} is no ResNet-{self.depth} as torchvision and timm '
-                f"write it ({found}); write pretrained='torchvision://resnet{self.depth}', or None"
+                f'write it ({mismatches}); write '
+                f"pretrained='torchvision://resnet{self.depth}', or None"
             )
         with torch.no_grad():
             for name, (target, _) in slots.items():
                 target.copy_(given[name][tuple(slice(size) for size in target.shape)])
         if logger is not None:
             logger.info(
-                f'{type(self).__name__} took all {len(slots)} tensors of {self.pretrained}; what '
-                'an image network does not have keeps its initialisation'
+                f'{type(self).__name__} loaded all {len(slots)} tensors of {self.pretrained}; '
+                'layers that an image network lacks keep their initialisation'
             )
 
     def _image_weights(self) -> dict[str, Tensor]:
-        """The checkpoint by torchvision's names, without what this network has no use for."""
+        """The checkpoint by torchvision's names, without entries that this network does not use."""
         checkpoint = _load_checkpoint(self.pretrained, map_location='cpu')
         for wrapper in ('state_dict', 'model'):
             checkpoint = checkpoint.get(wrapper, checkpoint)
@@ -126,12 +127,12 @@ class VideoResNet(ResNet):
         return {
             name: value
             for name, value in weights.items()
-            # Old checkpoints lack the counters, which matter to no statistics with a momentum.
+            # Old checkpoints lack the counters, which statistics with a momentum do not use.
             if not name.startswith(unused) and not name.endswith('num_batches_tracked')
         }
 
     def _image_slots(self) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
-        """By torchvision's names: where the values go, and the shape they have there."""
+        """By torchvision's names, the tensors that take the values, with torchvision's shapes."""
         slots = {}
         for name, unit in self.named_modules():
             if not isinstance(unit, ConvModule):
@@ -139,7 +140,7 @@ class VideoResNet(ResNet):
             conv, norm = name, name.replace('conv', 'bn')
             if name.endswith('downsample'):
                 conv, norm = f'{name}.0', f'{name}.1'
-            # A unit remembers the image network's convolution when its own is another.
+            # A ConvModule keeps the sizes of its convolution after that was replaced.
             shape = (unit.out_channels, unit.in_channels, *unit.kernel_size)
             slots[f'{conv}.weight'] = (self.image_filters(unit.conv), shape)
             for key, value in unit.norm.state_dict().items():

@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
@@ -59,14 +58,6 @@ def read_ours(paths: list[str]) -> Iterator[Video]:
     for path in paths:
         for video in yt8m.read_examples(path):
             yield video['id'], video['labels'], video['rgb'], video['audio']
-
-
-def read_ours_unchecked(paths: list[str]) -> Iterator[Video]:
-    """As on a machine without a CRC package."""
-    from adv_plugins.datasets import yt8m
-
-    with mock.patch.object(yt8m, '_data_crc', lambda: None):
-        yield from read_ours(paths)
 
 
 def read_ours_shuffled(paths: list[str]) -> Iterator[Video]:
@@ -110,7 +101,6 @@ def read_tensorflow(paths: list[str], calls: int | None) -> Iterator[Video]:
 
 OURS = {
     VERIFIED: read_ours,
-    'adv_plugins, data unchecked': read_ours_unchecked,
     'adv_plugins, YT8MShards shuffled': read_ours_shuffled,
 }
 TENSORFLOW = {

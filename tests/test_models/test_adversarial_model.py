@@ -32,7 +32,7 @@ def test_it_is_the_recognizer_converted():
 @pytest.mark.parametrize('hooks', [[], [dict(type='AdversarialHook')]])
 @pytest.mark.parametrize('norm', ['BN', 'SyncBN'])
 def test_trains_in_a_runner(tmp_path, hooks, norm):
-    """Every parameter is in one group, and SyncBN's reversal does not drop the twins."""
+    """Every parameter is in one group, and SyncBN's reversal does not drop the auxiliary norms."""
     config = runner_config(tmp_path, custom_hooks=hooks, max_epochs=1)
     config.model = wrapped()
     config.model.model.backbone.norm_cfg = dict(type=norm, requires_grad=True)
@@ -59,7 +59,7 @@ def test_ready_module_is_converted_in_place():
     assert model is module and is_adversarial(model)
 
 
-def test_twins_move_to_the_groups_of_their_clean_parameters(tmp_path):
+def test_auxiliary_parameters_move_to_the_groups_of_their_clean_parameters(tmp_path):
     """The optimizer is built after the conversion, and looks at names: bias, not adv_bias."""
     config = runner_config(tmp_path, custom_hooks=[dict(type='AdversarialHook')], max_epochs=1)
     config.model = wrapped()

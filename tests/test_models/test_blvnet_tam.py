@@ -206,9 +206,9 @@ def test_with_cp_changes_memory_only():
 
 def test_pretrained_by_its_own_names(model, tmp_path):
     torch.save(model.state_dict(), tmp_path / 'own.pth')
-    twin = BLVNetTAM(50, num_segments=FRAMES, pretrained=str(tmp_path / 'own.pth'))
-    twin.init_weights()
-    for name, value in twin.double().state_dict().items():
+    restored = BLVNetTAM(50, num_segments=FRAMES, pretrained=str(tmp_path / 'own.pth'))
+    restored.init_weights()
+    for name, value in restored.double().state_dict().items():
         # Stored as float64, kept as float32.
         assert torch.equal(value.float(), model.state_dict()[name].float()), name
 
@@ -226,7 +226,7 @@ def test_trains_from_a_config():
     assert torch.isfinite(losses['loss_cls'])
     assert all(torch.isfinite(parameter.grad).all() for parameter in recognizer.parameters())
 
-    twin = build_recognizer(config)
-    twin.load_state_dict(recognizer.state_dict(), strict=True)
+    restored = build_recognizer(config)
+    restored.load_state_dict(recognizer.state_dict(), strict=True)
     frames = torch.randn(1, 4, 3, 32, 32)
-    assert torch.equal(recognizer.eval()(frames), twin.eval()(frames))
+    assert torch.equal(recognizer.eval()(frames), restored.eval()(frames))

@@ -1,7 +1,4 @@
-"""The Transformer against loops over videos, heads and frames that know neither masks nor batches.
-
-Its exports against itself.
-"""
+"""The Transformer against loops over videos, heads and frames, without masks or batches."""
 
 from __future__ import annotations
 
@@ -21,10 +18,9 @@ from mmengine.registry import MODELS
 
 from adv_plugins.attention import capture_attention
 from adv_plugins.models.feature_preprocessor import l2_normalize_frames
-from adv_plugins.models.feature_transformer import (
+from adv_plugins.models.feature_transformer import FeatureTransformer
+from adv_plugins.models.transformer_layers import (
     EncoderLayer,
-    FeatureInference,
-    FeatureTransformer,
     MaskedPooling,
     sinusoidal_positions,
 )
@@ -500,78 +496,3 @@ def test_bad_modes():
     for mode in ('loss', 'predict'):
         with pytest.raises(ValueError, match=f"mode='{mode}' needs data_samples"):
             small()(inputs, mode=mode)
-
-
-def stored(dtype: torch.dtype, num_frames: list[int], length: int) -> tuple[Tensor, ...]:
-    """A padded batch as FeatureInference takes it, with garbage on the padding."""
-    count = len(num_frames)
-    features = (torch.randint(256, (count, length, d), dtype=torch.uint8) for d in WIDTHS.values())
-    if dtype is not torch.uint8:
-        features = (x.to(dtype) / 64 - 2 for x in features)
-    return (*features, torch.tensor(num_frames))
-
-
-BATCHES = [([1], 1), ([5], 5), ([9, 2, 17, 4, 1], 17), ([300, 12, 120], 300)]
-DEPLOYED = [
-    (dict(), torch.uint8),
-    (dict(pooling='max', input_norm='l2_frame', width=None, num_heads=2), torch.float32),
-    (
-        dict(
-            pooling='attention',
-            fusion='sum',
-            data_preprocessor=dict(type='FeaturePreprocessor', input_norm='l2_frame'),
-        ),
-        torch.uint8,
-    ),
-]
-
-
-@pytest.mark.parametrize(('options', 'dtype'), DEPLOYED, ids=['mean', 'max', 'attention'])
-def test_deployed_and_exported_as_trained(options, dtype):
-    """Probabilities of preprocessor and model on ragged lists; the same from torch.export."""
-    model = small(**options)
-    inference = FeatureInference(model)
-    assert inference.input_names == ['rgb', 'audio', 'num_frames'] and not model.training
-    exported = torch.export.export(inference, **inference.export_arguments(dtype)).module()
-    for num_frames, length in BATCHES:
-        *features, counts = stored(dtype, num_frames, length)
-        lists = {
-            name: [x[:t] for x, t in zip(value, num_frames, strict=True)]
-            for name, value in zip(WIDTHS, features, strict=True)
-        }
-        data = dict(inputs=lists, data_samples=labelled([0] * len(num_frames)))
-        expected = torch.stack([sample.pred_score for sample in model.test_step(data)])
-        for deployed in (inference, exported):
-            scores = deployed(*features, counts)
-            torch.testing.assert_close(scores, expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.filterwarnings('ignore:# The axis name:UserWarning')
-@pytest.mark.parametrize(('options', 'dtype'), DEPLOYED, ids=['mean', 'max', 'attention'])
-def test_onnx(tmp_path, options, dtype):
-    """One graph for any batch size and length, of ragged videos, agrees with the model."""
-    for package in ('onnx', 'onnxscript'):
-        pytest.importorskip(package, reason='export to ONNX needs it')
-    runtime = pytest.importorskip('onnxruntime', reason='runs the exported graph')
-    inference = FeatureInference(small(**options))
-    torch.onnx.export(
-        inference,
-        f=str(tmp_path / 'model.onnx'),
-        dynamo=True,
-        input_names=inference.input_names,
-        output_names=['scores'],
-        **inference.export_arguments(dtype),
-    )
-    session = runtime.InferenceSession(tmp_path / 'model.onnx')
-    for num_frames, length in [*BATCHES, ([0, 3], 4)]:
-        batch = stored(dtype, num_frames, length)
-        feed = {n: x.numpy() for n, x in zip(inference.input_names, batch, strict=True)}
-        (scores,) = session.run(['scores'], feed)
-        expected = inference(*batch).detach().numpy()
-        np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
-
-
-def test_deployment_needs_the_preprocessor():
-    model = small(data_preprocessor=dict(type='BaseDataPreprocessor'))
-    with pytest.raises(ValueError, match='data_preprocessor is of type BaseDataPreprocessor'):
-        FeatureInference(model)

@@ -147,7 +147,7 @@ def test_one_line_says_what_was_loaded(backbone, resnet18, tmp_path, monkeypatch
     backbone(18, pretrained=path).init_weights()
     (line,) = lines
     # 20 convolutions, and 4 tensors of each of 20 batch norms.
-    assert f'{backbone.__name__} took all 100 tensors of {path}' in line
+    assert f'{backbone.__name__} loaded all 100 tensors of {path}' in line
 
 
 @BACKBONES
@@ -258,10 +258,10 @@ def test_trains_from_a_config(backbone):
     assert torch.isfinite(losses['loss_cls'])
     assert all(torch.isfinite(p.grad).all() and p.grad.any() for p in recognizer.parameters())
 
-    twin = build_recognizer(config)
-    twin.load_state_dict(recognizer.state_dict(), strict=True)
+    restored = build_recognizer(config)
+    restored.load_state_dict(recognizer.state_dict(), strict=True)
     frames = torch.randn(1, 4, 3, 32, 32)
-    assert torch.equal(recognizer.eval()(frames), twin.eval()(frames))
+    assert torch.equal(recognizer.eval()(frames), restored.eval()(frames))
 
 
 @BACKBONES

@@ -32,7 +32,7 @@ from adv_plugins import (  # noqa: E402
     remove_adversarial,
 )
 from adv_plugins.adapters.huggingface import HuggingFaceAdapter  # noqa: E402
-from adv_plugins.core.batch import Batch
+from adv_plugins.core.batch import Batch  # noqa: E402
 from adv_plugins.core.capture import to_frames  # noqa: E402
 from adv_plugins.core.conversion import get_adversary  # noqa: E402
 from adv_plugins.core.norm import auxiliary_parameters  # noqa: E402
