@@ -23,7 +23,6 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 
-from adv_plugins.datasets import corruptions
 from adv_plugins.datasets.corruptions import (
     CORRUPTION_GROUPS,
     CORRUPTIONS,
@@ -31,7 +30,10 @@ from adv_plugins.datasets.corruptions import (
     SEVERITIES,
     VideoCorruption,
     corrupt,
+    per_clip,
 )
+from adv_plugins.datasets.corruptions.per_clip import PER_CLIP
+from adv_plugins.datasets.corruptions.per_frame import PER_FRAME
 
 NOISY = ('gaussian_noise', 'impulse_noise', 'speckle_noise', 'snow')
 RANDOM = (*NOISY, 'frame_drop', 'packet_loss', 'jumble', 'freeze')
@@ -93,7 +95,7 @@ def test_names_by_group():
     assert sum(CORRUPTION_GROUPS.values(), ()) == CORRUPTIONS
     assert len(set(CORRUPTIONS)) == 14
     assert CORRUPTIONS[:8] == PAPER_CORRUPTIONS
-    assert set(CORRUPTIONS) == {*corruptions._PER_FRAME, *corruptions._PER_CLIP}
+    assert set(CORRUPTIONS) == {*PER_FRAME, *PER_CLIP}
 
 
 @pytest.mark.parametrize('severity', SEVERITIES)
@@ -211,7 +213,7 @@ def restated(frame: np.ndarray, name: str, severity: int, seed: int) -> np.ndarr
         drawn = legacy.normal(size=frame.shape[:2]), legacy.uniform(-135, -45)
     elif name in NOISY:
         drawn = (legacy.normal(size=frame.shape),)
-    return corruptions._PER_FRAME[name][0](frame, severity - 1, *drawn)
+    return PER_FRAME[name][0](frame, severity - 1, *drawn)
 
 
 def brightened(frame: np.ndarray, severity: int) -> np.ndarray:
@@ -325,7 +327,7 @@ def test_h264_keeps_frames_in_order_and_a_still_clip_still(name: str):
 def test_h264_does_not_depend_on_the_number_of_cores():
     pytest.importorskip('av', reason="'h264' encodes with PyAV")
     # x264 writes its settings into the stream.
-    stream = b''.join(bytes(packet) for packet in corruptions._encode_h264(moving(2, 224, 224), 30))
+    stream = b''.join(bytes(packet) for packet in per_clip._encode_h264(moving(2, 224, 224), 30))
     assert b' threads=1 ' in stream and b'crf=30.0 ' in stream
 
 
@@ -567,7 +569,7 @@ def test_built_from_a_config():
         (dict(name='gausian noise'), "name='gausian noise' .* write 'gaussian_noise'"),
         (dict(name='Snow'), "write 'snow'"),
         (dict(name='fog'), 'fog'),
-        (dict(name=None), "write 'gaussian_noise', .* 'freeze'"),
+        (dict(name=None), "write 'gaussian_noise' or .* or 'freeze'"),
         (dict(severity=0), 'severity=0 .* 1 to 5'),
         (dict(severity=6), 'severity=6'),
         (dict(severity=True), 'severity=True'),

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adv_plugins.datasets import label_space
-from adv_plugins.datasets.label_space import LabelSpace, Node, yt8m_verticals, yt8m_vocabulary
+from adv_plugins.datasets.label_nodes import Node
+from adv_plugins.datasets.label_space import LabelSpace
+from adv_plugins.datasets.yt8m_vocabulary import yt8m_verticals, yt8m_vocabulary
 
 FOLDER = Path(label_space.__file__).parent
 # Entities by their first vertical, as counted in the vocabulary of May 2018.
@@ -261,10 +263,10 @@ def test_a_long_chain_of_parents() -> None:
 @pytest.mark.parametrize(
     ('nodes', 'message'),
     [
-        ([dict(name='a', parents=['b']), dict(name='b', parents=['a'])], 'circle, .*a.*b'),
-        ([dict(name='a', parents=['a'])], 'circle, a <- a'),
+        ([dict(name='a', parents=['b']), dict(name='b', parents=['a'])], 'cycle, .*a.*b'),
+        ([dict(name='a', parents=['a'])], 'cycle, a <- a'),
         ([dict(name='metal'), dict(name='b', parents=['metall'])], "'metall'.*'b'.*mean 'metal'"),
-        ([dict(name='a'), dict(name='a')], "class 'a' is there twice"),
+        ([dict(name='a'), dict(name='a')], "class 'a' appears twice"),
         ([dict(name='a', entities=[6])], "entity 6 of the node 'a'.*0 to 5"),
         ([dict(name='a', entities=[-1])], "entity -1 of the node 'a'"),
         ([dict(name='a', entities=[True])], "entity True of the node 'a'"),
@@ -287,7 +289,7 @@ def test_wrong_nodes(nodes: list, message: str, tmp_path: Path) -> None:
 
 
 def test_repeated_raw_labels() -> None:
-    with pytest.raises(ValueError, match="raw label 'x' is there twice"):
+    with pytest.raises(ValueError, match="raw label 'x' appears twice"):
         LabelSpace([Node('a')], entities=['x', 'y', 'x'])
 
 
