@@ -294,7 +294,7 @@ class LabelSpace:
         if labels.dtype.kind not in 'iu' or labels.min() < 0 or labels.max() >= self.num_entities:
             wrong = [x for x in labels.tolist() if x not in range(self.num_entities)]
             raise ValueError(
-                f'the labels {wrong or labels} are not indices into the {self.num_entities} raw '
+                f'the labels {wrong or labels} are no indices into the {self.num_entities} raw '
                 f'labels of the label space {self.name!r}, which go from 0 to '
                 f'{self.num_entities - 1}. Data with other labels needs its own label_space, for '
                 'example the list of its class names.'
