@@ -2,11 +2,12 @@
 
 from importlib.util import find_spec as _find_spec
 
-from .compat import heal as _heal
+from .compat import apply_patches as _apply_patches
+from .compat import safe_globals as _safe_globals
 
-_heal()
+_apply_patches()
 
-# ruff: noqa: E402 (MMAction2 must be healed before anything imports it)
+# ruff: noqa: E402 (MMAction2 must be patched before anything imports it)
 from . import adapters, functional
 from .attention import AttentionFrobenius
 from .core.conversion import (
@@ -67,6 +68,7 @@ if _find_spec('mmengine') is not None:
         TAFHook,
     )
 
+    _safe_globals()
     __all__ += _NEED_MMENGINE
 
 

@@ -1,15 +1,17 @@
 """What MMAction2 1.2.0 needs to run on today's Python, torch and setuptools.
 
 MMAction2 1.2.0 and mmengine 0.10.7 are the latest releases, yet a fresh machine can neither import
-``mmaction.models`` nor load a checkpoint with them. Each function here heals one such break, names
-the upstream issue, and does nothing where the cause is absent: in a stack that upstream has fixed
-all of them are skipped. Missing modules are offered by a finder that is asked last, so that a real
-module always wins, and ``torch.load`` keeps ``weights_only=True``.
+``mmaction.models`` nor load a checkpoint with them. Each function here repairs one such break,
+names the upstream issue, and does nothing where the cause is absent: with a stack that upstream has
+fixed, all of them are skipped. A finder that is asked last stands in for missing modules, so that a
+real module always wins, and ``torch.load`` keeps ``weights_only=True``.
 
-:func:`heal` applies what must be there before the first ``import mmaction.models``, which is why
-``import adv_plugins`` calls it first. It looks at files on disk, does not import mmaction and
-patches nothing. :func:`color_jitter` and :func:`bfloat16_scores` replace methods, once MMAction2 is
-imported.
+:func:`apply_patches` applies what must be in place before the first ``import mmaction.models``,
+which is why ``import adv_plugins`` calls it first. It reads files on disk and imports neither
+mmengine nor MMAction2. The others are called where their host has been imported:
+:func:`safe_globals` with mmengine, :func:`color_jitter` and :func:`bfloat16_scores` with MMAction2.
+
+The file is long because it must stay alone: it works before anything else can be imported.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ from types import ModuleType
 from typing import Any
 
 __all__ = [
+    'apply_patches',
     'bfloat16_scores',
     'color_jitter',
     'drn',
-    'heal',
     'importlib_metadata',
     'mmaction_problem',
     'pkg_resources',
@@ -39,16 +41,16 @@ __all__ = [
 ]
 
 
-def heal() -> dict[str, bool]:
-    """Apply every shim whose cause is present and that is needed to import MMAction2.
+def apply_patches() -> dict[str, bool]:
+    """Apply every patch that MMAction2 needs before it can be imported.
 
     Safe to call again, and safe without mmengine or MMAction2: what is not needed is skipped.
 
     Returns:
-        dict[str, bool]: For each shim by name, whether this call had something to do.
+        dict[str, bool]: For each patch by name, whether this call had something to do.
     """
-    shims = (drn, importlib_metadata, pkg_resources, safe_globals, vindlu)
-    return {shim.__name__: shim() for shim in shims}
+    patches = (drn, importlib_metadata, pkg_resources, vindlu)
+    return {patch.__name__: patch() for patch in patches}
 
 
 def drn() -> bool:
@@ -66,8 +68,8 @@ def drn() -> bool:
         return False
     if _file('mmaction', f'{localizers}/drn/drn.py') is not None:
         return False
-    acted = _LAST_RESORT.offer(package, lambda module: None, is_package=True)
-    return _LAST_RESORT.offer(f'{package}.drn', _fill_drn) or acted
+    acted = _FALLBACK.offer(package, lambda module: None, is_package=True)
+    return _FALLBACK.offer(f'{package}.drn', _fill_drn) or acted
 
 
 def importlib_metadata() -> bool:
@@ -76,12 +78,13 @@ def importlib_metadata() -> bool:
     Upstream: MMAction2 1.2.0 imports the back-port in ``mmaction.utils`` and does not declare it.
 
     Returns:
-        bool: True if the stand-in was set up, False if MMAction2 is absent or the back-port there.
+        bool: True if the stand-in was set up, False if MMAction2 is absent or the back-port is
+        installed.
     """
     name = 'importlib_metadata'
     if not _mentions('mmaction', 'utils/dependency.py', name) or _exists(name):
         return False
-    return _LAST_RESORT.offer(name, _fill_importlib_metadata)
+    return _FALLBACK.offer(name, _fill_importlib_metadata)
 
 
 def pkg_resources() -> bool:
@@ -92,25 +95,29 @@ def pkg_resources() -> bool:
     before any plugin can help, hence the pin of setuptools in the extra ``mmaction``.
 
     Returns:
-        bool: True if the stand-in was set up, False if mmengine does not ask or setuptools has it.
+        bool: True if the stand-in was set up, False if mmengine does not import it or setuptools
+        has it.
     """
     name = 'pkg_resources'
     # The real module is only looked for: importing it is slow and warns.
     if not _mentions('mmengine', 'utils/package_utils.py', name) or _exists(name):
         return False
-    return _LAST_RESORT.offer(name, _fill_pkg_resources)
+    return _FALLBACK.offer(name, _fill_pkg_resources)
 
 
 def safe_globals() -> bool:
-    """Allow ``torch.load(weights_only=True)`` what mmengine's own checkpoints hold.
+    """Let ``torch.load(weights_only=True)`` load what mmengine's own checkpoints hold.
 
     Upstream: mmengine#1655. torch 2.6 made ``weights_only=True`` the default, and mmengine 0.10.7
     neither turns it off nor declares the few types of its log history, so it cannot load or resume
-    what it saved. Declaring them keeps the protection that turning it off would give away.
+    what it saved. Declaring them keeps the protection that turning it off would lose.
+
+    Torch's list holds the types themselves, so this imports ``mmengine.optim``, which takes about a
+    second: call it only where mmengine is used.
 
     Returns:
         bool: True if something was added to torch's list, False if mmengine is absent or passes
-        ``weights_only`` itself, if torch is older than 2.6, or if all is on the list already.
+        ``weights_only`` itself, if torch is older than 2.6, or if the list is complete already.
     """
     checkpoint = 'runner/checkpoint.py'
     if _file('mmengine', checkpoint) is None or _mentions('mmengine', checkpoint, 'weights_only'):
@@ -125,21 +132,21 @@ def safe_globals() -> bool:
         return False
     allowed = torch.serialization.get_safe_globals()
     missing = [entry for entry in needed if entry not in allowed]
-    if getattr in allowed:  # the caller's wider permission stands
+    if getattr in allowed:  # keep the wider permission that the caller gave
         missing = [entry for entry in missing if entry != _GETATTR]
     torch.serialization.add_safe_globals(missing)
     return bool(missing)
 
 
 def vindlu() -> bool:
-    """Leave out MMAction2's VindLU beside a transformers that it cannot be imported with.
+    """Leave out MMAction2's VindLU if it cannot be imported with the installed transformers.
 
-    Upstream: where transformers is installed MMAction2 1.2.0 imports VindLU, whose copy of BERT
-    takes ``apply_chunking_to_forward`` from ``transformers.modeling_utils``. transformers 5 has it
-    elsewhere, and other names no longer, so that no model of MMAction2 could be imported.
+    Upstream: where transformers is installed, MMAction2 1.2.0 imports VindLU, whose copy of BERT
+    takes ``apply_chunking_to_forward`` from ``transformers.modeling_utils``. transformers 5 moved
+    it and removed other names, so that no model of MMAction2 can be imported.
 
     Returns:
-        bool: True if VindLU was left out, False if one of both is absent or they go together.
+        bool: True if VindLU was left out, False if either is absent or they are compatible.
     """
     package, name = 'mmaction.models.multimodal.vindlu', 'apply_chunking_to_forward'
     if package in sys.modules or _file('transformers', 'modeling_utils.py') is None:
@@ -148,7 +155,7 @@ def vindlu() -> bool:
         return False
     if _mentions('transformers', 'modeling_utils.py', name):
         return False
-    # The real one exists and is found first: only what is imported already comes before it.
+    # The real package would be found first: only an entry in sys.modules takes precedence.
     empty = ModuleType(package, 'VindLU needs transformers 4 (pip install "transformers<5").')
     empty.__all__ = []  # type: ignore[attr-defined]
     sys.modules[package] = empty
@@ -157,30 +164,30 @@ def vindlu() -> bool:
 
 @functools.cache
 def mmaction_problem() -> str | None:
-    """Why MMAction2 cannot be imported, for what is built on its classes.
+    """Why MMAction2 cannot be imported, for code that builds on its classes.
 
     Returns:
-        str | None: The reason in words; None if MMAction2 can be imported, and now is.
+        str | None: The reason in words; None if MMAction2 has been imported.
     """
     if not (_exists('mmaction') and _exists('mmcv')):
         return 'it is not installed'
     try:
         import mmaction.datasets
         import mmaction.models  # noqa: F401
-    except Exception as error:  # whatever it is: plain PyTorch users need not care
+    except Exception as error:  # of any kind: it must not stop a plain PyTorch user
         return f'{type(error).__name__}: {error}'
     return None
 
 
 def color_jitter() -> bool:
-    """Let MMAction2's ``ColorJitter`` turn hues back under numpy 2.
+    """Let MMAction2's ``ColorJitter`` lower hues under numpy 2.
 
-    Upstream: MMAction2 1.2.0 adds a negative number to unsigned bytes, for about half of all
-    clips. numpy 2 raises an ``OverflowError`` there (torchvision#8536 was the same break).
+    Upstream: for about half of all clips MMAction2 1.2.0 adds a negative number to unsigned bytes,
+    where numpy 2 raises an ``OverflowError`` (torchvision#8536 was the same break).
 
     Returns:
-        bool: True if the method was replaced, False if MMAction2's transforms are not imported, or
-        work.
+        bool: True if the method was replaced, False if MMAction2's transforms have not been
+        imported or work as they are.
     """
     processing = sys.modules.get('mmaction.datasets.transforms.processing')
     if processing is None:
@@ -198,11 +205,12 @@ def color_jitter() -> bool:
 def bfloat16_scores() -> bool:
     """Let MMAction2's heads take class scores in bfloat16.
 
-    Upstream: MMAction2 1.2.0 counts its top-k accuracy in numpy, which has no bfloat16, so that
-    ``AmpOptimWrapper(dtype='bfloat16')`` ends in a ``TypeError`` at the first loss.
+    Upstream: MMAction2 1.2.0 computes its top-k accuracy in numpy, which has no bfloat16, so that
+    ``AmpOptimWrapper(dtype='bfloat16')`` fails with a ``TypeError`` at the first loss.
 
     Returns:
-        bool: True if a method was replaced, False if MMAction2's heads are not imported, or work.
+        bool: True if a method was replaced, False if MMAction2's heads have not been imported or
+        work as they are.
     """
     places = (
         ('base', 'BaseHead', 'loss_by_feat'),
@@ -223,7 +231,7 @@ def bfloat16_scores() -> bool:
 
 
 def _in_float32(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A head's loss that sees class scores in bfloat16 as float32."""
+    """A head's loss that takes class scores in bfloat16 as float32."""
 
     @functools.wraps(original)
     def loss(self: Any, cls_scores: Any, targets: Any) -> Any:
@@ -235,7 +243,7 @@ def _in_float32(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _adjust_hue(image: Any, factor: float) -> Any:
-    """Turn the hue of an image (H, W, 3) by ``factor`` of 255 of OpenCV's 180 steps."""
+    """Turn the hue of an image (H, W, 3) by ``255 * factor`` of OpenCV's 180 steps."""
     import cv2
     import numpy as np
 
@@ -246,11 +254,11 @@ def _adjust_hue(image: Any, factor: float) -> Any:
 
 
 def _checkpoint_globals() -> list[Any]:
-    """The globals in a Runner's checkpoint that torch does not allow by itself."""
+    """The globals in a Runner's checkpoint that torch does not allow by default."""
     import numpy as np
 
-    # numpy's two constructors, found through what pickle would call: their home moved with
-    # numpy 2, and a file keeps the name of the numpy that wrote it.
+    # numpy's two constructors, as pickle calls them: numpy 2 moved them, and a file names them as
+    # the numpy that wrote it did.
     constructors = {
         '_reconstruct': np.empty(0).__reduce__()[0],
         'scalar': np.float64(0).__reduce__()[0],
@@ -283,18 +291,18 @@ def _pickled_methods() -> dict[type, tuple[str, ...]]:
 
 
 def _get_method(owner: Any, name: str) -> Any:
-    """What a checkpoint gets when it asks for ``getattr``.
+    """What a checkpoint gets in place of ``getattr``.
 
     Pickle writes a method as ``getattr(HistoryBuffer, 'mean')``. The real ``getattr`` on torch's
-    list would hand any attribute of any allowed object to a file that may be hostile; this one
-    hands out the few methods that mmengine saves.
+    list would give any attribute of any allowed object to a file that may be hostile; this one
+    gives only the few methods that mmengine saves.
     """
     if isinstance(owner, type) and name in _pickled_methods().get(owner, ()):
         return getattr(owner, name)
     raise UnpicklingError(f'a checkpoint may not ask for attribute {name!r} of {owner!r}')
 
 
-# An entry of torch's list: this function, in place of the global of that name.
+# An entry of torch's list: this function, under the name of the global that it replaces.
 _GETATTR = (_get_method, 'builtins.getattr')
 
 
@@ -321,7 +329,7 @@ def _fill_importlib_metadata(module: ModuleType) -> None:
 
 
 def _fill_pkg_resources(module: ModuleType) -> None:
-    """Give the stand-in for ``pkg_resources`` what mmengine and ``import mim`` use."""
+    """Give the stand-in for ``pkg_resources`` the names that mmengine and mim use."""
     from packaging.version import parse  # comes with mmengine, through matplotlib
 
     names: dict[str, Any] = {
@@ -370,12 +378,12 @@ class _Distribution:
         return text
 
 
-class _LastResort(MetaPathFinder, Loader):
-    """A finder that offers modules which no other finder has.
+class _FallbackFinder(MetaPathFinder, Loader):
+    """A finder of modules that no other finder has.
 
-    Modules in ``sys.modules`` would hide a real one that appears later and do not survive
-    ``importlib.reload``, which mmengine applies to ``pkg_resources``; a finder at the end of
-    ``sys.meta_path`` has neither fault.
+    An entry in ``sys.modules`` would hide a real module that is installed later, and would not
+    survive ``importlib.reload``, which mmengine applies to ``pkg_resources``. A finder at the end
+    of ``sys.meta_path`` has neither fault.
     """
 
     def __init__(self) -> None:
@@ -388,7 +396,7 @@ class _LastResort(MetaPathFinder, Loader):
 
         Args:
             name (str): Full name of the module.
-            fill (Callable): Called with the empty module to give it its content.
+            fill (Callable): Called with the empty module to fill it.
             is_package (bool): Whether it can have submodules. Defaults to False.
 
         Returns:
@@ -413,7 +421,7 @@ class _LastResort(MetaPathFinder, Loader):
         self._modules[module.__name__][0](module)
 
 
-_LAST_RESORT = _LastResort()
+_FALLBACK = _FallbackFinder()
 
 
 def _exists(module: str) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import adv_plugins  # noqa: F401 (heals MMAction2 before its first import)
+import adv_plugins  # noqa: F401 (patches MMAction2 before its first import)
 
 NUM_CLASSES = 6
 MEAN = [123.675, 116.28, 103.53]

@@ -1,11 +1,12 @@
-"""Each shim acts where its cause is present and is skipped where it is not.
+"""Each patch acts where its cause is present and is skipped where it is not.
 
-Every case runs in an interpreter of its own: modules and torch's list of safe globals are global.
-The module is loaded by path, because importing ``adv_plugins`` would apply the shims first.
+Every case runs in its own interpreter: modules and torch's list of safe globals are global. The
+module is loaded by path, because importing ``adv_plugins`` would apply the patches first.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -63,9 +64,10 @@ def test_nothing_installed() -> None:
     run(
         """
         before = list(sys.meta_path), set(sys.modules)
-        assert compat.heal() == dict.fromkeys(compat.heal(), False)
-        shims = 'drn', 'importlib_metadata', 'pkg_resources', 'safe_globals', 'vindlu'
-        assert set(compat.heal()) == set(shims)
+        assert compat.apply_patches() == dict.fromkeys(compat.apply_patches(), False)
+        patches = 'drn', 'importlib_metadata', 'pkg_resources', 'vindlu'
+        assert set(compat.apply_patches()) == set(patches)
+        assert not compat.safe_globals()
         assert (sys.meta_path, set(sys.modules)) == before
         """,
         '-I',
@@ -78,7 +80,7 @@ def test_a_mock_is_no_installed_package() -> None:
         """
         from types import ModuleType
         sys.modules.update(mmengine=ModuleType('mmengine'), mmaction=ModuleType('mmaction'))
-        assert not any(compat.heal().values())
+        assert not any(compat.apply_patches().values()) and not compat.safe_globals()
         """,
         '-I',
         '-S',
@@ -244,7 +246,8 @@ def test_pkg_resources_present(tmp_path: Path) -> None:
 
 def test_mmengine_that_needs_no_help(tmp_path: Path) -> None:
     fixed = {'mmengine/utils/package_utils.py': 'from importlib.metadata import distribution'}
-    run_with(tmp_path, MMENGINE | fixed, 'assert not any(compat.heal().values())')
+    code = 'assert not any(compat.apply_patches().values()) and not compat.safe_globals()'
+    run_with(tmp_path, MMENGINE | fixed, code)
 
 
 def test_a_real_module_wins(tmp_path: Path) -> None:
@@ -264,7 +267,7 @@ def test_a_real_module_wins(tmp_path: Path) -> None:
 
 
 def test_pkg_resources_missing() -> None:
-    pytest.importorskip('mmengine', reason='the shim is for mmengine')
+    pytest.importorskip('mmengine', reason='the patch is for mmengine')
     run(
         HIDE
         + dedent(
@@ -289,12 +292,12 @@ def test_pkg_resources_missing() -> None:
             assert package2module('mmcv-lite') == 'mmcv'
 
             from pkg_resources import DistributionNotFound, get_distribution, parse_version
-            found = get_distribution('mmengine')
-            assert (found.project_name, found.version) == ('mmengine', mmengine.__version__)
-            assert not found.has_metadata('no-such-file')
+            installed = get_distribution('mmengine')
+            assert (installed.project_name, installed.version) == ('mmengine', mmengine.__version__)
+            assert not installed.has_metadata('no-such-file')
             assert parse_version('1.10') > parse_version('1.9')
             for call, error in [
-                (lambda: found.get_metadata('no-such-file'), FileNotFoundError),
+                (lambda: installed.get_metadata('no-such-file'), FileNotFoundError),
                 (lambda: get_distribution('no-such-package'), DistributionNotFound),
             ]:
                 try:
@@ -324,10 +327,10 @@ def test_mmaction_and_its_configs(tmp_path: Path) -> None:
             folder = importlib.util.find_spec('mmaction').submodule_search_locations[0]
             from pathlib import Path
             complete = Path(folder, 'models', 'localizers', 'drn', 'drn.py').exists()
-            healed = compat.heal()
-            assert healed['drn'] is not complete, healed
-            assert healed['pkg_resources'] and healed['importlib_metadata'], healed
-            assert 'mmaction' not in sys.modules
+            applied = compat.apply_patches()
+            assert applied['drn'] is not complete, applied
+            assert applied['pkg_resources'] and applied['importlib_metadata'], applied
+            assert not {{'mmaction', 'mmengine', 'torch'}} & set(sys.modules)
 
             import mmaction.models, mmaction.utils
             from mmengine.config import Config
@@ -396,7 +399,7 @@ def refused(call):
 
 def test_safe_globals(tmp_path: Path) -> None:
     torch = pytest.importorskip('torch')
-    pytest.importorskip('mmengine', reason='the shim is for mmengine')
+    pytest.importorskip('mmengine', reason='the patch is for mmengine')
     if torch.__version__ < '2.6':
         pytest.skip('torch.load(weights_only=True) is the default since torch 2.6')
     run(
@@ -449,7 +452,7 @@ def test_safe_globals(tmp_path: Path) -> None:
 
 
 def test_safe_globals_keeps_the_callers_own(tmp_path: Path) -> None:
-    pytest.importorskip('mmengine', reason='the shim is for mmengine')
+    pytest.importorskip('mmengine', reason='the patch is for mmengine')
     run(
         """
         import torch
@@ -463,13 +466,30 @@ def test_safe_globals_keeps_the_callers_own(tmp_path: Path) -> None:
     )
 
 
+def test_safe_globals_come_with_the_package() -> None:
+    torch = pytest.importorskip('torch')
+    logging = pytest.importorskip('mmengine.logging', reason='the patch is for mmengine')
+    if torch.__version__ < '2.6':
+        pytest.skip('torch.load(weights_only=True) is the default since torch 2.6')
+    import adv_plugins
+
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        importlib.reload(adv_plugins)
+        assert logging.HistoryBuffer in torch.serialization.get_safe_globals()
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
 def test_hues_turn_both_ways() -> None:
     pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
     run(
         """
         import numpy as np
         assert not compat.color_jitter(), 'nothing to do before MMAction2 is imported'
-        compat.heal()
+        compat.apply_patches()
         from mmaction.datasets.transforms.processing import ColorJitter
         image = np.random.default_rng(0).integers(256, size=(8, 8, 3)).astype(np.float32)
         forward = ColorJitter.adjust_hue(image, 0.05)
@@ -497,7 +517,7 @@ def test_heads_take_bfloat16_scores() -> None:
     run(
         """
         assert not compat.bfloat16_scores(), 'nothing to do before MMAction2 is imported'
-        compat.heal()
+        compat.apply_patches()
         import torch
         from mmaction.models import TSNHead
         from mmaction.structures import ActionDataSample
@@ -513,9 +533,9 @@ def test_heads_take_bfloat16_scores() -> None:
         else:
             broken = False
         assert compat.bfloat16_scores() is broken and not compat.bfloat16_scores()
-        found = head.loss_by_feat(scores, samples)
-        assert all(torch.equal(found[name], expected[name]) for name in expected | found)
-        found['loss_cls'].backward()
+        losses = head.loss_by_feat(scores, samples)
+        assert all(torch.equal(losses[name], expected[name]) for name in expected | losses)
+        losses['loss_cls'].backward()
         assert scores.grad.dtype is torch.bfloat16
         full = head.loss_by_feat(scores.float(), samples)
         assert all(torch.equal(full[name], expected[name]) for name in expected)
@@ -523,12 +543,12 @@ def test_heads_take_bfloat16_scores() -> None:
         # Two heads have a loss of their own.
         from mmaction.models import OmniHead, RGBPoseHead
         omni = OmniHead(image_classes=6, video_classes=6, in_channels=4)
-        found = omni.loss_by_feat(scores, samples)
-        assert found['loss_cls'].isfinite() and found['top1_acc'] == expected['top1_acc']
+        losses = omni.loss_by_feat(scores, samples)
+        assert losses['loss_cls'].isfinite() and losses['top1_acc'] == expected['top1_acc']
         pose = RGBPoseHead(num_classes=6, in_channels=(4, 4))
         pose.loss_weights = [1.0, 1.0]
         both = dict(zip(pose.loss_components, (scores, scores)))
-        found = pose.loss_by_feat(both, samples)
-        assert all(found[f'{name}_loss_cls'].isfinite() for name in both)
+        losses = pose.loss_by_feat(both, samples)
+        assert all(losses[f'{name}_loss_cls'].isfinite() for name in both)
         """
     )

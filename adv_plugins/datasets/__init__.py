@@ -4,7 +4,8 @@ from ..compat import color_jitter as _color_jitter
 from ..compat import mmaction_problem as _mmaction_problem
 from .arrow_of_time import ArrowOfTime
 from .features import FeatureDataset, YT8MFrameDataset
-from .label_space import LabelSpace, Node
+from .label_nodes import Node
+from .label_space import LabelSpace
 from .ordered_digits import OrderedDigits
 from .yt8m_sample import YT8MSample
 

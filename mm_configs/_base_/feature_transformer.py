@@ -1,4 +1,4 @@
-"""The Transformer of a-art.txt 3.1: one layer of 8-head attention for each of rgb and audio."""
+"""The Transformer of A-ART (section 3.1): a layer of 8-head attention for each of rgb and audio."""
 
 model = dict(
     type='FeatureTransformer',

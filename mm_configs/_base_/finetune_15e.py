@@ -1,4 +1,4 @@
-"""What the fine-tuning configs take from their clean ones: 15 epochs (taf.txt 4.1).
+"""What fine-tuning configs take from their clean ones: 15 epochs (TAF, section 4.1).
 
 Every schedule adds ``finetune.lr``, the learning rate that its clean training ends with.
 """

@@ -5,7 +5,7 @@ model = dict(
     backbone=dict(type='ResNetGST', pretrained='torchvision://resnet50', depth=50, num_segments=8),
     cls_head=dict(
         type='TSMHead',
-        # The config that adds a dataset says num_classes.
+        # The config that adds a dataset sets num_classes.
         in_channels=2048,
         num_segments=8,
         spatial_type='avg',

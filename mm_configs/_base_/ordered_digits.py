@@ -1,7 +1,7 @@
 """OrderedDigits: dataset, pipelines, data loaders and evaluators. Nothing is downloaded."""
 
 dataset_type = 'OrderedDigits'
-# A mirrored clip moves and turns the other way, so that its label changes.
+# A mirrored clip moves and turns the other way, so its label changes.
 flip_label_map = {0: 1, 1: 0, 8: 9, 9: 8}
 
 train_pipeline = [
@@ -22,7 +22,7 @@ val_pipeline = [
 ]
 test_pipeline = val_pipeline
 
-# Rendering takes a millisecond a clip: worker processes would cost more than they save.
+# Rendering takes a millisecond per clip: worker processes would cost more than they save.
 train_dataloader = dict(
     batch_size=16,
     num_workers=0,

@@ -1,6 +1,6 @@
 """A robustness evaluation in minutes: the same cells with fewer videos, severities and steps.
 
-Good for a first look and for models of this size; ``robustness.py`` is for numbers to publish.
+Meant for a first look and for small models; for results to publish use ``robustness.py``.
 """
 
 robustness = dict(

@@ -1,8 +1,8 @@
 """MMAction2's runtime and 18 + 9 epochs of SGD, for the small datasets that need no download.
 
-The last nine epochs are the fine-tuning of taf.txt 4.1 in small: they start at the learning rate
-that the clean epochs end with, and divide it by ten after two thirds. A baseline spends them
-clean, so that everything that is compared has had the same number of steps.
+The last nine epochs are a small version of the fine-tuning in TAF, section 4.1: they start at the
+learning rate that the clean epochs end with, and divide it by ten after two thirds. A baseline
+spends them on clean training, so that all runs compared have the same number of steps.
 """
 
 _base_ = 'mmaction::_base_/default_runtime.py'

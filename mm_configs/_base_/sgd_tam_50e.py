@@ -2,8 +2,8 @@
 
 _base_ = ['mmaction::_base_/default_runtime.py', './finetune_15e.py']
 
-# The cosine ends at 0, with which nothing could be fine-tuned: this is 0.01 / 100, where the
-# schedules of TSM, GST and TPN end. The paper does not say what was taken.
+# The cosine ends at 0, which would fine-tune nothing: this is 0.01 / 100, where the schedules of
+# TSM, GST and TPN end. The paper does not give its value.
 finetune = dict(lr=1e-4)
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=50, val_begin=1, val_interval=1)

@@ -16,7 +16,7 @@ model = dict(
     ),
     cls_head=dict(
         type='TSMHead',
-        # The config that adds a dataset says num_classes.
+        # The config that adds a dataset sets num_classes.
         in_channels=512,
         num_segments=8,
         spatial_type='avg',

@@ -1,8 +1,8 @@
 """YouTube-8M, frame level, as downloaded: TFRecord shards under data/yt8m/2/frame.
 
-Validation and test are the paper's cut (a-art.txt 3.1): 64,000 videos of the official validation
-split, and the rest of it. Its own list of 317 classes is not public; this is an analogue with as
-many nodes (24 verticals and 293 entities), and numbers on it are no reproduction of table 1.
+Validation and test are the paper's (A-ART, section 3.1): 64,000 videos of the official validation
+split, and the rest of it. The paper's list of 317 classes is not public; this is an analogue with
+as many nodes (24 verticals and 293 entities), so results on it do not reproduce table 1.
 """
 
 data_root = 'data/yt8m/2/frame'

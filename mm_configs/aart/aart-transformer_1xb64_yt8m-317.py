@@ -1,4 +1,4 @@
-"""A-ART on YouTube-8M: ART and attention maps that do not move, β=0.001 (a-art.txt table 1)."""
+"""A-ART on YouTube-8M: ART with the attention regularizer, β=0.001 (A-ART, table 1)."""
 
 _base_ = 'transformer_1xb64_yt8m-317.py'
 

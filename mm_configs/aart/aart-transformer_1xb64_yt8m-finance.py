@@ -1,4 +1,4 @@
-"""A-ART on Finance, the smallest vertical of YouTube-8M (a-art.txt table 3)."""
+"""A-ART on Finance, the smallest vertical of YouTube-8M (A-ART, table 3)."""
 
 _base_ = 'transformer_1xb64_yt8m-finance.py'
 

@@ -1,4 +1,4 @@
-"""A-ART on the embedded sample (a-art.txt 2.2)."""
+"""A-ART on the embedded sample (section 2.2)."""
 
 _base_ = 'transformer_1xb64_yt8m-sample.py'
 

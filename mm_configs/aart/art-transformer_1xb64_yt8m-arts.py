@@ -1,4 +1,4 @@
-"""ART on Arts & Entertainment, the largest vertical of YouTube-8M (a-art.txt table 2)."""
+"""ART on Arts & Entertainment, the largest vertical of YouTube-8M (A-ART, table 2)."""
 
 _base_ = 'transformer_1xb64_yt8m-arts.py'
 

@@ -1,4 +1,4 @@
-"""ART on the embedded sample (a-art.txt eq. 2-4)."""
+"""ART on the embedded sample (A-ART, eq. 2-4)."""
 
 _base_ = 'transformer_1xb64_yt8m-sample.py'
 

@@ -1,4 +1,4 @@
-"""Non-ART: the Transformer on YouTube-8M, trained on clean features (a-art.txt table 1)."""
+"""Non-ART: the Transformer on YouTube-8M, trained on clean features (A-ART, table 1)."""
 
 _base_ = [
     '../_base_/feature_transformer.py',

@@ -1,8 +1,8 @@
-"""Non-ART on Finance, the smallest vertical of YouTube-8M (a-art.txt table 3)."""
+"""Non-ART on Finance, the smallest vertical of YouTube-8M (A-ART, table 3)."""
 
 _base_ = 'transformer_1xb64_yt8m-317.py'
 
-# Videos without a label of the vertical say nothing about it, and are left out.
+# Videos without a label of the vertical are left out.
 dataset = dict(label_space='Finance', empty_labels='drop')
 train_dataloader = dict(dataset=dataset)
 val_dataloader = dict(dataset=dataset)

@@ -10,7 +10,7 @@ custom_imports = dict(imports=['adv_plugins'], allow_failed_imports=False)
 
 model = dict(width=dict(rgb=128, audio=64), num_classes=28)
 
-# 13 epochs of 2,000 videos, so Adam takes larger steps than the paper's 2e-4.
+# Only 13 epochs of 2,000 videos, so the learning rate is higher than the paper's 2e-4.
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 train_cfg = dict(max_iters=400, val_interval=40)
 test_cfg = dict(deepfool=dict(num_videos=200))

@@ -3,7 +3,7 @@
 _base_ = './tsm_r18_1x1x8_ordered-digits-rgb.py'
 
 model = dict(
-    # The pyramid wants its two levels a stride apart: the stock strides.
+    # The stock strides: the two levels of the pyramid must be one stride apart.
     backbone=dict(out_indices=(2, 3), strides=(1, 2, 2, 2)),
     neck=dict(
         type='TPN',
@@ -25,7 +25,7 @@ model = dict(
         _delete_=True,
         type='TPNHead',
         num_classes=12,
-        # The neck's last convolution always has that many.
+        # What the neck's last convolution always has.
         in_channels=2048,
         spatial_type='avg',
         consensus=dict(type='AvgConsensus', dim=1),

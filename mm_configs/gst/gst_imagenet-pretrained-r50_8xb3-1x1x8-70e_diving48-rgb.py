@@ -1,4 +1,4 @@
-"""GST-R50, Diving48, 8 frames, trained as on Something-Something (taf.txt 4.1)."""
+"""GST-R50, Diving48, 8 frames, trained as on Something-Something (TAF, section 4.1)."""
 
 _base_ = [
     '../_base_/gst_r50.py',

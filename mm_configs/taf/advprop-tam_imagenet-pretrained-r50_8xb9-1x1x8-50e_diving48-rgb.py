@@ -1,4 +1,4 @@
-"""AdvProp from scratch (taf.txt table 2a), TAM-R50, Diving48, 8 frames."""
+"""AdvProp from scratch (TAF, table 2a), TAM-R50, Diving48, 8 frames."""
 
 _base_ = '../tam/tam_imagenet-pretrained-r50_8xb9-1x1x8-50e_diving48-rgb.py'
 

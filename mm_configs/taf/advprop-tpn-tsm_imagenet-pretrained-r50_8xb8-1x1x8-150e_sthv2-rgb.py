@@ -1,4 +1,4 @@
-"""AdvProp from scratch (taf.txt table 2a), TPN (TSM-R50), Something-Something V2, 8 frames."""
+"""AdvProp from scratch (TAF, table 2a), TPN (TSM-R50), Something-Something V2, 8 frames."""
 
 _base_ = '../tpn/tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv2-rgb.py'
 

@@ -1,4 +1,4 @@
-"""AdvProp from scratch (taf.txt table 2a), TSM-R50, Something-Something V1, 16 frames."""
+"""AdvProp from scratch (TAF, table 2a), TSM-R50, Something-Something V1, 16 frames."""
 
 _base_ = '../tsm/tsm_imagenet-pretrained-r50_8xb8-1x1x16-50e_sthv1-rgb.py'
 

@@ -1,4 +1,4 @@
-"""The AdvProp row of taf.txt table 2a on OrderedDigits: from scratch, adversarial all the way.
+"""The AdvProp row of TAF's table 2a on OrderedDigits: from scratch, adversarial throughout.
 
 One attack step (PGD-1 of the AdvProp paper) instead of five: 2.7 times a clean run, not 5.3.
 """

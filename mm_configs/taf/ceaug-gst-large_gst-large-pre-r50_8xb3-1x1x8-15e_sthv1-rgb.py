@@ -1,4 +1,4 @@
-"""CE-based augmentation (taf.txt table 2a), GST-Large-R50, Something-Something V1, 8 frames."""
+"""CE-based augmentation (TAF, table 2a), GST-Large-R50, Something-Something V1, 8 frames."""
 
 _base_ = './taf-gst-large_gst-large-pre-r50_8xb3-1x1x8-15e_sthv1-rgb.py'
 

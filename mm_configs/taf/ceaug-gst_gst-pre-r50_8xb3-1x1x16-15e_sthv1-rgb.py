@@ -1,4 +1,4 @@
-"""CE-based augmentation (taf.txt table 2a), GST-R50, Something-Something V1, 16 frames."""
+"""CE-based augmentation (TAF, table 2a), GST-R50, Something-Something V1, 16 frames."""
 
 _base_ = './taf-gst_gst-pre-r50_8xb3-1x1x16-15e_sthv1-rgb.py'
 

@@ -1,4 +1,4 @@
-"""The CE-based row of taf.txt table 2a on OrderedDigits: TAF, ascending the cross-entropy."""
+"""The CE-based row of TAF's table 2a on OrderedDigits: TAF, ascending the cross-entropy."""
 
 _base_ = './taf-tsm_r18_1x1x8_ordered-digits-rgb.py'
 

@@ -1,4 +1,4 @@
-"""CE-based augmentation (taf.txt table 2a), TSM-R50, Something-Something V1, 16 frames."""
+"""CE-based augmentation (TAF, table 2a), TSM-R50, Something-Something V1, 16 frames."""
 
 _base_ = './taf-tsm_tsm-pre-r50_8xb8-1x1x16-15e_sthv1-rgb.py'
 

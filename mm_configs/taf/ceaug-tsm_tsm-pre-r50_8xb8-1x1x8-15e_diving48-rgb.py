@@ -1,4 +1,4 @@
-"""CE-based augmentation (taf.txt table 2a), TSM-R50, Diving48, 8 frames."""
+"""CE-based augmentation (TAF, table 2a), TSM-R50, Diving48, 8 frames."""
 
 _base_ = './taf-tsm_tsm-pre-r50_8xb8-1x1x8-15e_diving48-rgb.py'
 

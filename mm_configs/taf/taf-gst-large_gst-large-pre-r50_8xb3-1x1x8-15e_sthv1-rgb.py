@@ -1,4 +1,4 @@
-"""TAF, GST-Large-R50, Something-Something V1, 8 frames: 15 epochs (taf.txt 4.1, table 1)."""
+"""TAF, GST-Large-R50, Something-Something V1, 8 frames: 15 epochs (section 4.1, table 1)."""
 
 _base_ = '../gst/gst-large_imagenet-pretrained-r50_8xb3-1x1x8-70e_sthv1-rgb.py'
 

@@ -1,4 +1,4 @@
-"""TAF, GST-R50, Something-Something V1, 16 frames: 15 epochs (taf.txt 4.1, table 1)."""
+"""TAF, GST-R50, Something-Something V1, 16 frames: 15 epochs (section 4.1, table 1)."""
 
 _base_ = '../gst/gst_imagenet-pretrained-r50_8xb3-1x1x16-70e_sthv1-rgb.py'
 

@@ -1,4 +1,4 @@
-"""TAF, GST-R50, Diving48, 8 frames: 15 epochs (taf.txt 4.1, table 1)."""
+"""TAF, GST-R50, Diving48, 8 frames: 15 epochs (section 4.1, table 1)."""
 
 _base_ = '../gst/gst_imagenet-pretrained-r50_8xb3-1x1x8-70e_diving48-rgb.py'
 

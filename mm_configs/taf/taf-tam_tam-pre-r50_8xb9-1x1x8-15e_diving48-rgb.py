@@ -1,4 +1,4 @@
-"""TAF, TAM-R50, Diving48, 8 frames: 15 epochs (taf.txt 4.1, table 1)."""
+"""TAF, TAM-R50, Diving48, 8 frames: 15 epochs (section 4.1, table 1)."""
 
 _base_ = '../tam/tam_imagenet-pretrained-r50_8xb9-1x1x8-50e_diving48-rgb.py'
 

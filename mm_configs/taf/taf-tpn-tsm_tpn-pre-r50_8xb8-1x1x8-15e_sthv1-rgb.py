@@ -1,4 +1,4 @@
-"""TAF, TPN (TSM-R50), Something-Something V1, 8 frames: 15 epochs (taf.txt 4.1, table 1)."""
+"""TAF, TPN (TSM-R50), Something-Something V1, 8 frames: 15 epochs (section 4.1, table 1)."""
 
 _base_ = '../tpn/tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb.py'
 

@@ -1,4 +1,4 @@
-"""TAF, TSM-R50, Something-Something V1, 16 frames: 15 epochs (taf.txt 4.1, table 1)."""
+"""TAF, TSM-R50, Something-Something V1, 16 frames: 15 epochs (section 4.1, table 1)."""
 
 _base_ = '../tsm/tsm_imagenet-pretrained-r50_8xb8-1x1x16-50e_sthv1-rgb.py'
 

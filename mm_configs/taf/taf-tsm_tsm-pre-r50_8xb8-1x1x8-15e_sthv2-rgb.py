@@ -1,4 +1,4 @@
-"""TAF, TSM-R50, Something-Something V2, 8 frames: 15 epochs (taf.txt 4.1, table 1)."""
+"""TAF, TSM-R50, Something-Something V2, 8 frames: 15 epochs (section 4.1, table 1)."""
 
 _base_ = '../tsm/tsm_imagenet-pretrained-r50_8xb8-1x1x8-50e_sthv2-rgb.py'
 

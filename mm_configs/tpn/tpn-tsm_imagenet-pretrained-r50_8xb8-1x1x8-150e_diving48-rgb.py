@@ -1,4 +1,4 @@
-"""TPN (TSM-R50), Diving48, 8 frames, trained as on Something-Something (taf.txt 4.1)."""
+"""TPN (TSM-R50), Diving48, 8 frames, trained as on Something-Something (TAF, section 4.1)."""
 
 _base_ = [
     'mmaction::_base_/models/tpn_tsm_r50.py',
@@ -8,8 +8,8 @@ _base_ = [
 
 custom_imports = dict(imports=['adv_plugins'], allow_failed_imports=False)
 
-# fcn_test would validate with the classifier of the first validation (mmaction2#831), and is
-# for more than one crop.
+# fcn_test would keep the classifier of the first validation (mmaction2#831); it is meant for
+# several crops.
 model = dict(
     neck=dict(aux_head_cfg=dict(out_channels=48)),
     cls_head=dict(num_classes=48),

@@ -8,8 +8,8 @@ _base_ = [
 
 custom_imports = dict(imports=['adv_plugins'], allow_failed_imports=False)
 
-# fcn_test would validate with the classifier of the first validation (mmaction2#831), and is
-# for more than one crop.
+# fcn_test would keep the classifier of the first validation (mmaction2#831); it is meant for
+# several crops.
 model = dict(
     neck=dict(aux_head_cfg=dict(out_channels=174)),
     cls_head=dict(num_classes=174),

@@ -1,4 +1,4 @@
-"""TSM-R50, Diving48, 8 frames, trained as on Something-Something (taf.txt 4.1)."""
+"""TSM-R50, Diving48, 8 frames, trained as on Something-Something (TAF, section 4.1)."""
 
 _base_ = [
     'mmaction::_base_/models/tsm_r50.py',

@@ -19,8 +19,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
-from adv_plugins.datasets import OrderedDigits, ordered_digits
-from adv_plugins.datasets.ordered_digits import frame_order, glyph_indices
+from adv_plugins.datasets import OrderedDigits, digit_scenes
+from adv_plugins.datasets.digit_images import glyph_indices, load_glyphs
+from adv_plugins.datasets.digit_scenes import frame_order
 
 CONFIGS = Path(__file__).parents[2] / 'mm_configs'
 PAIRS = OrderedDigits.METAINFO['pairs']
@@ -45,7 +46,7 @@ def foreground(dataset: OrderedDigits, label: int, draw: int) -> np.ndarray:
     """How much each pixel differs from the clip's static background, (T, H, W)."""
     scene = dataset.scene(label // 2, draw)
     difference = np.abs(dataset.render(label, draw) - scene.background).mean(axis=-1)
-    return np.clip(difference - 2 * ordered_digits._NOISE, 0, None)
+    return np.clip(difference - 2 * digit_scenes._NOISE, 0, None)
 
 
 def centroids(mass: np.ndarray) -> np.ndarray:
@@ -99,7 +100,7 @@ def test_the_seed_changes_scenes_and_not_the_split():
 
 
 def test_no_glyph_image_is_in_both_splits():
-    images, targets = ordered_digits._load_glyphs()
+    images, targets = load_glyphs()
     train, val = glyph_indices('train'), glyph_indices('val')
     assert not {images[i].tobytes() for i in train} & {images[i].tobytes() for i in val}
     assert len(train) + len(val) == len(images)
@@ -109,7 +110,7 @@ def test_no_glyph_image_is_in_both_splits():
 
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_a_clip_shows_only_glyphs_of_its_split(split):
-    images, _ = ordered_digits._load_glyphs()
+    images, _ = load_glyphs()
     allowed = {images[i].tobytes() for i in glyph_indices(split)}
     dataset = OrderedDigits(split)
     for pair in range(6):
@@ -144,7 +145,7 @@ def test_every_class_shows_every_frame_once(num_frames):
 
 
 def test_the_long_term_pair_holds_to_the_end_or_falls_to_the_ground():
-    heights = np.rint(3 * ordered_digits._lift_then_hold(8)).astype(int)
+    heights = np.rint(3 * digit_scenes._lift_then_hold(8)).astype(int)
     assert heights[frame_order(10, 8)].tolist() == [0, 0, 1, 2, 3, 3, 3, 3]
     assert heights[frame_order(11, 8)].tolist() == [0, 1, 2, 3, 3, 3, 3, 0]
     assert OrderedDigits.METAINFO['long_term'] == (10, 11)
@@ -267,7 +268,7 @@ def test_a_bad_argument_is_an_error_that_says_what_to_write(option, advice):
 
 
 def test_a_missing_scikit_learn_is_an_error_that_names_the_extra(monkeypatch):
-    ordered_digits._load_glyphs.cache_clear()
+    load_glyphs.cache_clear()
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
     with pytest.raises(ImportError, match=r'adv_plugins\[data\]'):
         OrderedDigits()

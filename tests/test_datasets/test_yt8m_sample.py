@@ -1,4 +1,4 @@
-"""YT8MSample: real shards, labels that follow what is seen and heard, and a safe first use."""
+"""YT8MSample: real shards with their targets, and a first use that is safe."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +14,18 @@ import pytest
 pytest.importorskip('sklearn', reason='the sample draws the digits of scikit-learn')
 
 from mmengine.registry import DATASETS
-from sklearn.datasets import load_digits
-from sklearn.decomposition import PCA
 
-from adv_plugins.datasets import yt8m_sample
-from adv_plugins.datasets.ordered_digits import (
-    CLASSES,
-    OrderedDigits,
-    frame_order,
-    glyph_indices,
-    render_scene,
-)
-from adv_plugins.datasets.yt8m import dequantize, quantize, read_examples
+from adv_plugins.datasets.ordered_digits import CLASSES
+from adv_plugins.datasets.yt8m import dequantize, read_examples
 from adv_plugins.datasets.yt8m_sample import (
     SAMPLE_CLASSES,
-    SAMPLE_RATE,
     SPLITS,
     VERTICALS,
     SampleRenderer,
     YT8MSample,
     audio_features,
-    event_sound,
     fit_projection,
+    folder,
     visual_features,
     write_sample,
 )
@@ -64,30 +52,12 @@ def fake_shards(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
         for split in SPLITS:
             (folder / f'{split}0000.tfrecord').write_bytes(b'shard' * (seed + 1))
 
-    monkeypatch.setattr(yt8m_sample, '_write_shards', write)
+    monkeypatch.setattr(folder, '_write_shards', write)
     return calls
 
 
 def contents(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(root.glob('*.tfrecord'))}
-
-
-def event(label: int, draw: int = 0, length: int = 10) -> np.ndarray:
-    """The sound of one event, a row a second."""
-    scene = OrderedDigits(num_frames=length, lazy_init=True).scene(label // 2, draw)
-    return event_sound(scene, frame_order(label, length), 300.0).reshape(length, -1)
-
-
-def peak_frequencies(seconds: np.ndarray) -> np.ndarray:
-    """The strongest frequency of each second, in Hz."""
-    return np.abs(np.fft.rfft(seconds * np.hanning(SAMPLE_RATE))).argmax(axis=1)
-
-
-def loudness(seconds: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.mean(seconds**2, axis=1))
-
-
-# ------------------------------------------------------------------------------------- the shards
 
 
 @pytest.mark.parametrize('split', SPLITS)
@@ -157,16 +127,13 @@ def test_bytes_depend_on_the_seed_alone(sample: Path, tmp_path: Path) -> None:
 def test_large_splits_have_several_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample: Path
 ) -> None:
-    monkeypatch.setattr(yt8m_sample, '_VIDEOS_PER_SHARD', 4)
+    monkeypatch.setattr(folder, '_VIDEOS_PER_SHARD', 4)
     write_sample(tmp_path / 'sample', TINY)
     paths = sorted((tmp_path / 'sample').glob('train*.tfrecord'))
     assert [path.name for path in paths] == ['train0000.tfrecord', 'train0001.tfrecord']
     ids = [[example['id'] for example in read_examples(path)] for path in paths]
     assert list(map(len, ids)) == [4, 2]
     assert sum(ids, []) == [e['id'] for e in read_examples(sample / 'train0000.tfrecord')]
-
-
-# ------------------------------------------------------------------------------------ the dataset
 
 
 def test_dataset_gives_the_videos_with_their_targets(sample: Path) -> None:
@@ -203,324 +170,6 @@ def test_first_use_is_the_first_item_not_the_constructor(
     assert fake_shards == []
 
 
-# ------------------------------------------------------------------------------------- the labels
-
-
-@pytest.mark.parametrize('split', SPLITS)
-def test_labels_follow_what_is_rendered(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Motions from the frame orders asked for, digits from the glyphs in the rendered scenes."""
-    motions, scenes, heard = [], [], []
-
-    def spy_sound(scene, order: np.ndarray, pitch: float) -> np.ndarray:
-        heard.append(order)
-        return event_sound(scene, order, pitch)
-
-    def spy_order(label: int, num_frames: int) -> np.ndarray:
-        motions.append(int(label))
-        return frame_order(label, num_frames)
-
-    def spy_render(scene) -> np.ndarray:
-        scenes.append(scene)
-        return render_scene(scene)
-
-    monkeypatch.setattr(yt8m_sample, 'frame_order', spy_order)
-    monkeypatch.setattr(yt8m_sample, 'render_scene', spy_render)
-    monkeypatch.setattr(yt8m_sample, 'event_sound', spy_sound)
-    digits = load_digits()
-    targets = dict(zip((i.tobytes() for i in digits.images / 16), digits.target, strict=True))
-    renderer = SampleRenderer(split)
-    counts = set()
-    for index in range(20):
-        for seen in (motions, scenes, heard):
-            seen.clear()
-        video = renderer.render(index)
-        labels = set(video.labels.tolist())
-        shown = {
-            int(targets[scene.glyphs[which].astype(np.float64).tobytes()])
-            for scene in scenes
-            for which in set(scene.which.tolist())
-        }
-        assert {label for label in labels if label < 12} == set(motions)
-        assert {label - 12 for label in labels if 12 <= label < 22} == shown
-        orders = [frame_order(m, len(s.x)) for m, s in zip(motions, scenes, strict=True)]
-        shots = [render_scene(s)[order] for s, order in zip(scenes, orders, strict=True)]
-        np.testing.assert_array_equal(video.frames, np.concatenate(shots))
-        np.testing.assert_array_equal(np.concatenate(heard), np.concatenate(orders))
-        counts.add(len(motions))
-    assert counts >= {1, 2}
-    assert counts <= {1, 2, 3, 4}
-
-
-def test_no_glyph_is_in_training_and_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = load_digits().images / 16
-    number = {image.tobytes(): index for index, image in enumerate(images)}
-    scenes: list = []
-    monkeypatch.setattr(
-        yt8m_sample, 'render_scene', lambda scene: (scenes.append(scene), render_scene(scene))[1]
-    )
-    glyphs = {}
-    for split in SPLITS:
-        scenes.clear()
-        renderer = SampleRenderer(split)
-        for index in range(25):
-            renderer.render(index)
-        glyphs[split] = {
-            number[glyph.astype(np.float64).tobytes()] for s in scenes for glyph in s.glyphs
-        }
-        allowed = glyph_indices('train' if split == 'train' else 'val')
-        assert glyphs[split] <= set(allowed.tolist())
-        assert set(renderer.glyph_indices) == set(allowed)
-        # The static distractors are drawn by the source, from its own split.
-        assert {source.split for source in renderer._sources.values()} == {
-            'train' if split == 'train' else 'val'
-        }
-    assert not glyphs['train'] & (glyphs['validate'] | glyphs['test'])
-
-
-def test_validate_and_test_share_no_scene_for_any_seeds() -> None:
-    backgrounds = [
-        SampleRenderer(split, seed)._sources[8].scene(0, 0).background
-        for seed in (0, 1, 2, 3)
-        for split in ('validate', 'test')
-    ]
-    for i, background in enumerate(backgrounds):
-        for other in backgrounds[:i]:
-            assert np.mean(background != other) > 0.5
-
-
-def test_the_seed_chooses_what_happens_too() -> None:
-    videos = [[SampleRenderer('train', seed).render(i) for i in range(8)] for seed in (0, 1)]
-    plans = [[(len(v.frames), v.labels.tolist()) for v in same_seed] for same_seed in videos]
-    assert not any(plan == other for plan, other in zip(*plans, strict=True))
-
-
-def test_background_is_labelled_and_mixed_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every background replaced by a tone of its own, the label names the tone heard."""
-
-    def tone(frequency: int) -> Callable:
-        time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
-        wave = np.sin(2 * np.pi * frequency * time).astype(np.float32)
-        return lambda rng, seconds: np.tile(wave, seconds)
-
-    tones = [4000 + 500 * kind for kind in range(6)]
-    monkeypatch.setattr(yt8m_sample, '_BACKGROUNDS', tuple(map(tone, tones)))
-    # Nothing else to be heard.
-    monkeypatch.setattr(yt8m_sample, '_EVENT_DB', (-200, -200))
-    renderer = SampleRenderer('train')
-    heard = set()
-    for index in range(24):
-        video = renderer.render(index)
-        sounds = [label - 22 for label in video.labels.tolist() if label >= 22]
-        assert len(sounds) <= 1
-        spectrum = np.abs(np.fft.rfft(video.waveform[:SAMPLE_RATE]))
-        loud = [kind for kind, hz in enumerate(tones) if spectrum[hz] > 20 * np.median(spectrum)]
-        assert loud == sounds
-        heard |= {tuple(sounds)}
-    assert () in heard
-    assert len(heard) >= 5
-
-
-# ------------------------------------------------------------------------------------- the sounds
-
-
-@pytest.mark.parametrize('draw', [0, 1, 2])
-def test_pitch_follows_the_height(draw: int) -> None:
-    rising = peak_frequencies(event(CLASSES.index('lift'), draw))
-    falling = peak_frequencies(event(CLASSES.index('put down'), draw))
-    assert (np.diff(rising) > 0).all()
-    assert rising[-1] > 1.5 * rising[0]
-    assert (np.diff(falling) < 0).all()
-    np.testing.assert_allclose(falling[::-1], rising, rtol=0.06)
-
-
-def test_pitch_is_the_formula_of_the_height() -> None:
-    source = OrderedDigits(num_frames=10, lazy_init=True)
-    # Hardly any motion up or down, so that each second has one pitch.
-    scene = source.scene(0, 3)
-    heard = peak_frequencies(event_sound(scene, np.arange(10), 300.0).reshape(10, -1))
-    np.testing.assert_allclose(heard, 300 * 4 ** (1 - scene.y), rtol=0.02)
-
-
-def test_loudness_follows_the_size() -> None:
-    approach = loudness(event(CLASSES.index('approach')))
-    away = loudness(event(CLASSES.index('move away')))
-    assert (np.diff(approach) > 0).all()
-    assert (np.diff(away) < 0).all()
-    side = OrderedDigits(num_frames=10, lazy_init=True).scene(2, 0).side
-    # A second averages over the way to its neighbours.
-    np.testing.assert_allclose(approach[1:-1] / approach[1], (side[1:-1] / side[1]) ** 2, rtol=0.05)
-
-
-def test_drop_sounds_different_from_hold() -> None:
-    hold = peak_frequencies(event(CLASSES.index('lift then hold')))
-    drop = peak_frequencies(event(CLASSES.index('lift then drop')))
-    assert hold[-1] > 1.5 * hold[0]
-    assert drop[-1] == pytest.approx(drop[0], rel=0.05)
-
-
-def test_a_click_marks_the_change_of_digit_and_ticks_the_turn() -> None:
-    scene = OrderedDigits(num_frames=10, lazy_init=True).scene(
-        CLASSES.index('zero then one') // 2, 0
-    )
-    scene = replace(scene, angle=np.zeros(10), which=(np.arange(10) >= 3).astype(int))
-    for order in (np.arange(10), np.arange(10)[::-1]):
-        with_click = event_sound(scene, order, 300.0)
-        still = event_sound(replace(scene, which=np.zeros(10, int)), order, 300.0)
-        second = int(np.flatnonzero(np.diff(scene.which[order]))[0]) + 1
-        difference = np.abs(with_click - still)
-        assert difference[: second * SAMPLE_RATE].max() < 1e-5
-        assert difference[second * SAMPLE_RATE :][: SAMPLE_RATE // 10].max() > 1
-    turn = OrderedDigits(num_frames=10, lazy_init=True).scene(CLASSES.index('turn left') // 2, 0)
-    ticks = event_sound(turn, np.arange(10), 300.0) - event_sound(
-        replace(turn, angle=np.zeros(10)), np.arange(10), 300.0
-    )
-    heard = loudness(ticks.reshape(10, -1)) > 0.01
-    expected = np.diff(np.floor(turn.angle / 45), prepend=np.floor(turn.angle[0] / 45)) != 0
-    np.testing.assert_array_equal(heard, expected)
-    assert expected.sum() >= 2
-
-
-def test_a_long_tone_stays_in_tune_and_does_not_jump() -> None:
-    """Closed form: the phase after n samples of f Hz is 2 pi f n / rate."""
-    frequencies = np.full(4000, 440.7)
-    wave = np.sin(yt8m_sample._phase(frequencies))
-    time = np.arange(len(wave)) / SAMPLE_RATE
-    np.testing.assert_allclose(wave, np.sin(2 * np.pi * 440.7 * time), atol=1e-4)
-
-
-def test_backgrounds_sound_like_their_names() -> None:
-    spectra = {}
-    names = (*VERTICALS['Music'], *VERTICALS['Noise'])
-    for name, make in zip(names, yt8m_sample._BACKGROUNDS, strict=True):
-        assert make.__name__ == f'_{name}'
-        wave = make(np.random.default_rng(0), 12)
-        assert wave.shape == (12 * SAMPLE_RATE,)
-        assert wave.dtype == np.float32
-        assert np.isfinite(wave).all()
-        spectra[name] = np.mean(np.abs(np.fft.rfft(wave.reshape(12, -1))) ** 2, axis=0)
-    hertz = np.arange(SAMPLE_RATE // 2 + 1)
-    center = {name: (hertz * s).sum() / s.sum() for name, s in spectra.items()}
-    assert center['hiss'] > 4000
-    assert center['wind'] < 1000
-    # A hum is its harmonics, and nothing between them.
-    peaks = np.argsort(spectra['hum'])[-3:]
-    assert set(peaks % 100) == {0} or set(peaks % 120) == {0}
-    assert 110 < np.argmax(spectra['drone']) < 410
-    assert np.argmax(spectra['arpeggio']) > 200
-    beats = yt8m_sample._drums(np.random.default_rng(0), 12).reshape(-1, 1600)
-    assert loudness(beats).max() > 5 * loudness(beats).min()
-
-
-# ------------------------------------------------------------------------------------ the features
-
-
-def test_a_frame_is_described_without_its_neighbours() -> None:
-    video = SampleRenderer('train').render(1)
-    seen, heard = visual_features(video.frames), audio_features(video.waveform)
-    assert seen.shape == (len(video.frames), 1216)
-    assert heard.shape == (len(video.frames), 256)
-    assert seen.dtype == heard.dtype == np.float32
-    order = np.random.default_rng(0).permutation(len(seen))
-    waveform = video.waveform.reshape(len(seen), -1)[order].ravel()
-    np.testing.assert_allclose(visual_features(video.frames[order]), seen[order], atol=1e-6)
-    np.testing.assert_allclose(audio_features(waveform), heard[order], atol=1e-6)
-    np.testing.assert_allclose(visual_features(video.frames[3:4]), seen[3:4], atol=1e-6)
-
-
-def test_edge_histograms_agree_with_a_loop_over_pixels() -> None:
-    image = np.random.default_rng(0).random((8, 8))
-    expected = np.zeros((2, 2, 4))
-    for y in range(8):
-        for x in range(8):
-            dy = image[min(y + 1, 7), x] - image[max(y - 1, 0), x]
-            dx = image[y, min(x + 1, 7)] - image[y, max(x - 1, 0)]
-            turn = (np.degrees(np.arctan2(dy, dx)) % 360) / 90
-            share = turn % 1
-            expected[y // 4, x // 4, int(turn) % 4] += np.hypot(dx, dy) * (1 - share)
-            expected[y // 4, x // 4, (int(turn) + 1) % 4] += np.hypot(dx, dy) * share
-    expected = np.sqrt(expected.ravel() / expected.sum())
-    got = yt8m_sample._edge_histograms(image[None], 2, 4)[0]
-    np.testing.assert_allclose(got, expected, atol=1e-5)
-
-
-def test_the_crop_of_a_blob_does_not_depend_on_its_place() -> None:
-    blob = np.random.default_rng(0).random((12, 12)).astype(np.float32)
-    maps = np.zeros((3, 48, 48), np.float32)
-    for i, (y, x) in enumerate([(10, 10), (25, 12), (30, 28)]):
-        maps[i, y : y + 12, x : x + 12] = blob
-    maps[2, 2, 2] = 0.5
-    crops = yt8m_sample._crop_salient(maps, 16)
-    assert crops[0].max() > 0.9
-    np.testing.assert_array_equal(crops[1], crops[0])
-    np.testing.assert_array_equal(crops[2], crops[0])
-    # An empty map, and a blob in the corner, are no error.
-    maps[:] = 0
-    maps[1, :5, 43:] = 1
-    crops = yt8m_sample._crop_salient(maps, 16)
-    assert not crops[0].any()
-    assert crops[1].any()
-
-
-def test_the_crop_of_a_blob_does_not_depend_on_its_size() -> None:
-    steps = np.arange(48)
-    y, x = (steps - 22)[:, None], steps - 25
-    maps = np.stack([np.exp(-((y**2 + x**2 / 2) / (2 * sd**2))) for sd in (1.5, 3)])
-    crops = yt8m_sample._crop_salient(maps.astype(np.float32), 16)
-    # To the rounding of places to pixels.
-    assert np.abs(crops[0] - crops[1]).mean() < 0.08
-
-
-def test_a_tone_is_loudest_in_its_mel_band() -> None:
-    for frequency in (300, 1000, 4000):
-        time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
-        wave = np.sin(2 * np.pi * frequency * time).astype(np.float32)
-        wave[: SAMPLE_RATE // 2] = 0
-        features = audio_features(wave).reshape(2, 4, 64)
-        low, high, here = (2595 * np.log10(1 + hz / 700) for hz in (125, 7500, frequency))
-        band = 65 * (here - low) / (high - low) - 1
-        assert np.abs(features[1].argmax(axis=1) - band).max() < 1
-        np.testing.assert_allclose(features[0, :1], np.log(0.01), atol=1e-4)
-        assert features[0, 3].argmax() == features[1, 0].argmax()
-
-
-def test_projection_is_sklearns_pca_up_to_sign() -> None:
-    rng = np.random.default_rng(0)
-    data = (rng.standard_normal((5000, 12)) * np.geomspace(3, 0.3, 12)) @ rng.random((12, 12)) + 5
-    data = data.astype(np.float32)
-    project = fit_projection(data, 6)
-    other = PCA(6, whiten=True, svd_solver='full').fit(data.astype(np.float64))
-    target = 0.4 + 0.6 * np.exp(-10 * np.arange(6) / 6)
-    expected = other.transform(data) * target
-    got = project(data)
-    signs = np.sign((got * expected).sum(axis=0))
-    np.testing.assert_allclose(got, expected * signs, atol=2e-3)
-    np.testing.assert_allclose(got.std(axis=0), target, rtol=1e-3)
-    largest = np.abs(project.matrix).argmax(axis=0)
-    assert (project.matrix[largest, np.arange(6)] > 0).all()
-
-
-def test_components_beyond_the_rank_are_zero_and_weak_ones_not_blown_up() -> None:
-    rng = np.random.default_rng(0)
-    data = np.zeros((50, 20), np.float32)
-    data[:, :3] = rng.standard_normal((50, 3))
-    data[:, 3] = 1e-4 * rng.standard_normal(50)
-    other = rng.standard_normal((9, 20)).astype(np.float32)
-    project = fit_projection(data, 10)
-    assert np.isfinite(project.matrix).all()
-    assert not project(other)[:, 4:].any()
-    assert project(data)[:, :3].std(axis=0).min() > 0.4
-    assert project(data)[:, 3].std() < 0.03
-
-
-def test_quantising_costs_half_a_step_and_the_offset() -> None:
-    features = np.linspace(-2, 2, 10_001, dtype=np.float32)
-    error = dequantize(quantize(features)) - features - 1 / 128
-    assert np.abs(error).max() <= STEP / 2 + 1e-5
-
-
-# ------------------------------------------------------------------------------------ the first use
-
-
 def test_two_processes_make_one_sample(sample: Path, tmp_path: Path) -> None:
     script = (
         'import sys\n'
@@ -537,7 +186,7 @@ def test_two_processes_make_one_sample(sample: Path, tmp_path: Path) -> None:
             stderr=subprocess.STDOUT,
             text=True,
             env=environment,
-            cwd=Path(yt8m_sample.__file__).parents[2],
+            cwd=Path(folder.__file__).parents[3],
         )
         for _ in range(2)
     ]
@@ -571,7 +220,7 @@ def test_a_finished_sample_needs_no_lock(
     def refuse(path: str) -> None:
         raise PermissionError(path)
 
-    monkeypatch.setattr(yt8m_sample, 'FileLock', refuse)
+    monkeypatch.setattr(folder, 'FileLock', refuse)
     write_sample(tmp_path / 'sample', TINY)
     with pytest.raises(PermissionError):
         write_sample(tmp_path / 'sample', TINY, seed=1)
@@ -632,7 +281,7 @@ def test_a_failure_keeps_the_old_sample_and_leaves_nothing(
         (folder / 'train0000.tfrecord').write_bytes(b'half')
         raise OSError('disk full')
 
-    monkeypatch.setattr(yt8m_sample, '_write_shards', fail)
+    monkeypatch.setattr(folder, '_write_shards', fail)
     with pytest.raises(OSError, match='disk full'):
         write_sample(root, TINY, seed=1)
     assert contents(root) == before
@@ -666,7 +315,7 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path: Path, fake_shards: 
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(split='val'), "split='val' is unknown: write one of split='train'"),
+        (dict(split='val'), "split='val' is unknown; write split='train' or"),
         (dict(sizes=dict(train=3)), 'for each split: write for example'),
         (dict(sizes={**TINY, 'test': 0}), 'at least 1 for each split'),
         (dict(sizes={**TINY, 'test': True}), 'at least 1 for each split'),

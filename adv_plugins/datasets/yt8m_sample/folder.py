@@ -1,0 +1,166 @@
+"""The folder of shards: made once for all processes, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from mmengine.logging import print_log
+
+from ...core.checks import is_integer
+from ..yt8m import quantize, write_examples
+from .features import audio_features, visual_features
+from .projection import FeatureProjection, fit_projection
+from .video import SPLITS, SampleRenderer, checked_seed
+
+SIZES = {'train': 2000, 'validate': 300, 'test': 600}
+
+_MARKER = 'yt8m_sample.json'
+# Raise it with every change of what is written: samples of other versions are made again.
+_VERSION = 1
+_VIDEOS_PER_SHARD = 400
+_RGB, _AUDIO = 1024, 128
+
+
+def write_sample(
+    data_root: str | Path, sizes: Mapping[str, int] | None = None, seed: int = 0
+) -> None:
+    """Make the shards of the sample, unless the folder already holds them.
+
+    Several processes may call it at once: one works and the others wait. The folder appears whole
+    or not at all. Equal arguments give equal bytes on one machine; on another one a different
+    linear algebra library may round a few features to the neighbouring byte.
+
+    Args:
+        data_root (str | Path): Folder to make, which must hold nothing else: an older sample in it
+            is replaced as a whole. A lock file of the same name is left beside it.
+        sizes (Mapping[str, int], optional): Videos of each split. Defaults to None, which means
+            dict(train=2000, validate=300, test=600).
+        seed (int): Chooses the videos. Defaults to 0.
+
+    Raises:
+        ImportError: If scikit-learn is not installed.
+        ValueError: If an argument is out of its range.
+        FileExistsError: If the folder holds something else.
+
+    Example:
+        >>> write_sample('data/yt8m_sample')
+        >>> sorted(path.name for path in Path('data/yt8m_sample').glob('t*.tfrecord'))[:2]
+        ['test0000.tfrecord', 'test0001.tfrecord']
+    """
+    wanted = dict(version=_VERSION, seed=checked_seed(seed), sizes=checked_sizes(sizes))
+    root = Path(data_root).resolve()
+    # Looked at before the lock as well: a finished sample may be on a read-only disk.
+    if _is_current(root, wanted):
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f'{root}.lock'):
+        if _is_current(root, wanted):
+            return
+        _check_replaceable(root)
+        videos = sum(wanted['sizes'].values())
+        print_log(f'Making {videos} videos in {root}, once and for all runs.', 'current')
+        _replace_folder(root, wanted)
+        print_log(f'Made {videos} videos in {root}.', 'current')
+
+
+def _is_current(root: Path, wanted: Mapping) -> bool:
+    """Whether the folder holds the wanted sample with all its shards complete."""
+    try:
+        marker = json.loads((root / _MARKER).read_text(encoding='utf-8'))
+        shards = marker.pop('shards')
+        return marker == wanted and all(
+            (root / name).stat().st_size == size for name, size in shards.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _check_replaceable(root: Path) -> None:
+    """Refuse a folder without the marker: real YouTube-8M shards have the same names."""
+    if not root.exists() or (root / _MARKER).exists():
+        return
+    if not root.is_dir() or any(root.iterdir()):
+        raise FileExistsError(
+            f'data_root={str(root)!r} exists and is no sample (it has no {_MARKER}), so nothing '
+            'in it was touched: write another data_root, such as data/yt8m_sample.'
+        )
+
+
+def _replace_folder(root: Path, wanted: Mapping) -> None:
+    """Make the sample beside its folder, then swap the two; the caller holds the lock."""
+    building, old = (root.with_name(f'{root.name}.{state}') for state in ('building', 'old'))
+    for leftover in (building, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    building.mkdir()
+    try:
+        _write_shards(building, wanted['sizes'], wanted['seed'])
+        sizes = {path.name: path.stat().st_size for path in sorted(building.glob('*.tfrecord'))}
+        marker = json.dumps({**wanted, 'shards': sizes}, indent=1)
+        (building / _MARKER).write_text(marker + '\n', encoding='utf-8')
+        if root.exists():
+            root.rename(old)
+        building.rename(root)
+    finally:
+        for leftover in (building, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _write_shards(folder: Path, sizes: Mapping[str, int], seed: int) -> None:
+    """Write all splits, projected by the PCA of the training frames."""
+    projections: list[FeatureProjection] = []
+    for number, split in enumerate(SPLITS):
+        videos = list(_raw_features(SampleRenderer(split, seed), sizes[split]))
+        if not projections:
+            projections = [
+                fit_projection(np.concatenate([video[kind] for video in videos]), width)
+                for kind, width in ((1, _RGB), (2, _AUDIO))
+            ]
+        examples = [
+            dict(
+                # Four characters without meaning, as YouTube-8M's ids since 2018.
+                id=f'{number}{np.base_repr(index, 36).lower():0>3}',
+                labels=labels,
+                rgb=quantize(projections[0](visual)),
+                audio=quantize(projections[1](audio)),
+            )
+            for index, (labels, visual, audio) in enumerate(videos)
+        ]
+        for shard, start in enumerate(range(0, len(examples), _VIDEOS_PER_SHARD)):
+            path = folder / f'{split}{shard:04d}.tfrecord'
+            write_examples(path, examples[start : start + _VIDEOS_PER_SHARD])
+
+
+def _raw_features(
+    renderer: SampleRenderer, count: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Labels, visual and audio features of the first videos, in order."""
+
+    def work(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        video = renderer.render(index)
+        return video.labels, visual_features(video.frames), audio_features(video.waveform)
+
+    # Most of the time is spent in NumPy, which releases Python's lock.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        yield from pool.map(work, range(count))
+
+
+def checked_sizes(sizes: Mapping[str, int] | None) -> dict[str, int]:
+    """The sizes of the three splits, in the order of ``SPLITS``.
+
+    Raises:
+        ValueError: If a split is missing or has no video.
+    """
+    sizes = SIZES if sizes is None else sizes
+    complete = isinstance(sizes, Mapping) and set(sizes) == set(SPLITS)
+    if not complete or not all(is_integer(size) and size >= 1 for size in sizes.values()):
+        raise ValueError(
+            f'sizes={sizes!r} must give a number of videos of at least 1 for each split: write '
+            'for example sizes=dict(train=2000, validate=300, test=600).'
+        )
+    return {split: int(sizes[split]) for split in SPLITS}
