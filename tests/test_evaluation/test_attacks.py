@@ -15,18 +15,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from adv_plugins.core.attack import InputSpace
-from adv_plugins.evaluation import attacks
 from adv_plugins.evaluation.attacks import (
     APGD,
     ATTACKS,
     FGSM,
     PGD,
+    UNIT,
     Attack,
     Square,
     UniformNoise,
     build_attack,
     margins,
 )
+from adv_plugins.evaluation.attacks.apgd import Run, checkpoints
+from adv_plugins.evaluation.attacks.losses import LOSSES
+from adv_plugins.evaluation.attacks.square import Frames, patch_share
 
 EPS = 8 / 255
 PIXELS = InputSpace(1.0, 0.0, 1.0)
@@ -397,7 +400,7 @@ def test_step_sizes_halve_by_either_condition(
     rises: int, progress: bool, halved: bool, due: bool
 ) -> None:
     now, best = torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0, 2.0]])
-    run = attacks._AutoRun.start(torch.tensor([0]), now, torch.tensor([3.0]), now, 0.5)
+    run = Run.start(torch.tensor([0]), now, torch.tensor([3.0]), now, 0.5)
     run.best_delta, run.best_gradient, run.best_loss = best, best, torch.tensor([4.0])
     run.checked_loss = torch.tensor([3.5 if progress else 4.0])
     run.rises, run.halved = torch.tensor([rises]), torch.tensor([halved])
@@ -420,7 +423,7 @@ def test_step_sizes_halve_by_either_condition(
     ],
 )
 def test_checkpoints(steps: int, expected: list[int]) -> None:
-    assert attacks._checkpoints(steps) == expected
+    assert checkpoints(steps) == expected
 
 
 def test_dlr_equals_a_loop() -> None:
@@ -430,16 +433,16 @@ def test_dlr_equals_a_loop() -> None:
         ranked = sorted(z, reverse=True)
         other = max(value for c, value in enumerate(z) if c != y)
         expected.append(-(z[y] - other) / (ranked[0] - ranked[2]))
-    found = attacks._LOSSES['dlr'](logits, labels)
+    found = LOSSES['dlr'](logits, labels)
     torch.testing.assert_close(found, torch.tensor(expected).double())
-    torch.testing.assert_close(attacks._LOSSES['dlr'](5 * logits + 3, labels), found)
+    torch.testing.assert_close(LOSSES['dlr'](5 * logits + 3, labels), found)
     assert (found > 0).any() and (found < 0).any()
 
 
 def test_cross_entropy_rises_with_log_odds() -> None:
     logits, labels = torch.randn(50, 7).double(), torch.randint(7, (50,))
     probes = [logits.clone().requires_grad_() for _ in range(2)]
-    odds = attacks._LOSSES['ce'](probes[0], labels)
+    odds = LOSSES['ce'](probes[0], labels)
     loss = F.cross_entropy(probes[1], labels, reduction='none')
     torch.testing.assert_close(F.softplus(odds), loss)
     for value in (odds, loss):
@@ -664,7 +667,7 @@ def test_noise_is_even_in_the_ball() -> None:
     x, labels = torch.zeros(4000, 3), torch.zeros(4000, dtype=torch.long)
     valid = torch.tensor([True, True, False])
 
-    def noise(norm: str, space: InputSpace = attacks.UNIT) -> Tensor:
+    def noise(norm: str, space: InputSpace = UNIT) -> Tensor:
         def logits_fn(x: Tensor, index: Tensor) -> Tensor:
             size = x.abs().amax(1)
             return torch.stack((1 - (size > 0).float(), size * 0 + 0.5), dim=1)
@@ -675,7 +678,7 @@ def test_noise_is_even_in_the_ball() -> None:
     cube = noise('linf')
     assert cube.mean(0).abs().max() < 0.1
     torch.testing.assert_close(cube.var(0), torch.full((3,), 4 / 3), rtol=0.08, atol=0)
-    for space, entries in ((attacks.UNIT, 3), (InputSpace(valid=valid), 2)):
+    for space, entries in ((UNIT, 3), (InputSpace(valid=valid), 2)):
         ball = noise('l2', space)
         # The share of the volume within each point is even between 0 and 1.
         volume = (ball.norm(dim=1) / 2).pow(entries)
@@ -854,7 +857,7 @@ def test_an_attack_stops_at_what_is_fooled(trained: Any, attack: Attack) -> None
 def test_square_halves_its_patches_as_the_paper_does() -> None:
     marks = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
     for queries in (10_000, 1000):
-        shares = [attacks._patch_share(query, queries, 0.8) for query in range(1, queries)]
+        shares = [patch_share(query, queries, 0.8) for query in range(1, queries)]
         changed = [
             i + 2 for i, (a, b) in enumerate(zip(shares, shares[1:], strict=False)) if a != b
         ]
@@ -864,7 +867,7 @@ def test_square_halves_its_patches_as_the_paper_does() -> None:
 
 @pytest.mark.parametrize('shape', [(2, 3, 8, 6), (2, 5, 3, 8, 6), (2, 2, 3, 5, 8, 6)])
 def test_patches_are_squares_in_a_run_of_frames(shape: tuple[int, ...]) -> None:
-    frames = attacks._Frames(torch.zeros(shape), None)
+    frames = Frames(torch.zeros(shape), None)
     count = math.prod(shape[1:]) // (3 * 8 * 6)
     generator = torch.Generator().manual_seed(0)
     seen = torch.zeros(count, 8, 6)
@@ -887,9 +890,7 @@ def test_patches_are_squares_in_a_run_of_frames(shape: tuple[int, ...]) -> None:
 
 
 def test_stripes_are_columns() -> None:
-    stripes = attacks._Frames(torch.zeros(2, 5, 3, 8, 6), None).stripes(
-        torch.Generator().manual_seed(0)
-    )
+    stripes = Frames(torch.zeros(2, 5, 3, 8, 6), None).stripes(torch.Generator().manual_seed(0))
     assert stripes.shape == (5, 3, 8, 6) and (stripes.abs() == 1).all()
     assert (stripes == stripes[:1, :, :1]).all()
     assert (stripes[0, :, 0] != stripes[0, 0, 0]).any()
