@@ -59,7 +59,7 @@ def list_folder(folder: str) -> set[str]:
         return set()
 
 
-def some(values: Iterable[Any], count: int = 3) -> str:
-    """The first few values, for messages."""
+def preview(values: Iterable[Any], count: int = 3) -> str:
+    """The first few values, separated by commas, for messages."""
     values = [str(value) for value in values]
     return ', '.join(values[:count]) + (', ...' if len(values) > count else '')

@@ -15,6 +15,7 @@ from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
 from ..adapters.mmaction import OmniAdapter, RecognizerAdapter
+from ..adapters.wrappers import inner_model
 from ..core import batch
 from ..core.adapter import Adapter, adapter_class
 from ..core.attention import AttentionMap, capture_attention
@@ -22,7 +23,6 @@ from ..core.functional import attention_mse
 from ..core.norm import NormPath
 from ..core.recipe import Recipe, build_recipe
 from ..core.step import Adversary
-from ..hooks.adversarial_hook import inner_model
 from .deepfool import check_options, deepfool, robustness, robustness_summary
 
 PAPER = dict(fgm=dict(type='ART'))

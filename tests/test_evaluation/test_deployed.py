@@ -20,10 +20,9 @@ from adv_plugins.core.recipe import TAF, CEAugmentation
 from adv_plugins.evaluation.deployed import (
     Deployed,
     hard_labels,
-    judge,
-    load_weights,
-    weights_digest,
+    rank_labels,
 )
+from adv_plugins.evaluation.weights import load_weights, weights_digest
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -131,12 +130,12 @@ def test_tpn_follows_its_weights():
     assert ((second - first)[:, 0] > 1).all()
 
 
-def test_judge_against_sorting():
+def test_ranks_against_sorting():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(4, (200, 7), generator=generator).float()
     labels = torch.randint(7, (200,), generator=generator)
-    found = judge(scores, labels)
-    columns = (scores, labels, found['prediction'], found['rank'])
+    ranked = rank_labels(scores, labels)
+    columns = (scores, labels, ranked['prediction'], ranked['rank'])
     rows = zip(*(column.tolist() for column in columns), strict=True)
     for row, label, prediction, rank in rows:
         order = sorted(range(7), key=lambda c: (-row[c], c))
@@ -147,9 +146,9 @@ def test_judge_against_sorting():
 @pytest.mark.parametrize('broken', [float('nan'), float('inf')])
 def test_broken_scores_are_wrong(broken):
     scores = torch.tensor([[broken, 1.0, 2.0], [0.0, broken, 1.0], [1.0, 0.0, 0.0]])
-    found = judge(scores, torch.tensor([0, 1, 0]))
-    assert found['rank'].tolist() == [2, 2, 0]
-    assert found['prediction'].tolist() == [1, 0, 0]
+    ranked = rank_labels(scores, torch.tensor([0, 1, 0]))
+    assert ranked['rank'].tolist() == [2, 2, 0]
+    assert ranked['prediction'].tolist() == [1, 0, 0]
 
 
 def test_labels_must_be_hard():

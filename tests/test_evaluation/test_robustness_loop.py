@@ -22,7 +22,8 @@ from mmengine.runner import Runner
 from adv_plugins.datasets import OrderedDigits
 from adv_plugins.datasets.corruptions import VideoCorruption
 from adv_plugins.evaluation import attacks, deepfool, robustness
-from adv_plugins.evaluation.deployed import Deployed, judge
+from adv_plugins.evaluation.deployed import Deployed, rank_labels
+from adv_plugins.evaluation.measurements import Measurements
 from adv_plugins.evaluation.results import Robustness
 from adv_plugins.evaluation.videos import Videos, corrupted, read
 from adv_plugins.visualization.clip_pictures import evenly_spread
@@ -196,7 +197,7 @@ def attacked_by_hand(runner, attack):
 
         moved = attack(logits, x, labels, deployed.space(x), torch.tensor(items.videos))
         with torch.no_grad():
-            judged = judge(deployed.scores(moved, samples), labels)
+            judged = rank_labels(deployed.scores(moved, samples), labels)
         rows |= dict(zip(items.videos, judged['rank'].tolist(), strict=True))
         inputs.append((x, moved))
     return rows, inputs
@@ -276,7 +277,7 @@ def test_an_interrupted_run_goes_on(whole, weights, tmp_path, monkeypatch):
     from adv_plugins.evaluation.robustness_loop import RobustnessTestLoop as Loop
 
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, '_attack', stop)
+        patch.setattr(Measurements, 'attack', stop)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, weights)
     assert list(results(tmp_path).cells)[-1] == 'corruption/jumble/5'
