@@ -1,4 +1,4 @@
-"""Whether the files that an annotation file lists are on disk, without opening any of them."""
+"""Checks that the files of an annotation file are on disk, without opening any of them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 ON_DISK = frozenset({None, 'disk', 'local'})
-"""The values of ``io_backend`` with which MMAction2's transforms read plain files."""
+"""The values of ``io_backend`` for which MMAction2's transforms read plain files."""
 
 
 def file_backends(pipeline: Any) -> set[str | None]:
-    """What the transforms of a pipeline read their files with.
+    """The backends that the transforms of a pipeline read their files with.
 
     Args:
         pipeline (Compose): The built pipeline of a dataset.
@@ -31,8 +31,8 @@ def is_remote(path: str) -> bool:
 def find_missing(paths: Iterable[str]) -> list[str]:
     """The paths that do not exist.
 
-    A folder is listed once, instead of asking for each of its files: five times as fast on a
-    local disk, and more over a network. Remote paths are taken to exist.
+    Each folder is listed once, which is five times as fast on a local disk as asking for each of
+    its files, and more over a network. Remote paths are assumed to exist.
 
     Args:
         paths (Iterable[str]): Files or folders.
@@ -52,7 +52,7 @@ def find_missing(paths: Iterable[str]) -> list[str]:
 
 
 def list_folder(folder: str) -> set[str]:
-    """The names in a folder, none if there is no such folder."""
+    """The names in a folder; none if there is no such folder."""
     try:
         return set(os.listdir(folder or '.'))
     except (FileNotFoundError, NotADirectoryError):

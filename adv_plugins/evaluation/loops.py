@@ -187,6 +187,7 @@ class AdversarialTestLoop(RobustEvaluation, TestLoop):
 
 
 def _build(name: str, recipe: Any) -> Recipe:
+    """The recipe of the attack of a name; errors say which attack they are about."""
     if not name or '/' in name or name == 'deepfool':
         raise ValueError(
             f"attacks has the name {name!r}, which must be a word such as 'fgm' and not 'deepfool'"
@@ -198,6 +199,7 @@ def _build(name: str, recipe: Any) -> Recipe:
 
 
 def _deepfool_options(options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """All options of DeepFool, checked, and how many videos it is run on."""
     if options is None:
         return None
     defaults = dict(

@@ -1,13 +1,13 @@
 """GAP, PERR, Hit@1 and mAP of multi-label predictions, as YouTube-8M defines them.
 
-A video enters every metric through the same few numbers: its ``top_k`` best scores, which of them
-are labels, and which labels are missing among them. :class:`RankingSummary` holds these for many
-videos. The functions on (N, C) arrays and the streaming
-:class:`~adv_plugins.evaluation.YT8MMetric` both go through it, so they agree to the last bit.
+All that the metrics need to know of a video is its ``top_k`` best scores, which of them are labels,
+and which labels are missing among them. :class:`RankingSummary` holds these for many videos. The
+functions on (N, C) arrays and the streaming :class:`~adv_plugins.evaluation.YT8MMetric` both use
+it, so they agree to the last bit.
 
-Equal scores are treated the same way every time. Of equal scores of one video, the class with the
-lower index comes first. Equal scores of different videos have no order of their own: GAP and mAP
-take the expectation over all orders, which makes them independent of the order of the videos.
+Equal scores are always treated alike. Within a video, the class with the lower index comes first.
+Between videos, GAP and mAP take the expectation over all orders of equal scores, which makes them
+independent of the order of the videos.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ..core.checks import is_integer
+
 CLASSES = ('present', 'all')
-# How far above 1 a mean of probabilities may be rounded.
+# How far above 1 rounding may take a mean of probabilities.
 _SLACK = 1e-6
-# Scores looked at together: few enough for a cache and for little memory beside the scores.
+# How many scores are summarised together: few enough for a cache and for little extra memory.
 _BLOCK = 2**19
 
 
@@ -56,9 +58,9 @@ def global_average_precision(
 
 
 def precision_at_equal_recall_rate(scores: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
-    """PERR: precision among a video's n best predictions, n its number of labels; mean of videos.
+    """PERR: precision of a video's n best predictions, for its n labels; mean of videos.
 
-    A prediction of exactly 0 is never right, and a video without labels counts 0.
+    A prediction of exactly 0 is never a hit, and a video without labels counts 0.
     (YouTube-8M, arXiv 1609.08675; the evaluation of google/youtube-8m.)
 
     Args:
@@ -77,7 +79,7 @@ def precision_at_equal_recall_rate(scores: ArrayLike | Tensor, labels: ArrayLike
 def hit_at_one(scores: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
     """Hit@1: the share of videos whose best prediction is one of their labels.
 
-    Of equal best predictions the first class counts; a video without labels is no hit.
+    Of equal best predictions that of the first class counts; a video without labels is no hit.
     (YouTube-8M, arXiv 1609.08675; the evaluation of google/youtube-8m.)
 
     Args:
@@ -101,14 +103,14 @@ def mean_average_precision(
 ) -> float:
     """mAP: average precision per class among the videos' ``top_k`` predictions; mean of classes.
 
-    A label outside its video's ``top_k`` is a miss. Give ``top_k=C`` to rank all predictions.
+    A label outside its video's ``top_k`` is a miss; with ``top_k=C`` all predictions are ranked.
 
     Args:
         scores (array or Tensor): Probabilities, shape (N, C).
         labels (array or Tensor): 1 where a video has a label and 0 elsewhere, shape (N, C).
         top_k (int): Predictions kept per video. Defaults to 20.
-        classes (str): ``'present'`` averages over the classes with a label in these videos, as
-            google/youtube-8m does; ``'all'`` over all C, the others counting 0, as TensorFlow's
+        classes (str): ``'present'`` averages over the classes that occur among the labels, as
+            google/youtube-8m does; ``'all'`` over all C, with 0 for the others, as TensorFlow's
             Model Garden does. Defaults to ``'present'``.
 
     Returns:
@@ -123,7 +125,7 @@ def mean_average_precision(
 
 @dataclass(frozen=True)
 class RankingSummary:
-    """What the metrics need to know of N videos, in place of (N, C) scores and labels.
+    """What the metrics need to know of N videos, instead of scores and labels (N, C).
 
     Args:
         records (ndarray): One structured record per video: the best ``scores`` in descending
@@ -141,9 +143,21 @@ class RankingSummary:
     def from_scores(
         cls, scores: ArrayLike | Tensor, labels: ArrayLike | Tensor, top_k: int = 20
     ) -> RankingSummary:
-        """Summarise probabilities (N, C) and binary labels (N, C).
+        """Summarise probabilities and binary labels.
 
         float64 scores are compared in float64, all others in float32.
+
+        Args:
+            scores (array or Tensor): Probabilities, shape (N, C).
+            labels (array or Tensor): 1 where a video has a label and 0 elsewhere, shape (N, C).
+            top_k (int): Predictions kept per video. Defaults to 20.
+
+        Returns:
+            RankingSummary: The summary.
+
+        Raises:
+            ValueError: Scores are NaN or no probabilities, labels are not binary, or shapes
+                differ.
         """
         scores, positive = _checked(scores, labels)
         num_classes = scores.shape[1]
@@ -160,7 +174,16 @@ class RankingSummary:
     def from_entries(
         cls, entries: Sequence[bytes], num_classes: int, top_k: int = 20
     ) -> RankingSummary:
-        """Put the :meth:`entries` of float32 scores together again."""
+        """Reassemble a summary from its :meth:`entries`, of float32 scores.
+
+        Args:
+            entries (Sequence[bytes]): One a video.
+            num_classes (int): C.
+            top_k (int): That of the summary. Defaults to 20.
+
+        Returns:
+            RankingSummary: The summary.
+        """
         dtype = _record_dtype(num_classes, top_k, np.dtype(np.float32))
         size = dtype.itemsize
         return cls(
@@ -198,7 +221,7 @@ class RankingSummary:
     def precision_at_equal_recall_rate(self) -> float:
         """See :func:`precision_at_equal_recall_rate`."""
         self._check_videos()
-        # Whole numbers are added up first, so that no order of the videos changes the result.
+        # Integers are added up first, so that the order of the videos does not matter.
         hits = np.bincount(self.records['num_labels'], weights=self.records['perr_hits'])
         return float((hits[1:] / np.arange(1, len(hits))).sum() / len(self))
 
@@ -213,19 +236,19 @@ class RankingSummary:
             raise ValueError(f'classes must be one of {CLASSES}, got {classes!r}')
         self._check_videos()
         ids, hits = self.records['ids'].ravel(), self.records['hits'].ravel()
-        found = np.bincount(ids[hits], minlength=self.num_classes)
-        positives = found + np.bincount(self.missed, minlength=self.num_classes)
+        num_hits = np.bincount(ids[hits], minlength=self.num_classes)
+        positives = num_hits + np.bincount(self.missed, minlength=self.num_classes)
         present = np.count_nonzero(positives)
         if classes == 'present' and present == 0:
             return float('nan')
 
-        # On small whole numbers a stable sort is a radix sort.
+        # For small integers a stable sort is a radix sort.
         order = np.argsort(ids, kind='stable')
         scores, hits = self.records['scores'].ravel()[order], hits[order]
         sizes = np.bincount(ids, minlength=self.num_classes)
         ends = np.cumsum(sizes)
         total = 0.0
-        for c in np.flatnonzero(found):
+        for c in np.flatnonzero(num_hits):
             kept = slice(ends[c] - sizes[c], ends[c])
             total += _precision_sum(scores[kept], hits[kept]) / positives[c]
         return float(total / (present if classes == 'present' else self.num_classes))
@@ -237,21 +260,22 @@ class RankingSummary:
 
 def check_top_k(top_k: int, num_classes: int) -> int:
     """How many predictions per video are kept: ``top_k``, or all classes if they are fewer."""
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+    if not is_integer(top_k) or top_k < 1:
         raise ValueError(f'top_k must be a whole number of at least 1, got {top_k!r}')
     return min(top_k, num_classes)
 
 
 def _record_dtype(num_classes: int, top_k: int, score: np.dtype[Any]) -> np.dtype[Any]:
+    """The layout of one record, in the smallest integers that hold all classes."""
     kept = check_top_k(top_k, num_classes)
-    whole = np.min_scalar_type(num_classes)
+    integer = np.min_scalar_type(num_classes)
     return np.dtype(
         [
             ('scores', score, (kept,)),
-            ('ids', whole, (kept,)),
+            ('ids', integer, (kept,)),
             ('hits', np.bool_, (kept,)),
-            ('num_labels', whole),
-            ('perr_hits', whole),
+            ('num_labels', integer),
+            ('perr_hits', integer),
         ]
     )
 
@@ -315,8 +339,8 @@ def _best(scores: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[np.in
     """Each row's ``count`` best scores and their classes; of equal scores the lower class first."""
     num_rows, num_classes = scores.shape
     if count < num_classes:
-        # A partition finds the last score that is kept. Where more classes than there is room for
-        # have that score, the first of them stay.
+        # A partition finds the lowest score that is kept. Where more classes have that score than
+        # there is room for, the first of them stay.
         worst = np.partition(scores, num_classes - count, axis=1)[:, [num_classes - count]]
         keep = scores >= worst
         crowded = np.flatnonzero(np.count_nonzero(keep, axis=1) > count)
@@ -343,14 +367,14 @@ def _perr_hits(
         return np.count_nonzero(hits & within & (best > 0), axis=1)
 
     num_labels = records['num_labels']
-    found = count(records['scores'], records['hits'], num_labels)
-    # Videos with more labels than predictions were kept are few: rank all their classes.
+    perr_hits = count(records['scores'], records['hits'], num_labels)
+    # Few videos have more labels than kept predictions: rank all of their classes.
     rows = np.flatnonzero(num_labels > records['scores'].shape[1])
     if rows.size:
         best, ids = _best(scores[rows], scores.shape[1])
         hits = np.take_along_axis(positive[rows], ids, axis=1)
-        found[rows] = count(best, hits, num_labels[rows])
-    return found
+        perr_hits[rows] = count(best, hits, num_labels[rows])
+    return perr_hits
 
 
 def _precision_sum(scores: NDArray[Any], hits: NDArray[np.bool_]) -> float:
@@ -361,26 +385,26 @@ def _precision_sum(scores: NDArray[Any], hits: NDArray[np.bool_]) -> float:
         hits (ndarray): Which of them are positives, shape (M,).
 
     Returns:
-        float: Where scores are equal, the expectation over all their orders.
+        float: The sum; where scores are equal, its expectation over all their orders.
     """
     ranking, positives = np.sort(scores), np.sort(scores[hits])
     above, equal = _above_and_equal(ranking, positives)
     if (equal == 1).all():
         return float((np.arange(len(positives), 0, -1) / (above + 1)).sum())
-    found, found_equal = _above_and_equal(positives, positives)
+    hits_above, hits_equal = _above_and_equal(positives, positives)
     # In a run of n equal scores with h positives, given a positive at one place, each place before
-    # it holds another with chance (h - 1) / (n - 1). At place j the precision then is
-    # (found + 1 + chance * (j - 1)) / (above + j); the mean over j = 1..n has a closed form.
-    chance = (found_equal - 1) / np.maximum(equal - 1, 1)
+    # it holds another with probability (h - 1) / (n - 1). At place j the precision then is
+    # (hits_above + 1 + chance * (j - 1)) / (above + j); its mean over j = 1..n has a closed form.
+    chance = (hits_equal - 1) / np.maximum(equal - 1, 1)
     harmonic = np.concatenate(([0.0], np.cumsum(1 / np.arange(1, len(scores) + 1))))
     spread = harmonic[above + equal] - harmonic[above]
-    expected = chance + (found + 1 - chance * (above + 1)) * spread / equal
-    return float(np.where(equal > 1, expected, (found + 1) / (above + 1)).sum())
+    expected = chance + (hits_above + 1 - chance * (above + 1)) * spread / equal
+    return float(np.where(equal > 1, expected, (hits_above + 1) / (above + 1)).sum())
 
 
 def _above_and_equal(
     ascending: NDArray[Any], values: NDArray[Any]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """How many of the ascending numbers are above each value, and how many are equal to it."""
+    """How many of the ascending numbers are greater than each value, and how many equal to it."""
     right = np.searchsorted(ascending, values, side='right')
     return len(ascending) - right, right - np.searchsorted(ascending, values, side='left')
