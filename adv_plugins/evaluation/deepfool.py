@@ -26,7 +26,7 @@ Parts = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class DeepFoolResult:
-    """What :func:`deepfool` found for each of B samples.
+    """The result of :func:`deepfool` for each of B samples.
 
     Args:
         perturbation (Tensor or dict[str, Tensor]): What to add to the input, a tensor or a dict as

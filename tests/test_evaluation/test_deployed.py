@@ -22,7 +22,6 @@ from adv_plugins.evaluation.deployed import (
     hard_labels,
     rank_labels,
 )
-from adv_plugins.evaluation.weights import load_weights, weights_digest
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -56,8 +55,8 @@ def test_scores_are_the_prediction(kind, views, average):
     with torch.no_grad():
         predicted = model(inputs, data_samples(LABELS), mode='predict')
     own = torch.stack([sample.pred_score for sample in predicted])
-    found = scores.softmax(dim=1) if average == 'prob' else scores
-    torch.testing.assert_close(found, own)
+    probabilities = scores.softmax(dim=1) if average == 'prob' else scores
+    torch.testing.assert_close(probabilities, own)
 
 
 def test_every_view_has_a_gradient():
@@ -162,32 +161,6 @@ def test_labels_must_be_hard():
 def test_other_models_are_refused():
     with pytest.raises(TypeError, match='PGD'):
         Deployed(nn.Linear(2, 2))
-
-
-def test_weights_that_do_not_fit_are_told(tmp_path):
-    model = recognizer('2d', 'prob')
-    file = str(tmp_path / 'weights.pth')
-    state = model.state_dict()
-    digest = weights_digest(model)
-    # What a test of TPN leaves behind is no mistake.
-    torch.save({'state_dict': {**state, 'cls_head.new_cls.weight': torch.ones(1)}}, file)
-    with torch.no_grad():
-        model.cls_head.fc_cls.bias += 1
-    assert weights_digest(model) != digest
-    load_weights(model, file)
-    assert weights_digest(model) == digest
-
-    name = 'cls_head.fc_cls.weight'
-    torch.save({'state_dict': {**state, name: torch.ones(9, 512)}}, file)
-    with pytest.raises(ValueError, match=r'weights.pth does not fit.*\(9, 512\) in the file'):
-        load_weights(model, file)
-    torch.save({'state_dict': {k: v for k, v in state.items() if k != name}}, file)
-    with pytest.raises(ValueError, match='not in the file'):
-        load_weights(model, file)
-    torch.save({'state_dict': {**state, 'neck.weight': torch.ones(1)}}, file)
-    with pytest.raises(ValueError, match='neck.weight .not in the model'):
-        load_weights(model, file)
-    assert weights_digest(model) == digest
 
 
 @pytest.mark.slow

@@ -19,14 +19,14 @@ LogitsFn = Callable[[Tensor, Tensor], Tensor]
 
 
 class Search:
-    """What has been found so far for each sample of a batch.
+    """The best input so far for each sample of a batch, and the means to look for better ones.
 
     Everywhere ``rows`` are positions in the batch, and ``delta`` the perturbations of the samples
     there, in pixel units.
 
     Args:
-        logits_fn (Callable): See :class:`~adv_plugins.evaluation.attacks.Attack`, as for the next
-            four.
+        logits_fn (Callable): As when an :class:`~adv_plugins.evaluation.attacks.Attack` is called,
+            like the four arguments that follow.
         x (Tensor): Clean inputs, shape (B, ...).
         labels (Tensor): True classes, integers of shape (B,).
         space (InputSpace): The map to pixel units, valid values and padding.
@@ -37,7 +37,7 @@ class Search:
 
     Attributes:
         clean (Tensor): The clean inputs, detached.
-        best (Tensor): The inputs to keep so far, shape (B, ...).
+        best (Tensor): The best inputs so far, shape (B, ...).
         fooled (Tensor): Whether they fool the model, shape (B,).
 
     Raises:
