@@ -7,12 +7,12 @@ from .attacks import APGD, FGSM, PGD, Square, UniformNoise, build_attack
 from .comparison import Comparison, compare, paired_bootstrap
 from .deepfool import DeepFoolResult, deepfool, robustness, robustness_summary
 from .ranking import (
-    RankingSummary,
     global_average_precision,
     hit_at_one,
     mean_average_precision,
     precision_at_equal_recall_rate,
 )
+from .ranking_summary import RankingSummary
 from .results import Cell, Flag, Robustness
 from .sanity import flags
 

@@ -12,7 +12,7 @@ from mmengine.registry import METRICS
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .ranking import CLASSES, RankingSummary, check_top_k
+from .ranking_summary import CLASSES, RankingSummary, check_top_k
 
 Entry = tuple[bytes, ...]
 """What is kept of one video: a string for all classes, then one for each vertical, empty where the
