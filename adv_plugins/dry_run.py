@@ -25,11 +25,11 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .adapters.wrappers import inner_model
 from .core.conversion import get_adversary, is_adversarial
-from .datasets.files import find_missing, some
+from .datasets.files import find_missing, preview
 from .datasets.inspection import describe_shapes, inner_datasets, listed_files, listed_labels
-from .evaluation.deployed import unfit_weights
-from .hooks.adversarial_hook import inner_model
+from .evaluation.weights import unfit_weights
 
 STAGES = ('train', 'val', 'test')
 
@@ -148,17 +148,17 @@ class DryRunner(Runner):
         if head:
             self._warnings.append(
                 f'{filename}: {len(head)} weights of the head start untrained, which is right only '
-                f'if you train for other classes: {some(unfit.pop(name) for name in head)}'
+                f'if you train for other classes: {preview(unfit.pop(name) for name in head)}'
             )
         if unfit:
             self._problem(
                 f'{len(unfit)} weights of the model do not come from {filename}: '
-                f'{some(unfit.values())}'
+                f'{preview(unfit.values())}'
             )
         unused = [name for name in file if name not in model]
         if unused:
             self._warnings.append(
-                f'{len(unused)} weights of {filename} are not in the model: {some(unused)}'
+                f'{len(unused)} weights of {filename} are not in the model: {preview(unused)}'
             )
         self._facts.append(f'weights: {filename}')
 
@@ -220,13 +220,13 @@ class DryRunner(Runner):
         if missing:
             self._problem(
                 f'{stage} files: {len(missing):,} of {len(paths):,} listed videos are not on disk: '
-                f'{some(missing)}'
+                f'{preview(missing)}'
             )
 
     def _check_labels(self, stage: str) -> None:
         datasets = self._inner_datasets(stage)
         videos = len(getattr(self, f'_{stage}_dataloader').dataset)
-        kinds = some(dict.fromkeys(type(inner).__name__ for inner in datasets))
+        kinds = preview(dict.fromkeys(type(inner).__name__ for inner in datasets))
         counts = Counter(
             label for inner in datasets for row in listed_labels(inner) for label in row
         )
@@ -242,11 +242,13 @@ class DryRunner(Runner):
         if wrong:
             self._problem(
                 f'{stage} labels: {sum(counts[label] for label in wrong):,} labels lie outside '
-                f'0..{num_classes - 1}, the classes of {option}={num_classes}: {some(wrong)}'
+                f'0..{num_classes - 1}, the classes of {option}={num_classes}: {preview(wrong)}'
             )
         empty = sorted(set(range(num_classes)) - set(counts))
         if stage == 'train' and empty:
-            self._warnings.append(f'{len(empty)} classes have no training video: {some(empty, 10)}')
+            self._warnings.append(
+                f'{len(empty)} classes have no training video: {preview(empty, 10)}'
+            )
 
     def _check_first_video(self, stage: str) -> None:
         getattr(self, f'_{stage}_dataloader').dataset[0]
@@ -289,10 +291,10 @@ class DryRunner(Runner):
         self._facts.append(f'training batch: {describe_shapes(self._batch)}: {values}')
         infinite = [name for name, value in losses.items() if not math.isfinite(value)]
         if infinite:
-            self._problem(f'training step: not finite: {some(infinite)}')
+            self._problem(f'training step: not finite: {preview(infinite)}')
         idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         if idle:
-            self._warnings.append(f'{len(idle)} parameters got no gradient: {some(idle)}')
+            self._warnings.append(f'{len(idle)} parameters got no gradient: {preview(idle)}')
         self.optim_wrapper.zero_grad()
 
     def _share_problems(self) -> None:
@@ -305,7 +307,7 @@ class DryRunner(Runner):
             for problem in problems:
                 ranks.setdefault(problem, []).append(rank)
         self._problems = [
-            problem if len(at) == len(gathered) else f'{problem} (rank {some(at)})'
+            problem if len(at) == len(gathered) else f'{problem} (rank {preview(at)})'
             for problem, at in ranks.items()
         ]
         self._passed = set.intersection(*(passed for _, passed in gathered))

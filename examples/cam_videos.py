@@ -24,7 +24,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
 from adv_plugins.core.recipe import Recipe, build_recipe
-from adv_plugins.evaluation.deployed import load_weights
+from adv_plugins.evaluation.weights import load_weights
 from adv_plugins.visualization.clip_pictures import (
     contact_sheet,
     evenly_spread,

@@ -29,11 +29,11 @@ from mmengine.runner import Runner
 from torch import nn
 
 from adv_plugins import __version__
+from adv_plugins.adapters.wrappers import inner_model
 from adv_plugins.evaluation.comparison import Comparison, compare
-from adv_plugins.evaluation.deployed import load_weights
 from adv_plugins.evaluation.results import Robustness
 from adv_plugins.evaluation.results_page import markdown_table, percent
-from adv_plugins.hooks.adversarial_hook import inner_model
+from adv_plugins.evaluation.weights import load_weights
 from adv_plugins.visualization import (
     attention_profile,
     plot_attention_maps,
@@ -76,7 +76,7 @@ class Report:
         self.runner = build_runner(args)
         self.model: nn.Module = inner_model(self.runner.model)
         self.dataset = self.runner.test_loop.dataloader.dataset
-        self.eps = self.runner.test_loop.eps
+        self.eps = self.runner.test_loop.plan.eps
         self.classes = getattr(self.dataset, 'metainfo', {}).get('classes')
         self.results: list[Robustness] = []
         self.pictures: dict[int, list[tuple[Any, str]]] = {}
@@ -239,7 +239,7 @@ class Report:
         loop = self.runner.test_loop
         lines = [
             f'- command: `{" ".join(["python", *sys.argv])}`',
-            f'- protocol: `{self.args.protocol}`, seed {loop.seed}',
+            f'- protocol: `{self.args.protocol}`, seed {loop.plan.seed}',
             f'- machine: {device}, {torch.get_num_threads()} threads, {platform.machine()}',
             f'- adv_plugins {__version__}, torch {torch.__version__}, Python '
             f'{platform.python_version()}',

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 ON_DISK = frozenset({None, 'disk', 'local'})
-"""The values of ``io_backend`` with which MMAction2's transforms read plain files."""
+"""The values of ``io_backend`` for which MMAction2's transforms read plain files."""
 
 
 def file_backends(pipeline: Any) -> set[str | None]:
@@ -59,7 +59,7 @@ def list_folder(folder: str) -> set[str]:
         return set()
 
 
-def some(values: Iterable[Any], count: int = 3) -> str:
-    """The first few values, for messages."""
+def preview(values: Iterable[Any], count: int = 3) -> str:
+    """The first few values, separated by commas, for messages."""
     values = [str(value) for value in values]
     return ', '.join(values[:count]) + (', ...' if len(values) > count else '')

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from mmengine.fileio import exists, list_from_file
 from mmengine.logging import print_log
 
-from .files import ON_DISK, file_backends, find_missing, is_remote, list_folder, some
+from .files import ON_DISK, file_backends, find_missing, is_remote, list_folder, preview
 
 _TOOLS = 'MM=$(python -c "import mmaction; print(mmaction.__path__[0])")/.mim'
 _SHOWN = 80
@@ -228,9 +228,9 @@ class OfficialDataset(ABC):
         if not missing:
             return []
         return [
-            f'{len(missing):,} of {len(paths):,} listed videos are not on disk: {some(missing)}. '
-            f'Is the archive unpacked whole, and does data_prefix=dict({self.prefix_key}='
-            f'{self._folder!r}) name its folder?'
+            f'{len(missing):,} of {len(paths):,} listed videos are not on disk: '
+            f'{preview(missing)}. Is the archive unpacked whole, and does data_prefix='
+            f'dict({self.prefix_key}={self._folder!r}) name its folder?'
         ]
 
     def _used(self, entries: dict[int, dict]) -> Iterator[dict]:
@@ -302,7 +302,7 @@ class OfficialFrames(OfficialDataset):
         return [
             *problems,
             f'{len(folders):,} of {len(present):,} folders lack frames that the list counts: '
-            f'{some(folders)}. The first has no {name} (total_frames {entry["total_frames"]} in '
+            f'{preview(folders)}. The first has no {name} (total_frames {entry["total_frames"]} in '
             f'the list, filename_tmpl={self.filename_tmpl!r}, start_index={self.start_index}), it '
             f'holds {holds}. Is the archive unpacked whole?',
         ]

@@ -1,4 +1,4 @@
-"""How good a model is, and how far from being fooled: metrics, attacks, and whole evaluations."""
+"""How accurate and how robust a model is: metrics, attacks, and whole evaluations."""
 
 from importlib.util import find_spec as _find_spec
 
@@ -7,13 +7,14 @@ from .attacks import APGD, FGSM, PGD, Square, UniformNoise, build_attack
 from .comparison import Comparison, compare, paired_bootstrap
 from .deepfool import DeepFoolResult, deepfool, robustness, robustness_summary
 from .ranking import (
-    RankingSummary,
     global_average_precision,
     hit_at_one,
     mean_average_precision,
     precision_at_equal_recall_rate,
 )
+from .ranking_summary import RankingSummary
 from .results import Cell, Flag, Robustness
+from .sanity import flags
 
 __all__ = [
     'APGD',
@@ -30,6 +31,7 @@ __all__ = [
     'build_attack',
     'compare',
     'deepfool',
+    'flags',
     'global_average_precision',
     'hit_at_one',
     'mean_average_precision',

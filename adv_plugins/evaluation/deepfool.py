@@ -1,8 +1,8 @@
-"""DeepFool: how far each input is from being predicted incorrectly, in the l2 norm.
+"""DeepFool: how far each input is from a wrong prediction, in the ℓ2 norm.
 
-One step goes to the nearest decision boundary of the model's linearisation (Moosavi-Dezfooli et
-al., CVPR 2016, algorithm 2). Steps add up until the prediction is wrong. The norm of their sum,
-relative to the norm of the input, is the robustness rho of the model at that input.
+Each step goes to the nearest decision boundary of the linearised model (Moosavi-Dezfooli et al.,
+CVPR 2016, algorithm 2), until the prediction is wrong. The norm of the sum of the steps, relative
+to the norm of the input, is the robustness rho of the model at that input.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.functional import expand_like
+
 CRITERIA = ('top1_change', 'hit1', 'any_flip')
-# Added to the length of each step in the paper's own code, so that a boundary is also reached
-# from next to it. In units of the input.
+# What the paper's own code adds to the length of each step, in units of the input: a step across
+# a boundary that is very near would otherwise be lost to rounding.
 _PUSH = 1e-4
 
 Inputs = Tensor | Mapping[str, Tensor]
@@ -24,13 +26,13 @@ Parts = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class DeepFoolResult:
-    """What :func:`deepfool` found for each of B samples.
+    """The result of :func:`deepfool` for each of B samples.
 
     Args:
-        perturbation (Tensor or dict[str, Tensor]): To be added to the input, in its form;
-            overshoot included. Where ``success`` is false it is the sum of the steps so far: the
-            real one is unknown, and as a rule longer.
-        iterations (Tensor): Steps made, shape (B,). 0 where the prediction was wrong already.
+        perturbation (Tensor or dict[str, Tensor]): What to add to the input, a tensor or a dict as
+            that is; overshoot included. Where ``success`` is false, it is the sum of the steps up
+            to the last one, and as a rule shorter than the perturbation that is needed.
+        iterations (Tensor): Number of steps, shape (B,); 0 where the prediction was wrong already.
         success (Tensor): Whether the criterion is met at the perturbed input, shape (B,).
     """
 
@@ -52,25 +54,26 @@ def deepfool(
     """Find a minimal l2 perturbation that makes each prediction incorrect.
 
     The model must be in eval mode, so that no sample's logits depend on another sample. It always
-    gets the whole batch, also when some samples are finished: ``logits_fn`` may close over masks.
-    One step costs a forward and a backward per candidate; no parameter's ``grad`` is touched.
+    gets the whole batch, even when some samples are finished, so that ``logits_fn`` may close over
+    masks. A step costs one forward, and one backward per candidate; no parameter's ``grad`` is
+    touched.
 
     Args:
-        logits_fn (Callable): Takes what ``x`` is and returns logits, shape (B, C).
+        logits_fn (Callable): Takes a tensor or dict like ``x`` and returns logits, shape (B, C).
         x (Tensor or dict[str, Tensor]): Inputs of shape (B, ...), float32 or float64. The
             modalities of a dict are perturbed jointly: one perturbation, one norm.
-        num_candidates (int): How many labels are looked at, the predicted one included; those
+        num_candidates (int): How many classes are considered, the predicted one included: those
             with the highest logits of the clean input, for ``'any_flip'`` those with logits
             nearest to 0. Defaults to 10.
         overshoot (float): Each step is longer by this share of its length. Defaults to 0.02.
-        max_iter (int): Steps after which a sample is given up. Defaults to 50.
-        criterion (str): What an incorrect prediction is. ``'top1_change'``: the highest logit is
-            another class's than for the clean input. ``'hit1'``: the highest logit is of none of
-            the labels; a sample for which this holds from the start needs no perturbation.
-            ``'any_flip'``: the sign of any logit changes, that is, a probability crosses 0.5.
-            Defaults to ``'top1_change'``.
-        labels (Tensor, optional): 1 for each label and 0 elsewhere, shape (B, C), for
-            ``'hit1'`` alone. Defaults to None.
+        max_iter (int): Steps after which the search for a sample ends. Defaults to 50.
+        criterion (str): What an incorrect prediction is. ``'top1_change'``: the highest logit
+            belongs to another class than for the clean input. ``'hit1'``: the highest logit
+            belongs to none of the labels; where this holds from the start, no perturbation is
+            needed. ``'any_flip'``: the sign of any logit changes, that is, a probability crosses
+            0.5. Defaults to ``'top1_change'``.
+        labels (Tensor, optional): 1 for each label and 0 elsewhere, shape (B, C); only for
+            ``'hit1'``. Defaults to None.
         valid (Tensor or dict[str, Tensor], optional): False where nothing may be perturbed, such
             as padding. It has the leading dimensions of ``x`` ((B, T) for (B, T, D)) or
             broadcasts to it. Defaults to None: all of ``x`` is valid.
@@ -88,7 +91,7 @@ def deepfool(
         >>> robustness_summary(rho, result.success, result.iterations, max_iter=50)
     """
     check_options(num_candidates, overshoot, max_iter, criterion)
-    # Evaluation loops run without gradients; inside they are needed.
+    # Evaluation loops run without gradients; DeepFool needs them.
     with torch.inference_mode(False), torch.enable_grad():
         clean = {name: part.detach().clone() for name, part in _checked_parts(x).items()}
         masks = _masks(valid, clean)
@@ -101,15 +104,15 @@ def deepfool(
         for _ in range(max_iter):
             if finished.all():
                 break
-            step, found = _step_to_boundary(logits, probe, masks, goal)
-            moves = found & ~finished
+            step, reachable = _step_to_boundary(logits, probe, masks, goal)
+            moves = reachable & ~finished
             for name, part in perturbation.items():
-                part += torch.where(_expand(moves, part), (1 + overshoot) * step[name], 0)
+                part += torch.where(expand_like(moves, part), (1 + overshoot) * step[name], 0)
             iterations += moves
             del logits, probe  # The old graph goes before the new one is made.
             logits, probe = _forward(logits_fn, x, clean, perturbation)
             success |= goal.reached(logits.detach())
-            # Where no step was found none will be: nothing has changed.
+            # Without a step now there will be none later: the input stays the same.
             finished |= success | ~moves
     result = perturbation if isinstance(x, Mapping) else perturbation['x']
     return DeepFoolResult(result, iterations, success)
@@ -118,8 +121,8 @@ def deepfool(
 def robustness(result: DeepFoolResult, x: Inputs, valid: Inputs | None = None) -> Tensor:
     """Relative size ``||r|| / ||x||`` of each sample's perturbation (DeepFool paper, eq. 2).
 
-    The mean of it is rho; see :func:`robustness_summary`. For samples without success it is only
-    how far the search went.
+    Its mean is rho, see :func:`robustness_summary`. For samples without success it only says how
+    far the search went.
 
     Args:
         result (DeepFoolResult): What :func:`deepfool` returned for ``x``.
@@ -127,14 +130,13 @@ def robustness(result: DeepFoolResult, x: Inputs, valid: Inputs | None = None) -
         valid (Tensor or dict[str, Tensor], optional): As for :func:`deepfool`. Defaults to None.
 
     Returns:
-        Tensor: Shape (B,); infinite where a perturbation stands against an input of norm 0.
+        Tensor: Shape (B,); infinite where an input of norm 0 has a perturbation.
     """
     clean = _checked_parts(x)
     masks = _masks(valid, clean)
-    found = _checked_parts(result.perturbation)
     size, reference = (
         _joint_norm({name: torch.where(masks[name], part, 0) for name, part in parts.items()})
-        for parts in (found, clean)
+        for parts in (_checked_parts(result.perturbation), clean)
     )
     return torch.where(size == 0, size, size / reference)
 
@@ -142,20 +144,24 @@ def robustness(result: DeepFoolResult, x: Inputs, valid: Inputs | None = None) -
 def robustness_summary(
     rho: Tensor, success: Tensor, iterations: Tensor, max_iter: int = 50
 ) -> dict[str, float]:
-    """Summarise DeepFool over a dataset; what failed is reported apart.
+    """Summarise DeepFool over a dataset; successes and failures are kept apart.
 
     Args:
         rho (Tensor): The :func:`robustness` of each sample, shape (N,).
-        success (Tensor): Of the results, shape (N,).
-        iterations (Tensor): Of the results, shape (N,).
+        success (Tensor): That of the results, shape (N,).
+        iterations (Tensor): Those of the results, shape (N,).
         max_iter (int): That of :func:`deepfool`. Defaults to 50.
 
     Returns:
-        dict[str, float]: ``rho_mean`` and ``rho_median`` over the successes, those that were
-        wrong already included as 0; ``rho_failed_mean``, how far the search went for the others;
-        ``success_rate``, of which ``already_wrong``; the shares of failures ``at_max_iter`` and
-        ``stuck`` (no gradient or no class to go to), which with ``success_rate`` add up to 1;
-        ``iterations_mean`` over all. NaN where there is nothing to average.
+        dict[str, float]: ``rho_mean`` and ``rho_median`` of the successes, with 0 for samples that
+        were wrong already; ``rho_failed_mean``, how far the search went for the failures;
+        ``success_rate``, and ``already_wrong``, the part of it that needed no step; the rates of
+        the failures, ``at_max_iter`` and ``stuck`` (no gradient, or no class to go to), which add
+        up to 1 with ``success_rate``; and ``iterations_mean`` of all samples. NaN where there is
+        nothing to average.
+
+    Raises:
+        ValueError: Shapes differ, or there is no sample.
     """
     if not rho.shape == success.shape == iterations.shape or rho.ndim != 1 or len(rho) == 0:
         raise ValueError(
@@ -176,19 +182,19 @@ def robustness_summary(
 
 
 class _Goal:
-    """The criterion at one batch: what has been reached, and which boundaries lead there.
+    """The criterion for one batch: whether it is met, and across which boundaries it can be.
 
     Args:
         criterion (str): One of ``CRITERIA``.
         clean (Tensor): Logits of the clean inputs, shape (B, C).
         labels (Tensor, optional): For ``'hit1'``, shape (B, C).
-        num_candidates (int): Labels looked at, the predicted one included.
+        num_candidates (int): How many classes are considered, the predicted one included.
 
     Attributes:
-        candidates (Tensor): The classes that a step may go to (or, for ``'any_flip'``, whose
-            sign it may flip), shape (B, K).
-        allowed (Tensor): Which of them are real: a sample may have fewer than K, shape (B, K).
-        pairwise (bool): Whether a boundary lies between two classes, and not at a logit of 0.
+        candidates (Tensor): The classes that a step may go to (for ``'any_flip'``, whose signs it
+            may flip), shape (B, K).
+        allowed (Tensor): False for the fillers of a sample with fewer than K, shape (B, K).
+        pairwise (bool): Whether a boundary lies between two classes; else at a logit of 0.
     """
 
     def __init__(
@@ -222,7 +228,7 @@ def _step_to_boundary(
 ) -> tuple[Parts, Tensor]:
     """The shortest step to a boundary of the linearised model, and whether there is one.
 
-    The candidates are taken one after the other, so that two gradients are held and not K.
+    The candidates are taken one after the other, so that memory holds two gradients instead of K.
     """
     height = logits
     if goal.pairwise:
@@ -235,13 +241,13 @@ def _step_to_boundary(
         norm = _joint_norm(normal)
         value = value.detach()
         distance = value.abs() / norm
-        # Without a gradient the distance is infinite or NaN, and that is never nearer.
+        # Without a gradient the distance is infinite or NaN, which is never nearer.
         better = allowed & norm.isfinite() & (distance < nearest)
         nearest = torch.where(better, distance, nearest)
         scale = torch.where(value > 0, -1, 1) * (distance + _PUSH) / norm
         for name, part in step.items():
-            chosen = _expand(better, part)
-            step[name] = torch.where(chosen, _expand(scale, part) * normal[name], part)
+            chosen = expand_like(better, part)
+            step[name] = torch.where(chosen, expand_like(scale, part) * normal[name], part)
     return step, nearest.isfinite()
 
 
@@ -281,16 +287,14 @@ def _joint_norm(parts: Parts) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
 
-def _expand(per_sample: Tensor, like: Tensor) -> Tensor:
-    return per_sample.reshape(-1, *[1] * (like.ndim - 1))
-
-
 def _one_hot_top(logits: Tensor) -> Tensor:
+    """True at the highest logit of each sample, shape (B, C)."""
     top = logits.argmax(dim=1, keepdim=True)
     return torch.zeros_like(logits, dtype=torch.bool).scatter_(1, top, True)
 
 
 def _label_sets(labels: Tensor | None, logits: Tensor) -> Tensor:
+    """The labels as booleans (B, C), or a clear error."""
     if labels is None or labels.shape != logits.shape or not ((labels == 0) | (labels == 1)).all():
         got = None if labels is None else tuple(labels.shape)
         raise ValueError(
@@ -342,6 +346,7 @@ def _masks(valid: Inputs | None, parts: Parts) -> Parts:
 
 
 def check_options(num_candidates: int, overshoot: float, max_iter: int, criterion: str) -> None:
+    """Raise a ValueError unless these are options of :func:`deepfool`."""
     if criterion not in CRITERIA:
         raise ValueError(f'criterion must be one of {CRITERIA}, got {criterion!r}')
     least = 1 if criterion == 'any_flip' else 2

@@ -1,17 +1,15 @@
 """A recognizer as it is deployed: one score a class from all views of a video.
 
-What is evaluated must be what is attacked. MMAction2 tests a video on several clips and crops and
-averages their scores; here those averages are differentiable, so that an attack sees through them.
+MMAction2 tests a video on several clips and crops and averages their scores. Here these averages
+are differentiable, so that what is attacked is what is evaluated.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from ..adapters.mmaction import OmniAdapter, RecognizerAdapter, fresh_pool
@@ -22,18 +20,17 @@ from ..core.batch import LONE, per_sample
 from ..core.capture import capture_output
 from ..core.randomness import stream_seed
 from ..core.recipe import Recipe
-from ..datasets.files import some
 from ..visualization.cam import frame_attention, gradcam
 
 
 class Deployed:
-    """A recognizer in eval mode, asked for what its users see.
+    """A recognizer in eval mode: its scores for whole videos, and attacks on them.
 
     Args:
         model (nn.Module): A recognizer of MMAction2 or an image classifier of mmpretrain.
 
     Raises:
-        TypeError: The model is another one.
+        TypeError: The model is neither.
 
     Example:
         >>> deployed = Deployed(runner.model.eval())
@@ -46,7 +43,7 @@ class Deployed:
         if not issubclass(kind, RecognizerAdapter) or kind is OmniAdapter:
             raise TypeError(
                 f'{type(model).__name__} is no recognizer with one cls_head; attack other models '
-                'by adv_plugins.evaluation.PGD and its like, which take any function of logits'
+                'with adv_plugins.evaluation.PGD and its kin, which take any function of logits'
             )
         self.model = model
         self.adapter = kind(model)
@@ -58,7 +55,18 @@ class Deployed:
             head.new_cls = None
 
     def views(self, inputs: Any, data_samples: Sequence[Any]) -> Tensor:
-        """What the head gives for each view of each video, shape (B, V, C)."""
+        """The scores that the head gives to each view of each video.
+
+        Args:
+            inputs (Tensor): As they leave the data preprocessor, all views of a video together.
+            data_samples (Sequence): The data samples of the B videos.
+
+        Returns:
+            Tensor: Shape (B, V, C).
+
+        Raises:
+            ValueError: The model predicts no class scores.
+        """
         with capture_output(self.head) as outputs:
             self._predict(inputs, data_samples)
         if not outputs or not isinstance(outputs[-1], Tensor) or outputs[-1].ndim != 2:
@@ -70,22 +78,23 @@ class Deployed:
         return per_sample(outputs[-1].float(), len(data_samples))
 
     def scores(self, inputs: Any, data_samples: Sequence[Any]) -> Tensor:
-        """The scores that the prediction of a video is made of, differentiable by ``inputs``.
+        """The scores behind the predictions, differentiable with respect to ``inputs``.
 
         Args:
             inputs (Tensor): As they leave the data preprocessor, all views of a video together.
             data_samples (Sequence): The data samples of the B videos.
 
         Returns:
-            Tensor: Shape (B, C). The logarithm of the averaged probabilities where the head says
-            ``average_clips='prob'`` (its softmax is the prediction), the averaged scores otherwise.
+            Tensor: Shape (B, C). Under the head's ``average_clips='prob'`` the logarithm of the
+            averaged probabilities, up to a constant (its softmax is the prediction); the averaged
+            scores otherwise.
         """
         return self.average(self.views(inputs, data_samples))
 
     def average(self, views: Tensor) -> Tensor:
-        """The scores (B, C) of videos from those of their views (B, V, C); see :meth:`scores`."""
+        """The scores (B, C) of videos out of those of their views (B, V, C); see :meth:`scores`."""
         if getattr(self.head, 'average_clips', None) == 'prob':
-            # In the logarithm, since probabilities of 1e-50 would have no gradient in float32.
+            # As logarithms: probabilities of 1e-50 would have no gradient in float32.
             return views.log_softmax(dim=2).logsumexp(dim=1)
         return views.mean(dim=1)
 
@@ -100,7 +109,7 @@ class Deployed:
         return inputs.reshape(len(inputs) * views, -1, *inputs.shape[2:])
 
     def frame_attention(self, inputs: Tensor, data_samples: Sequence[Any], views: int) -> Tensor:
-        """The share of the evidence for the true label that each frame holds.
+        """Each frame's share of the evidence for the true label.
 
         Args:
             inputs (Tensor): As for :meth:`scores`.
@@ -122,7 +131,7 @@ class Deployed:
         """The recipe's attack on each view, on the deployed norms.
 
         Args:
-            recipe (Recipe): Of which only the attack is used.
+            recipe (Recipe): Its attack is used, nothing else of it.
             inputs (Tensor): As for :meth:`scores`.
             data_samples (Sequence): The data samples of the B videos.
             views (int): V, the second axis of :meth:`views`.
@@ -140,14 +149,21 @@ class Deployed:
 
     def _predict(self, inputs: Any, data_samples: Sequence[Any]) -> None:
         if hasattr(self.head, 'new_cls') and self.head.new_cls is None:
-            # TPNHead draws weights for its second classifier, and overwrites them in place.
+            # TPNHead draws its second classifier at random and overwrites it in place: without
+            # gradients, and without a trace in the caller's random numbers.
             with torch.no_grad(), torch.random.fork_rng():
                 self.model(inputs, list(data_samples), mode='predict')
         self.model(inputs, list(data_samples), mode='predict')
 
 
 def hard_labels(data_samples: Sequence[Any]) -> Tensor:
-    """The labels of videos that have one each, shape (B,).
+    """The labels of videos that have one each.
+
+    Args:
+        data_samples (Sequence): The data samples of the B videos.
+
+    Returns:
+        Tensor: Shape (B,).
 
     Raises:
         ValueError: A video has none, or several.
@@ -161,11 +177,11 @@ def hard_labels(data_samples: Sequence[Any]) -> Tensor:
     return torch.cat([label.reshape(1) for label in labels])
 
 
-def judge(scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """The prediction of each video, and how many classes come before the true one.
+def rank_labels(scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The prediction for each video, and how many classes come before the true one.
 
-    Ties go to the class with the lower index, as in ``argmax``. A model that gives a score that is
-    not finite has not found the true class: that one comes last.
+    Ties go to the class with the lower index, as in ``argmax``. Where a score is not finite, the
+    true class comes last.
 
     Args:
         scores (Tensor): Shape (B, C).
@@ -183,56 +199,10 @@ def judge(scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
     return dict(prediction=scores.argmax(dim=1), rank=before.sum(dim=1))
 
 
-def load_weights(model: nn.Module, checkpoint: str) -> None:
-    """Load a checkpoint of which all fits, or say what does not.
-
-    Args:
-        model (nn.Module): The recognizer.
-        checkpoint (str): A file that training wrote, or a URL.
-
-    Raises:
-        ValueError: Weights are missing, left over, or of another shape.
-    """
-    file = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    file = file.get('state_dict', file)
-    # What TPNHead leaves behind after a test is no weight of its own (mmaction2#831).
-    state = {n.removeprefix('module.'): v for n, v in file.items() if '.new_cls.' not in n}
-    own = model.state_dict()
-    problems = [*unfit_weights(state, own).values()]
-    problems += [f'{name} (not in the model)' for name in state if name not in own]
-    if problems:
-        raise ValueError(
-            f'{checkpoint} does not fit the config: {len(problems)} weights differ: '
-            f'{some(problems)}; is it a checkpoint of this config?'
-        )
-    model.load_state_dict(state)
-
-
-def unfit_weights(file: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict[str, str]:
-    """The weights of a model for which a file has no value, each with the reason."""
-    unfit = {}
-    for name, value in model.items():
-        if name not in file:
-            unfit[name] = f'{name} (not in the file)'
-        elif file[name].shape != value.shape:
-            got, wanted = tuple(file[name].shape), tuple(value.shape)
-            unfit[name] = f'{name} ({got} in the file, {wanted} wanted)'
-    return unfit
-
-
-def weights_digest(model: nn.Module) -> str:
-    """What tells one set of weights from another: 12 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:12]
-
-
 def _repeat(data_samples: Sequence[Any], views: int) -> list[Any]:
     return [sample for sample in data_samples for _ in range(views)]
 
 
 def _full_precision(inputs: Tensor) -> torch.autocast:
-    """MMAction2 computes accuracies with its losses, and cannot from bfloat16."""
+    """No autocast: MMAction2 computes accuracies with its losses, and cannot from bfloat16."""
     return torch.autocast(inputs.device.type, enabled=False)

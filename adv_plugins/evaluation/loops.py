@@ -1,89 +1,53 @@
-"""Validation and test loops that ask every metric twice: on clean inputs and on attacked ones."""
+"""Validation and test loops that compute every metric on clean and on attacked videos."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
 from ..adapters.mmaction import OmniAdapter, RecognizerAdapter
+from ..adapters.wrappers import inner_model
 from ..attention import AttentionMap, capture_attention
 from ..core.adapter import Adapter, adapter_class
 from ..core.attacker import Attacker
 from ..core.batch import Batch
+from ..core.checks import near_names
 from ..core.functional import attention_mse
 from ..core.randomness import stream_seed
 from ..core.recipe import Recipe, build_recipe
-from ..hooks.adversarial_hook import inner_model
-from .deepfool import check_options, deepfool, robustness, robustness_summary
+from .attacked_evaluator import AttackedEvaluator
+from .deepfool import check_options, deepfool, robustness
 
 PAPER = dict(fgm=dict(type='ART'))
-"""The attack of a-art.txt eq. 4: one l2 step of 0.5 a video and modality."""
-
-
-class PerVideo(BaseMetric):
-    """The mean over videos of numbers that are known video by video."""
-
-    default_prefix = ''
-
-    def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        """Keep the numbers of a batch.
-
-        Args:
-            data_batch (Mapping[str, Tensor]): Values by name, shape (B,).
-            data_samples (Sequence): Not used.
-        """
-        columns = {name: values.tolist() for name, values in data_batch.items()}
-        rows = zip(*columns.values(), strict=True)
-        self.results.extend(dict(zip(columns, row, strict=True)) for row in rows)
-
-    def compute_metrics(self, results: list[dict[str, float]]) -> dict[str, float]:
-        """The means."""
-        return {name: sum(r[name] for r in results) / len(results) for name in results[0]}
-
-
-class PerVideoRobustness(PerVideo):
-    """What DeepFool found video by video."""
-
-    def __init__(self, max_iter: int) -> None:
-        super().__init__()
-        self.max_iter = max_iter
-
-    def compute_metrics(self, results: list[dict[str, float]]) -> dict[str, float]:
-        """See :func:`~adv_plugins.evaluation.robustness_summary`."""
-        rho, success, iterations = (
-            torch.tensor([r[name] for r in results]) for name in ('rho', 'success', 'iterations')
-        )
-        return robustness_summary(rho, success.bool(), iterations.long(), self.max_iter)
+"""The attack of A-ART, eq. 4: one ℓ2 step of length 0.5 per video and modality."""
 
 
 class RobustEvaluation:
-    """The part that :class:`AdversarialValLoop` and :class:`AdversarialTestLoop` share.
+    """What :class:`AdversarialValLoop` and :class:`AdversarialTestLoop` have in common.
 
     Args:
         runner (Runner): The runner.
         dataloader (DataLoader | dict): The data.
-        evaluator (Evaluator | dict | list): The metrics, asked for clean inputs and, in a copy,
-            for every attack.
-        attacks (Mapping[str, dict | str | Recipe], optional): Recipes by name; of a recipe only
-            the attack is used, on the deployed (clean) path in eval mode. Their metrics are
-            ``<name>/<metric>``, beside ``<name>/eps`` and ``<name>/ratio`` (``||R|| / ||X||`` as
-            the model is fed them, ``ratio_<modality>`` of several). Defaults to None: the paper's,
-            ``dict(fgm=dict(type='ART'))``.
-        attention (bool): Whether to report how far attention maps move under each attack:
-            ``<name>/attention_mse``, and ``<name>/attention_mse/<module>`` for each module.
+        evaluator (Evaluator | dict | list): The metrics, computed for clean videos and for every
+            attack.
+        attacks (Mapping[str, dict | str | Recipe], optional): Recipes by name. Only the attack of
+            a recipe is used, on the deployed (clean) path in eval mode. Reported are
+            ``<name>/<metric>`` for every metric, ``<name>/eps``, and ``<name>/ratio``:
+            ``||R|| / ||X||`` of what the model is fed, ``ratio_<modality>`` for each of several
+            modalities. Defaults to None: that of A-ART, ``dict(fgm=dict(type='ART'))``.
+        attention (bool): Whether to report how much the attention maps change under each attack:
+            ``<name>/attention_mse`` over all modules, and ``<name>/attention_mse/<module>``.
             Defaults to False.
         deepfool (Mapping, optional): Options of :func:`~adv_plugins.evaluation.deepfool`
-            (``num_candidates``, ``overshoot``, ``max_iter``, ``criterion``) and ``num_videos``,
-            for how many videos of each process it is run (None: all). Reported as ``deepfool/*``.
+            (``num_candidates``, ``overshoot``, ``max_iter``, ``criterion``), and ``num_videos``:
+            on how many videos each process runs it (None: all). Reported as ``deepfool/*``.
             Defaults to None: it is not run.
         fp16 (bool): Whether to evaluate under autocast. Defaults to False.
 
@@ -128,7 +92,7 @@ class RobustEvaluation:
         self.model: nn.Module = model
         self.adapter: Adapter = kind(model)
         for recipe in self.recipes.values():
-            # Only to learn now, and not at the first validation, whether they fit the model.
+            # An attack that does not fit the model fails here, not at the first validation.
             Attacker(self.adapter, recipe)
         self.evaluator = AttackedEvaluator(self.evaluator, self.recipes, self.deepfool)
 
@@ -145,15 +109,16 @@ class RobustEvaluation:
             data = self.model.data_preprocessor(data_batch, False)
             inputs, samples = data['inputs'], data['data_samples']
             outputs, maps = self._predict(inputs, samples)
-            # Attacked predictions are written into the same data samples.
+            # The predictions under attack are written into the same data samples.
             outputs = copy.deepcopy(outputs)
             self.evaluator.process(data_samples=outputs, data_batch=data_batch)
             for name, recipe in self.recipes.items():
-                moved = self._attack(recipe, idx, inputs, samples)
-                attacked, moved_maps = self._predict(moved, samples)
-                sizes = _sizes(inputs, moved) | _distances(maps, moved_maps, len(samples))
-                self.evaluator.process_attacked(name, data_batch, attacked, sizes)
-            self._fool(inputs, samples)
+                adversarial = self._attack(recipe, idx, inputs, samples)
+                attacked, attacked_maps = self._predict(adversarial, samples)
+                columns = _sizes(inputs, adversarial)
+                columns |= _distances(maps, attacked_maps, len(samples))
+                self.evaluator.process_attacked(name, data_batch, attacked, columns)
+            self._deepfool(inputs, samples)
         self.runner.call_hook(f'after_{self.stage}_iter', outputs=outputs, **hook)
 
     def _predict(self, inputs: Any, samples: Any) -> tuple[Any, list[AttentionMap]]:
@@ -169,13 +134,17 @@ class RobustEvaluation:
         return outputs, maps
 
     def _attack(self, recipe: Recipe, idx: int, inputs: Any, samples: Any) -> Any:
-        # The stream of random starts: the same in every evaluation, another for every batch.
+        # The random starts are the same in every evaluation, and others for every batch.
         return Attacker(self.adapter, recipe).perturb(inputs, samples, stream_seed(0, idx))
 
-    def _fool(self, inputs: Any, samples: Any) -> None:
-        if self.deepfool is None or self.evaluator.fooled >= self.deepfool['num_videos']:
+    def _deepfool(self, inputs: Any, samples: Any) -> None:
+        """Run DeepFool on the batch, on as many of its videos as ``num_videos`` still asks for."""
+        if self.deepfool is None:
             return
-        index = torch.arange(min(len(samples), self.deepfool['num_videos'] - self.evaluator.fooled))
+        missing = self.deepfool['num_videos'] - self.evaluator.num_deepfool
+        if missing <= 0:
+            return
+        index = torch.arange(min(len(samples), missing))
         batch, samples = Batch(inputs).take(index), self.adapter.select(samples, index)
         x = {name: value.float() for name, value in batch.values.items()}
         masks = {name: batch.valid(name) for name in x}
@@ -193,71 +162,12 @@ class RobustEvaluation:
 
         options = {key: value for key, value in self.deepfool.items() if key != 'num_videos'}
         result = deepfool(logits, x, labels=labels, valid=valid, **options)
-        self.evaluator.process_fooled(
-            {
-                'rho': robustness(result, x, valid),
-                'success': result.success,
-                'iterations': result.iterations,
-            }
+        columns = dict(
+            rho=robustness(result, x, valid),
+            success=result.success,
+            iterations=result.iterations,
         )
-
-
-class AttackedEvaluator:
-    """One evaluator for clean inputs, and a copy of it for every attack.
-
-    Args:
-        clean (Evaluator): The evaluator of the config.
-        recipes (Mapping[str, Recipe]): The attacks by name.
-        deepfool (Mapping, optional): Options of DeepFool, or None.
-    """
-
-    def __init__(
-        self,
-        clean: Evaluator,
-        recipes: Mapping[str, Recipe],
-        deepfool: Mapping[str, Any] | None,
-    ) -> None:
-        self.clean = clean
-        self.recipes = recipes
-        self.attacked = {name: _copy(clean, name) for name in recipes}
-        self.sizes = {name: PerVideo() for name in recipes}
-        self.robustness = None if deepfool is None else PerVideoRobustness(deepfool['max_iter'])
-        self.fooled = 0
-
-    def process(self, data_samples: Any, data_batch: Any) -> None:
-        """Clean predictions."""
-        self.clean.process(data_samples=data_samples, data_batch=data_batch)
-
-    def process_attacked(
-        self, name: str, data_batch: Any, data_samples: Any, sizes: Mapping[str, Tensor]
-    ) -> None:
-        """Predictions under an attack, and what is known of it video by video."""
-        self.attacked[name].process(data_samples=data_samples, data_batch=data_batch)
-        self.sizes[name].process(sizes, [])
-
-    def process_fooled(self, found: Mapping[str, Tensor]) -> None:
-        """What DeepFool found video by video."""
-        assert self.robustness is not None
-        self.robustness.process(found, [])
-        self.fooled += len(found['rho'])
-
-    def evaluate(self, size: int) -> dict[str, float]:
-        """All metrics: the clean ones under their own names, then attack by attack.
-
-        Args:
-            size (int): Number of videos.
-        """
-        metrics = self.clean.evaluate(size)
-        for name, evaluator in self.attacked.items():
-            found = {'eps': self.recipes[name].eps, **self.sizes[name].evaluate(size)}
-            found |= evaluator.evaluate(size)
-            metrics |= {f'{name}/{key}': value for key, value in found.items()}
-        if self.robustness is not None:
-            # The videos that every process has done; a repeated last one would count twice.
-            found = self.robustness.evaluate(size)
-            metrics |= {f'deepfool/{key}': value for key, value in found.items()}
-            self.fooled = 0
-        return metrics
+        self.evaluator.process_deepfool(columns)
 
 
 @LOOPS.register_module()
@@ -274,17 +184,8 @@ class AdversarialTestLoop(RobustEvaluation, TestLoop):
     stage = 'test'
 
 
-def _copy(evaluator: Evaluator, name: str) -> Evaluator:
-    """The evaluator for an attack; what it writes to a file goes to one of its own."""
-    evaluator = copy.deepcopy(evaluator)
-    for metric in evaluator.metrics:
-        path = getattr(metric, 'out_file_path', None)
-        if path:
-            metric.out_file_path = str(Path(path).with_suffix(f'.{name}{Path(path).suffix}'))
-    return evaluator
-
-
 def _build(name: str, recipe: Any) -> Recipe:
+    """The recipe of the attack of a name; errors say which attack they are about."""
     if not name or '/' in name or name == 'deepfool':
         raise ValueError(
             f"attacks has the name {name!r}, which must be a word such as 'fgm' and not 'deepfool'"
@@ -296,6 +197,7 @@ def _build(name: str, recipe: Any) -> Recipe:
 
 
 def _deepfool_options(options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """All options of DeepFool, checked, and how many videos it is run on."""
     if options is None:
         return None
     defaults = dict(
@@ -307,7 +209,8 @@ def _deepfool_options(options: Mapping[str, Any] | None) -> dict[str, Any] | Non
     )
     unknown = sorted(set(options) - set(defaults))
     if unknown:
-        raise ValueError(f'deepfool has no option {unknown[0]}=; write {", ".join(defaults)}')
+        near = ', '.join(near_names(unknown[0], defaults))
+        raise ValueError(f'deepfool has no option {unknown[0]}=; write {near}')
     chosen = {**defaults, **options}
     count = chosen.pop('num_videos')
     check_options(**chosen)
@@ -316,25 +219,25 @@ def _deepfool_options(options: Mapping[str, Any] | None) -> dict[str, Any] | Non
     return {**chosen, 'num_videos': float('inf') if count is None else count}
 
 
-def _sizes(inputs: Any, moved: Any) -> dict[str, Tensor]:
+def _sizes(inputs: Any, adversarial: Any) -> dict[str, Tensor]:
     """``||R|| / ||X||`` of every video, by modality."""
     return {
         f'ratio_{name}' if name else 'ratio': ratio
-        for name, ratio in Batch(inputs).relative_sizes(Batch(moved)).items()
+        for name, ratio in Batch(inputs).relative_sizes(Batch(adversarial)).items()
     }
 
 
 def _distances(
     clean: Sequence[AttentionMap], attacked: Sequence[AttentionMap], count: int
 ) -> dict[str, Tensor]:
-    """How far the attention maps of every video have moved, over all modules and each."""
-    found: dict[str, list[Tensor]] = {}
+    """The change of the attention maps of every video, over all modules and in each."""
+    by_module: dict[str, list[Tensor]] = {}
     for before, after in zip(clean, attacked, strict=True):
         a, mask = before.per_sample(count)
         b, _ = after.per_sample(count)
-        found.setdefault(f'attention_mse/{before.name}', []).append(attention_mse(a, b, mask))
+        by_module.setdefault(f'attention_mse/{before.name}', []).append(attention_mse(a, b, mask))
     # A module may run several times.
-    means = {name: torch.stack(values).mean(dim=0) for name, values in found.items()}
+    means = {name: torch.stack(values).mean(dim=0) for name, values in by_module.items()}
     if means:
         means = {'attention_mse': torch.stack(list(means.values())).mean(dim=0), **means}
     return means

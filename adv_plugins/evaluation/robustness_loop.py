@@ -1,14 +1,10 @@
-"""One test that answers: how accurate on clean, corrupted and attacked videos, and is it true?"""
+"""One test of how accurate a recognizer is on clean, corrupted and attacked videos."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,59 +14,19 @@ from mmengine.logging import print_log
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop
 from mmengine.runner.amp import autocast
-from torch import Tensor
 
-from ..core.recipe import RECIPES, Recipe, build_recipe
+from ..adapters.wrappers import inner_model
 from ..datasets.corruptions import CORRUPTIONS, VideoCorruption
-from ..hooks.adversarial_hook import inner_model
-from ..visualization.cam import attention_entropy
-from ..visualization.clip_pictures import evenly_spread
-from .attacks import PGD, build_attack
-from .deepfool import deepfool, robustness
-from .deployed import Deployed, hard_labels, judge, load_weights, weights_digest
+from .deployed import Deployed
+from .measurements import Measurements, VideoBatch
 from .results import Cell, Robustness
+from .robustness_plan import ATTACKS, CURVE, DEEPFOOL, Condition, Measure, Plan
 from .sanity import flags
 from .videos import Items, corrupted, read
+from .weights import load_weights, weights_digest
 
-ATTACKS = dict(
-    noise=dict(type='UniformNoise', restarts=10),
-    fgsm=dict(type='FGSM'),
-    pgd=dict(type='PGD', steps=20, restarts=5),
-    apgd_ce=dict(type='APGD', steps=100, loss='ce'),
-    apgd_dlr=dict(type='APGD', steps=100, loss='dlr'),
-    square=dict(type='Square', queries=5000),
-    cam=dict(type='TAF', steps=10, step_size=None),
-)
-"""What attacks by default, at the loop's ``eps``."""
-CURVE = (1 / 255, 2 / 255, 8 / 255, 16 / 255)
-DEEPFOOL = dict(num_candidates=10, max_iter=50)
-"""Of DeepFool by default; ``deepfool=None`` leaves it out."""
-Rows = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What is done to the videos of one cell.
-
-    Args:
-        cell (Cell): The planned cell: its kind, name, level, options and videos.
-        prepare (Callable): Gives the function that makes the numbers of each video from a batch;
-            raises where the condition cannot be.
-    """
-
-    cell: Cell
-    prepare: Callable[[], Callable[[_Batch], Rows]]
-
-
-@dataclass
-class _Batch:
-    """A batch as the model is fed it, and what it says to it, view by view (B, V, C)."""
-
-    inputs: Tensor
-    samples: Sequence[Any]
-    labels: Tensor
-    videos: Tensor
-    views: Tensor
+Rows = dict[int, dict[str, float]]
+"""Numbers by name, by the index of the video."""
 
 
 @LOOPS.register_module()
@@ -80,17 +36,20 @@ class RobustnessTestLoop(TestLoop):
     The model is built once. Each condition is a *cell*: clean; every corruption at every severity;
     every attack; an ε curve; DeepFool; and probes for the sanity flags. Multi-view tests are
     attacked as deployed, through the average over the views. A video that is wrong before an
-    attack counts as wrong under it. After every cell ``robustness_<weights>.json`` in the work dir
-    is written anew, where ``<weights>`` is a digest of the weights: an interrupted evaluation goes
-    on where it was, another checkpoint gets a file of its own. A Markdown page stands beside it.
-    What fails (a name that does not exist, an attack that the model does not admit, a video that
-    cannot be read) is logged, noted under ``missing``, and the rest goes on.
+    attack counts as wrong under it.
+
+    After every cell, ``robustness_<weights>.json`` is written to the work dir. ``<weights>`` is a
+    digest of the weights: an interrupted evaluation resumes where it stopped, and another
+    checkpoint gets a file of its own. At the end, the same numbers are written as a Markdown page
+    beside it. Whatever fails (a name that does not exist, an attack that does not work with the
+    model, a video that cannot be read) is logged and noted under ``missing``; all else is still
+    evaluated.
 
     Args:
         runner (Runner): The runner.
         dataloader (DataLoader | dict): The test data; one hard label a video.
-        evaluator (Evaluator | dict | list): That of the config. Not asked: all numbers are made of
-            ranks video by video, which can be compared between checkpoints.
+        evaluator (Evaluator | dict | list): That of the config, which is not used: all numbers
+            are computed from the ranks of single videos, so that checkpoints can be compared.
         corruptions (Sequence[str]): Names out of ``adv_plugins.datasets.corruptions.CORRUPTIONS``.
             Defaults to all of them.
         severities (Sequence[int]): Defaults to (1, 2, 3, 4, 5).
@@ -98,26 +57,27 @@ class RobustnessTestLoop(TestLoop):
             ``adv_plugins.evaluation.attacks.ATTACKS`` with its options, or a recipe's attack, such
             as ``dict(type='TAF', steps=10)``, the CAM attack. Defaults to None:
             ``robustness_loop.ATTACKS``.
-        eps (float): Radius for attacks that do not say their own, a fraction of the value range.
-            Defaults to 4/255.
+        eps (float): Radius of the attacks without an ``eps`` of their own, as a fraction of the
+            value range. Defaults to 4/255.
         curve (str, optional): Name of the attack that is repeated at ``curve_eps``. Defaults to
-            ``'pgd'``; None: no curve.
+            ``'pgd'``. None: no curve.
         curve_eps (Sequence[float]): Defaults to (1, 2, 8, 16)/255.
         deepfool (Mapping, optional): Options of :func:`~adv_plugins.evaluation.deepfool`. Defaults
-            to ``robustness_loop.DEEPFOOL``; None: it is not run.
-        attention (bool): Whether to report the entropy of the attention over frames, and how far
-            it moves under attack (half the ℓ1 distance of the shares: 0 to 1). Defaults to True.
+            to ``robustness_loop.DEEPFOOL``. None: it is not run.
+        attention (bool): Whether to report the entropy of the attention over frames, and how much
+            of it moves to other frames under attack (half the ℓ1 distance: 0 to 1). Defaults to
+            True.
         num_videos (int, optional): How many videos, evenly spread over the test set. Defaults to
             None: all.
-        attack_videos (int, optional): How many of them are attacked: the attacks above take some
-            ten thousand forwards for each. Defaults to 1000; None: all.
+        attack_videos (int, optional): How many of them are attacked; the default attacks take
+            some ten thousand forwards for each. Defaults to 1000. None: all.
         seed (int): Of corruptions, random starts and Square. Defaults to 0.
-        name (str, optional): What the model is called in tables. Defaults to None: the stem of the
-            checkpoint's folder and file.
+        name (str, optional): The name of the model in tables. Defaults to None: the name of the
+            checkpoint's folder and its file without suffix.
         fp16 (bool): Whether to evaluate under autocast. Defaults to False.
 
     Raises:
-        ValueError: The checkpoint does not fit the config.
+        ValueError: A number of videos is less than 1, or the checkpoint does not fit the config.
         TypeError: The model is no recognizer.
 
     Example:
@@ -152,26 +112,32 @@ class RobustnessTestLoop(TestLoop):
         fp16: bool = False,
     ) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
-        for option, value in (('num_videos', num_videos), ('attack_videos', attack_videos)):
-            if value is not None and value < 1:
-                raise ValueError(f'{option}={value} must be at least 1, or None for all')
-        self.corruptions, self.severities = tuple(corruptions), tuple(severities)
-        self.attacks = dict(ATTACKS if attacks is None else attacks)
-        self.eps, self.curve, self.curve_eps = eps, curve, tuple(curve_eps)
-        self.deepfool, self.attention = deepfool, attention
-        self.num_videos, self.attack_videos = num_videos, attack_videos
-        self.seed, self.name = seed, name
+        self.plan = Plan(
+            corruptions=tuple(corruptions),
+            severities=tuple(severities),
+            attacks=dict(ATTACKS if attacks is None else attacks),
+            eps=eps,
+            curve=curve,
+            curve_eps=tuple(curve_eps),
+            deepfool=deepfool,
+            attention=attention,
+            num_videos=num_videos,
+            attack_videos=attack_videos,
+            seed=seed,
+            fp16=fp16,
+        )
+        self.name = name
         self.deployed = Deployed(inner_model(runner.model))
         self.results: Robustness | None = None
 
     def run(self) -> dict[str, float]:
-        """Evaluate every cell that is not there yet.
+        """Evaluate every cell that the file of results does not have yet.
 
         Returns:
             dict[str, float]: The headline numbers in percent.
         """
         if self.runner._load_from is not None:
-            # Runner only logs what does not fit.
+            # Runner has loaded them already, but only logs what does not fit.
             load_weights(self.deployed.model, self.runner._load_from)
         self.runner.call_hook('before_test')
         self.runner.call_hook('before_test_epoch')
@@ -185,17 +151,22 @@ class RobustnessTestLoop(TestLoop):
         """Evaluate the weights that the model has now; see :meth:`run`.
 
         Args:
-            checkpoint (str): Where they come from.
+            checkpoint (str): The file that they come from, for the records.
+
+        Returns:
+            dict[str, float]: The headline numbers in percent.
         """
-        # TPNHead's second classifier may be that of other weights.
+        # Anew, since TPNHead's second classifier may belong to other weights.
         self.deployed = Deployed(inner_model(self.runner.model).eval())
         self.results, file = self._start(checkpoint)
-        for condition in self._conditions():
+        measurements = Measurements(self.deployed, self.plan.seed)
+        total = len(self.dataloader.dataset)
+        for condition in self.plan.conditions(measurements, total, self.results):
             key = condition.cell.key
             if self.results.finished(condition.cell):
                 print_log(f'{key}: kept from {file.name}', logger='current')
                 continue
-            self._fill(condition)
+            self._evaluate_cell(condition)
             self._save(file)
         self.results.flags = flags(self.results)
         self._save(file)
@@ -207,7 +178,7 @@ class RobustnessTestLoop(TestLoop):
         return headline(self.results)
 
     def _start(self, checkpoint: str) -> tuple[Robustness, Path]:
-        """The results so far of these weights, or empty ones."""
+        """The results of these weights so far, or empty ones, and their file."""
         digest = weights_digest(self.deployed.model)
         file = Path(self.runner.work_dir) / f'robustness_{digest}.json'
         path = Path(checkpoint or 'untrained')
@@ -222,11 +193,11 @@ class RobustnessTestLoop(TestLoop):
             classes=class_names(dataset, self.deployed.head.num_classes),
         )
         if file.exists():
-            found = Robustness.load(file)
-            if (found.dataset, found.classes) == (empty.dataset, empty.classes):
-                empty.labels, empty.cells = found.labels, found.cells
-                # What could not be read is not tried again; it would leave no cell finished.
-                empty.missing = {k: v for k, v in found.missing.items() if k.startswith('video ')}
+            earlier = Robustness.load(file)
+            if (earlier.dataset, earlier.classes) == (empty.dataset, empty.classes):
+                empty.labels, empty.cells = earlier.labels, earlier.cells
+                # Unreadable videos are not tried again: finished cells are without them.
+                empty.missing = {k: v for k, v in earlier.missing.items() if k.startswith('video ')}
         barrier()
         return empty, file
 
@@ -236,20 +207,20 @@ class RobustnessTestLoop(TestLoop):
             file.parent.mkdir(parents=True, exist_ok=True)
             self.results.save(file)
 
-    def _fill(self, condition: Condition) -> None:
-        """Evaluate one cell; what goes wrong is noted, and leaves the others alone."""
+    def _evaluate_cell(self, condition: Condition) -> None:
+        """Evaluate one cell; if it fails, the reason is noted in its place."""
         assert self.results is not None
         cell, started = condition.cell, time.perf_counter()
-        rows: dict[int, dict[str, float]] = {}
+        rows: Rows = {}
         unreadable: dict[int, str] = {}
         problem = ''
         try:
-            for row in self._rows(condition, unreadable):
-                rows |= row
+            for part in self._rows(condition, unreadable):
+                rows |= part
         except Exception as error:
             problem = f'{type(error).__name__}: {error}'
             logging.getLogger('mmengine').debug('', exc_info=True)
-        # All ranks know all of it, so that they plan the next cell alike.
+        # Every rank gets all of it, so that all of them plan the next cell alike.
         shared = all_gather_object((rows, unreadable, problem))
         merged = dict(sorted(row for part, _, _ in shared for row in part.items()))
         for index, message in sorted(m for _, part, _ in shared for m in part.items()):
@@ -261,95 +232,40 @@ class RobustnessTestLoop(TestLoop):
             self.results.skip(cell.key, problem)
             print_log(f'{cell.key}: {problem}', 'current', logging.ERROR)
             return
-        _write(cell, merged, time.perf_counter() - started)
+        _fill(cell, merged, time.perf_counter() - started)
         self.results.labels |= {index: int(row['label']) for index, row in merged.items()}
         self.results.add(cell)
-        told = f'top-1 {self.results.top(cell.key):.1f}, ' if cell.ranks else ''
+        top = f'top-1 {self.results.top(cell.key):.1f}, ' if cell.ranks else ''
         print_log(
-            f'{cell.key}: {told}{len(cell.videos)} videos, {cell.seconds:.1f} s', logger='current'
+            f'{cell.key}: {top}{len(cell.videos)} videos, {cell.seconds:.1f} s', logger='current'
         )
 
-    def _rows(
-        self, condition: Condition, unreadable: dict[int, str]
-    ) -> Iterator[dict[int, dict[str, float]]]:
-        """The numbers of every video by its index, batch after batch; notes what has none."""
-        cell, rows = condition.cell, condition.prepare()
-        videos, done, told = cell.videos, 0, time.perf_counter()
+    def _rows(self, condition: Condition, unreadable: dict[int, str]) -> Iterator[Rows]:
+        """The numbers of the videos, batch after batch; what cannot be read is noted."""
+        cell, measure = condition.cell, condition.prepare()
+        videos, done, logged = cell.videos, 0, time.perf_counter()
         for items in read(self.dataloader, self._dataset(cell), videos):
             unreadable |= items.unreadable
             for index, message in items.unreadable.items():
                 print_log(f'video {index} is left out: {message}', 'current', logging.ERROR)
             if items.videos:
-                yield self._judge(rows, items)
+                yield self._measure(measure, items)
             done += len(items.videos)
-            if time.perf_counter() - told > 60:
-                told = time.perf_counter()
+            if time.perf_counter() - logged > 60:
+                logged = time.perf_counter()
                 print_log(f'{cell.key}: {done} of {len(videos)} videos', 'current')
 
     @torch.no_grad()
-    def _judge(self, make: Callable[[_Batch], Rows], items: Items) -> dict[int, dict[str, float]]:
-        """The numbers of the videos of a batch, by their index."""
+    def _measure(self, measure: Measure, items: Items) -> Rows:
+        """The numbers of the videos of one batch, by their index."""
         with autocast(enabled=self.fp16):
-            data = self.deployed.model.data_preprocessor(items.batch, False)
-            inputs, samples = data['inputs'], data['data_samples']
-            if not isinstance(inputs, Tensor):
-                raise ValueError(
-                    'robustness is evaluated on RGB frames in one tensor; for features write '
-                    "test_cfg=dict(type='AdversarialTestLoop', ...)"
-                )
-            labels = hard_labels(samples).to(inputs.device)
-            views = self.deployed.views(inputs, samples)
-            videos = torch.tensor(items.videos)
-            rows = make(_Batch(inputs, samples, labels, videos, views))
-        rows['label'] = labels
-        columns = {name: values.tolist() for name, values in rows.items()}
+            batch = VideoBatch.of(self.deployed, items)
+            columns = measure(batch) | dict(label=batch.labels)
+        numbers = {name: values.tolist() for name, values in columns.items()}
         return {
-            index: {name: values[place] for name, values in columns.items()}
+            index: {name: values[place] for name, values in numbers.items()}
             for place, index in enumerate(items.videos)
         }
-
-    def _conditions(self) -> Iterator[Condition]:
-        """Every cell that is wanted, the cheap ones first."""
-        few = self.attack_videos
-        yield self._condition(Cell('clean'), lambda: self._clean)
-        for name in self.corruptions:
-            for severity in self.severities:
-                cell = Cell('corruption', name, severity, dict(seed=self.seed))
-                yield self._condition(cell, lambda: self._predict)
-        for name, given in self.attacks.items():
-            entry = dict(eps=self.eps) | (dict(type=given) if isinstance(given, str) else given)
-            yield self._attacked(Cell('attack', name, entry['eps'], entry))
-        for eps in self.curve_eps if self.curve is not None else ():
-            entry = dict(self.attacks.get(self.curve, {}), eps=eps)
-            yield self._attacked(Cell('curve', str(self.curve), eps, entry))
-        if self.deepfool is not None:
-            options = dict(self.deepfool)
-            yield self._condition(Cell('deepfool', options=options), lambda: self._deepfool, few)
-        yield self._condition(Cell('sanity'), lambda: self._probe, few)
-
-    def _condition(
-        self, cell: Cell, prepare: Callable[[], Callable[[_Batch], Rows]], count: int | None = None
-    ) -> Condition:
-        assert self.results is not None
-        # Datasets are often sorted by class: the first videos would be of a few classes alone.
-        total = len(self.dataloader.dataset)
-        videos = evenly_spread(total, self.num_videos or total)
-        videos = [videos[place] for place in evenly_spread(len(videos), count or len(videos))]
-        cell.videos = [v for v in videos if f'video {v}' not in self.results.missing]
-        if self.fp16:
-            cell.options['fp16'] = True
-        return Condition(cell, prepare)
-
-    def _attacked(self, cell: Cell) -> Condition:
-        entry = dict(cell.options)
-        cell.options['seed'] = self.seed
-        with contextlib.suppress(ValueError):
-            # Attacks of different norms have no worst case together. A mistake is told later.
-            cell.options['norm'] = self._build(entry).norm
-        looks = self.attention and cell.kind == 'attack'
-        return self._condition(
-            cell, lambda: partial(self._attack, self._build(entry), looks), self.attack_videos
-        )
 
     def _dataset(self, cell: Cell) -> Any:
         """The videos of a cell, with its corruption in their pipeline."""
@@ -357,83 +273,19 @@ class RobustnessTestLoop(TestLoop):
         if cell.kind != 'corruption':
             return dataset
         assert cell.level is not None
-        corruption = VideoCorruption(cell.name, int(cell.level), self.seed)
-        return corrupted(dataset, corruption)
-
-    def _build(self, entry: Mapping[str, Any]) -> Any:
-        kind = str(entry.get('type', '')).lower()
-        return build_recipe(entry) if kind in {n.lower() for n in RECIPES} else build_attack(entry)
-
-    def _clean(self, batch: _Batch) -> Rows:
-        rows = self._predict(batch)
-        return rows | _entropy(self._shares(batch, batch.inputs)) if self.attention else rows
-
-    def _predict(self, batch: _Batch) -> Rows:
-        return judge(self.deployed.average(batch.views), batch.labels)
-
-    def _attack(self, attack: Any, looks: bool, batch: _Batch) -> Rows:
-        right = self._predict(batch)['rank'] == 0
-        moved = self._perturb(attack, batch, right)
-        rows = judge(self.deployed.scores(moved, batch.samples), batch.labels)
-        if not looks:
-            return rows
-        before, after = (self._shares(batch, inputs) for inputs in (batch.inputs, moved))
-        seen = _entropy(after) | dict(cam_shift=(after - before).abs().sum(dim=2).mean(dim=1) / 2)
-        # A video that was wrong before has not been attacked.
-        return rows | {key: values.masked_fill(~right, math.nan) for key, values in seen.items()}
-
-    def _perturb(self, attack: Any, batch: _Batch, right: Tensor) -> Tensor:
-        """The inputs with those that were right before attacked."""
-        seeds = batch.videos + 1_000_003 * self.seed
-        if not isinstance(attack, Recipe):
-
-            def logits(x: Tensor, index: Tensor) -> Tensor:
-                return self.deployed.scores(x, [batch.samples[i] for i in index.tolist()])
-
-            space = self.deployed.space(batch.inputs)
-            return attack(logits, batch.inputs, batch.labels, space, seeds)
-        moved, index = batch.inputs.clone(), right.nonzero().squeeze(1)
-        if len(index):
-            samples = [batch.samples[i] for i in index.tolist()]
-            inputs, views, seed = batch.inputs[index], batch.views.shape[1], int(seeds[0])
-            moved[index] = self.deployed.perturb(attack, inputs, samples, views, seed)
-        return moved
-
-    def _shares(self, batch: _Batch, inputs: Tensor) -> Tensor:
-        return self.deployed.frame_attention(inputs, batch.samples, batch.views.shape[1])
-
-    def _deepfool(self, batch: _Batch) -> Rows:
-        x = batch.inputs.float()
-        result = deepfool(
-            lambda values: self.deployed.scores(values, batch.samples), x, **self.deepfool
-        )
-        return dict(rho=robustness(result, x), success=result.success, iterations=result.iterations)
-
-    def _probe(self, batch: _Batch) -> Rows:
-        """What the sanity flags read; the ranks are those with all pixels free."""
-        again = self.deployed.views(batch.inputs, batch.samples)
-        with torch.enable_grad():
-            x = batch.inputs.clone().requires_grad_()
-            logits = self.deployed.scores(x, batch.samples)
-            loss = torch.nn.functional.cross_entropy(logits, batch.labels, reduction='sum')
-            (slope,) = torch.autograd.grad(loss, x)
-        right = self._predict(batch)['rank'] == 0
-        free = self._perturb(PGD(eps=1.0, steps=10), batch, right)
-        sums = (batch.views.sum(dim=2) - 1).abs().amax(dim=1)
-        return judge(self.deployed.scores(free, batch.samples), batch.labels) | dict(
-            score_change=(again - batch.views).abs().flatten(1).amax(dim=1),
-            simplex=(sums < 1e-4) & (batch.views >= 0).flatten(1).all(dim=1),
-            gradient=slope.flatten(1).abs().amax(dim=1),
-        )
-
-
-def _entropy(shares: Tensor) -> Rows:
-    """How even the attention over frames is (1 is even), mean over views."""
-    return dict(entropy=attention_entropy(shares.flatten(0, 1)).view(shares.shape[:2]).mean(dim=1))
+        return corrupted(dataset, VideoCorruption(cell.name, int(cell.level), self.plan.seed))
 
 
 def headline(results: Robustness) -> dict[str, float]:
-    """The numbers that fit a log line, in percent: what AccMetric would say, mPC, rPC, attacks."""
+    """The numbers for a log line, in percent: clean accuracy, mPC, rPC, accuracy under attacks.
+
+    Args:
+        results (Robustness): A finished evaluation.
+
+    Returns:
+        dict[str, float]: ``acc/top1`` and ``acc/top5`` as by AccMetric, ``mPC``, ``rPC``, and
+        ``attack/<name>/top1``; what was not evaluated is left out.
+    """
     numbers = {}
     if 'clean' in results.cells:
         numbers = {f'acc/top{k}': results.top('clean', k) for k in (1, 5)}
@@ -444,12 +296,12 @@ def headline(results: Robustness) -> dict[str, float]:
 
 
 def class_names(dataset: Any, num_classes: int) -> list[str]:
-    """The names of the classes, or their numbers where the dataset has none."""
+    """The names of the classes, or their numbers where the dataset has no names."""
     names = getattr(dataset, 'metainfo', {}).get('classes') or range(num_classes)
     return [str(name) for name in names]
 
 
-def _write(cell: Cell, rows: Mapping[int, Mapping[str, float]], seconds: float) -> None:
+def _fill(cell: Cell, rows: Mapping[int, Mapping[str, float]], seconds: float) -> None:
     """Fill a cell with the numbers of its videos, in their order."""
     columns = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values()))}
     del columns['label']

@@ -1,4 +1,4 @@
-"""Reading a test set again and again: in part, corrupted, and past unreadable videos."""
+"""Reading parts of a test set, as it is or corrupted, without failing at unreadable videos."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..datasets.corruptions import VideoCorruption
 
+# A corruption goes before the first of these.
 AFTER_RESIZE = (
     'CenterCrop',
     'ThreeCrop',
@@ -24,7 +25,7 @@ AFTER_RESIZE = (
 
 
 class Items(NamedTuple):
-    """What a loader gives: a batch, whose videos it holds, and which could not be read."""
+    """A batch of a loader: the indices of its videos, the batch, and why others are unreadable."""
 
     videos: list[int]
     batch: Any
@@ -32,11 +33,12 @@ class Items(NamedTuple):
 
 
 class Videos(Dataset):
-    """Some videos of a dataset, each with its index; an unreadable one is its own error message.
+    """Some videos of a dataset, each with its index; an :class:`Unreadable` in place of a video
+    that cannot be read.
 
     Args:
         dataset (Dataset): The dataset in test mode.
-        indices (Sequence[int]): Which of its videos.
+        indices (Sequence[int]): The videos' indices.
     """
 
     def __init__(self, dataset: Any, indices: Sequence[int]) -> None:
@@ -50,16 +52,16 @@ class Videos(Dataset):
         index = self.indices[position]
         try:
             return index, self.dataset[index]
-        except Exception as error:  # Decoders raise what they like.
+        except Exception as error:  # Decoders raise errors of all kinds.
             return index, Unreadable(f'{type(error).__name__}: {error}')
 
 
 class Unreadable(str):
-    """Why a video is not there."""
+    """Why a video could not be read."""
 
 
 class _Collate:
-    """Collate the readable videos of a batch. A class, since workers may have to pickle it."""
+    """Collates the readable videos of a batch. A class, since workers may have to pickle it."""
 
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
         self.collate = collate
@@ -75,12 +77,15 @@ def read(loader: DataLoader, dataset: Any, indices: Sequence[int]) -> DataLoader
     """A loader of some videos of a dataset, with the settings of another loader.
 
     Args:
-        loader (DataLoader): Of which batch size, workers and collate function are taken.
+        loader (DataLoader): Where batch size, workers and collate function are taken from.
         dataset (Dataset): The dataset, see :func:`corrupted`.
-        indices (Sequence[int]): Which videos.
+        indices (Sequence[int]): The videos' indices.
 
     Returns:
         DataLoader: Of :class:`Items`, in order, split among the ranks.
+
+    Raises:
+        ValueError: The loader has no batch size.
     """
     if loader.batch_size is None or loader.collate_fn is None:
         raise ValueError(
@@ -101,17 +106,17 @@ def read(loader: DataLoader, dataset: Any, indices: Sequence[int]) -> DataLoader
 
 
 def corrupted(dataset: Any, corruption: VideoCorruption) -> Any:
-    """The same dataset with a corruption in its pipeline; nothing of it is built anew.
+    """The same dataset with a corruption in its pipeline, without building it again.
 
-    It stands in front of the first crop: the constants of ImageNet-C are made for frames of the
-    size that the network sees, and all crops of a frame show the same noise.
+    The corruption comes right before the first crop: the constants of ImageNet-C are made for
+    frames of the size that the network sees, and all crops of a frame show the same noise.
 
     Args:
         dataset (Dataset): A dataset with a pipeline, or one that wraps such datasets.
         corruption (VideoCorruption): The transform.
 
     Returns:
-        Dataset: A shallow copy.
+        Dataset: A shallow copy of the dataset.
 
     Raises:
         ValueError: There is no pipeline, or no place for it.

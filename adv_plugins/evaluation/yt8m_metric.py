@@ -1,4 +1,4 @@
-"""The metrics of YouTube-8M, streamed: one short byte string per video and not its (C,) scores."""
+"""The metrics of YouTube-8M, streamed: a short byte string per video instead of its (C,) scores."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from mmengine.registry import METRICS
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .ranking import CLASSES, RankingSummary, check_top_k
+from .ranking_summary import CLASSES, RankingSummary, check_top_k
 
-# What collect_results gathers: one entry per video, so that it can cut what a sampler repeated to
-# fill the last batch. The first string is about all classes, the others about one vertical each,
-# and empty where the video has no label of the vertical.
 Entry = tuple[bytes, ...]
+"""What is kept of one video: a string for all classes, then one for each vertical, empty where the
+video has no label of that vertical. One entry per video lets collect_results cut off what a sampler
+has repeated to fill the last batch."""
 
 
 @METRICS.register_module()
 class YT8MMetric(BaseMetric):
     """GAP, PERR, Hit@1 and mAP over a dataset of any size, on any number of processes.
 
-    Each data sample brings ``pred_score``, the probabilities of shape (C,), and ``gt_label``, 1
-    for each label and 0 elsewhere, of shape (C,). The results, ``GAP``, ``PERR``, ``Hit@1`` and
-    ``mAP`` between 0 and 1, are those of :mod:`adv_plugins.evaluation.ranking` on all of them,
-    and depend on neither the batches nor the number of processes. Beside them stand
+    Each data sample has ``pred_score``, the probabilities of shape (C,), and ``gt_label``, 1 for
+    each label and 0 elsewhere, of shape (C,). The results, ``GAP``, ``PERR``, ``Hit@1`` and
+    ``mAP`` between 0 and 1, are those of :mod:`adv_plugins.evaluation.ranking` on all videos
+    together, and depend on neither the batches nor the number of processes. Also reported are
     ``num_videos`` and ``num_unlabelled``: a video without labels counts 0 in PERR and Hit@1, and
-    its predictions are wrong ones in GAP and mAP.
+    all of its predictions are wrong in GAP and mAP.
 
-    At C = 3862 a video takes about 0.25 kB, and as much again for each vertical it belongs to.
+    With C = 3862, a video takes about 0.25 kB, and as much again for each of its verticals.
 
     Args:
         top_k (int): Predictions kept per video for GAP and mAP. Defaults to 20.
         partitions (int, optional): Also report ``GAP_mean``, ``GAP_std`` and so on over this
-            many disjoint parts of the dataset, each taking every ``partitions``-th video; 5 is
-            table 1 of the A-ART paper (arXiv 2110.13950). The standard deviation is that of a
-            sample (divided by ``partitions - 1``). Defaults to None.
+            many disjoint parts of the dataset, each taking every ``partitions``-th video; A-ART,
+            table 1, has 5 (arXiv 2110.13950). The standard deviation is that of a sample (divided
+            by ``partitions - 1``). Defaults to None: only the whole dataset.
         verticals (dict[str, Sequence[int]] | Sequence[str], optional): Class indices by the name
             of a vertical, or names of verticals that the dataset knows. Also report
-            ``<name>/GAP`` and so on, with these classes alone and over the videos with at least
+            ``<name>/GAP`` and so on, for these classes alone and over the videos with at least
             one of them as a label (``<name>/num_videos``); NaN if there is none. Defaults to
-            None.
+            None: no verticals.
         classes (str): The classes that mAP averages over, ``'present'`` or ``'all'``; see
             :func:`~adv_plugins.evaluation.mean_average_precision`. Defaults to ``'present'``.
-        collect_device (str): Where results of several processes meet, ``'cpu'`` or ``'gpu'``.
-            Defaults to ``'cpu'``.
-        prefix (str, optional): Put before each name, with a slash. Defaults to None: no prefix.
+        collect_device (str): Where the results of all processes are collected, ``'cpu'`` or
+            ``'gpu'``. Defaults to ``'cpu'``.
+        prefix (str, optional): Prepended to each name, with a slash. Defaults to None: no prefix.
         collect_dir (str, optional): A folder that all processes see, for
             ``collect_device='cpu'``. Defaults to None: a temporary one.
 
     Raises:
-        ValueError: An option is out of range, a vertical names a class that there is not, or
-            scores are no probabilities or labels not binary (see
+        ValueError: An option is out of range, a vertical has a class that does not exist, scores
+            are no probabilities, or labels are not binary (see
             :func:`~adv_plugins.evaluation.global_average_precision`).
 
     Example:
@@ -87,7 +87,7 @@ class YT8MMetric(BaseMetric):
             )
         self.top_k = top_k
         self.partitions = partitions
-        # Names become classes when the dataset is known.
+        # Names are looked up once the dataset is known.
         by_class = isinstance(verticals, Mapping)
         self._named = () if by_class or verticals is None else tuple(verticals)
         self.verticals = _checked_verticals(verticals if by_class else {})
@@ -96,7 +96,7 @@ class YT8MMetric(BaseMetric):
 
     @property
     def dataset_meta(self) -> dict[str, Any] | None:
-        """What the dataset says of itself."""
+        """The dataset's metainfo, where the verticals' names are looked up."""
         return self._dataset_meta
 
     @dataset_meta.setter
@@ -160,6 +160,7 @@ class YT8MMetric(BaseMetric):
     def _vertical_entries(
         self, scores: Tensor, labels: Tensor, ids: NDArray[np.intp]
     ) -> list[bytes]:
+        """The entries of a batch for one vertical."""
         labels = labels[:, ids]
         member = labels.any(dim=1)
         if not member.any():
@@ -172,6 +173,7 @@ class YT8MMetric(BaseMetric):
         return RankingSummary.from_entries(entries, num_classes, self.top_k)
 
     def _metrics(self, summary: RankingSummary) -> dict[str, float]:
+        """The four metrics by name."""
         if len(summary) == 0:
             return dict.fromkeys(('GAP', 'PERR', 'Hit@1', 'mAP'), float('nan'))
         return {
@@ -182,18 +184,19 @@ class YT8MMetric(BaseMetric):
         }
 
     def _over_partitions(self, entries: list[bytes]) -> dict[str, float]:
+        """Mean and standard deviation of the metrics over the parts of the dataset."""
         if self.partitions is None:
             return {}
         parts = [
             self._metrics(self._summary(entries[first :: self.partitions], self._num_classes))
             for first in range(self.partitions)
         ]
-        result = {}
+        statistics = {}
         for name in parts[0]:
             values = np.array([part[name] for part in parts])
-            result[f'{name}_mean'] = float(values.mean())
-            result[f'{name}_std'] = float(values.std(ddof=1))
-        return result
+            statistics[f'{name}_mean'] = float(values.mean())
+            statistics[f'{name}_std'] = float(values.std(ddof=1))
+        return statistics
 
     def _check_num_classes(self, num_classes: int) -> None:
         if self._num_classes not in (None, num_classes):
@@ -211,16 +214,17 @@ class YT8MMetric(BaseMetric):
 
 
 def _checked_verticals(verticals: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.intp]]:
+    """The class indices of the verticals as sorted arrays, or a clear error."""
     checked = {}
     for name, ids in verticals.items():
         array = np.asarray(ids)
-        whole = array.ndim == 1 and array.size > 0 and np.issubdtype(array.dtype, np.integer)
-        if not whole or array.min() < 0 or len(np.unique(array)) < len(array):
+        integers = array.ndim == 1 and array.size > 0 and np.issubdtype(array.dtype, np.integer)
+        if not integers or array.min() < 0 or len(np.unique(array)) < len(array):
             raise ValueError(
                 f'the vertical {name!r} must be a list of different class indices from 0 on, '
                 f'got {ids!r}'
             )
-        # Sorted, so that the first of equal scores is the same one whatever order the ids are in.
+        # Sorted, so that which of equal scores comes first does not depend on the order of the ids.
         checked[name] = np.sort(array).astype(np.intp)
     return checked
 

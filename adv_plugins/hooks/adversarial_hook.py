@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from ..adapters.mmaction import AdversarialRecognizer
+from ..adapters.wrappers import inner_model
 from ..compat import safe_globals
 from ..core.adversary import Adversary
 from ..core.conversion import (
@@ -254,12 +255,6 @@ class _CostMeter:
         clean, adversarial = (median(seconds) for seconds in self._seconds)
         share = self._counts[1] / sum(self._counts)
         return 1 + share * (adversarial / clean - 1)
-
-
-def inner_model(model: nn.Module) -> nn.Module:
-    """The model itself, without DistributedDataParallel or another wrapper."""
-    inner: nn.Module = model.module if is_model_wrapper(model) else model
-    return inner
 
 
 def _optimizers(wrapper: BaseOptimWrapper) -> Iterator[Optimizer]:

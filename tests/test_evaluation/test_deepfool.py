@@ -443,17 +443,17 @@ def test_what_is_stuck_is_not_tried_again() -> None:
 
 
 def test_robustness_is_a_joint_relative_norm() -> None:
-    found = {'a': torch.tensor([[3.0, 0.0], [0.0, 0.0]]), 'b': torch.tensor([[4.0], [0.0]])}
+    perturbation = {'a': torch.tensor([[3.0, 0.0], [0.0, 0.0]]), 'b': torch.tensor([[4.0], [0.0]])}
     x = {'a': torch.tensor([[6.0, 9.0], [1.0, 1.0]]), 'b': torch.tensor([[8.0], [1.0]])}
     valid = {'a': torch.tensor([[1, 0], [1, 1]]), 'b': torch.ones(2)}
-    result = DeepFoolResult(found, torch.ones(2), torch.ones(2, dtype=torch.bool))
+    result = DeepFoolResult(perturbation, torch.ones(2), torch.ones(2, dtype=torch.bool))
     torch.testing.assert_close(robustness(result, x, valid), torch.tensor([0.5, 0.0]))
     assert robustness(result, x)[0] < 0.5
 
 
 def test_robustness_of_an_input_of_norm_zero() -> None:
-    found = torch.tensor([[1.0], [0.0]])
-    result = DeepFoolResult(found, torch.ones(2), torch.ones(2, dtype=torch.bool))
+    perturbation = torch.tensor([[1.0], [0.0]])
+    result = DeepFoolResult(perturbation, torch.ones(2), torch.ones(2, dtype=torch.bool))
     assert robustness(result, torch.zeros(2, 1)).tolist() == [math.inf, 0.0]
 
 

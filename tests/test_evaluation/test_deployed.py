@@ -20,9 +20,7 @@ from adv_plugins.core.recipe import TAF, CEAugmentation
 from adv_plugins.evaluation.deployed import (
     Deployed,
     hard_labels,
-    judge,
-    load_weights,
-    weights_digest,
+    rank_labels,
 )
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
@@ -57,8 +55,8 @@ def test_scores_are_the_prediction(kind, views, average):
     with torch.no_grad():
         predicted = model(inputs, data_samples(LABELS), mode='predict')
     own = torch.stack([sample.pred_score for sample in predicted])
-    found = scores.softmax(dim=1) if average == 'prob' else scores
-    torch.testing.assert_close(found, own)
+    probabilities = scores.softmax(dim=1) if average == 'prob' else scores
+    torch.testing.assert_close(probabilities, own)
 
 
 def test_every_view_has_a_gradient():
@@ -131,12 +129,12 @@ def test_tpn_follows_its_weights():
     assert ((second - first)[:, 0] > 1).all()
 
 
-def test_judge_against_sorting():
+def test_ranks_against_sorting():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(4, (200, 7), generator=generator).float()
     labels = torch.randint(7, (200,), generator=generator)
-    found = judge(scores, labels)
-    columns = (scores, labels, found['prediction'], found['rank'])
+    ranked = rank_labels(scores, labels)
+    columns = (scores, labels, ranked['prediction'], ranked['rank'])
     rows = zip(*(column.tolist() for column in columns), strict=True)
     for row, label, prediction, rank in rows:
         order = sorted(range(7), key=lambda c: (-row[c], c))
@@ -147,9 +145,9 @@ def test_judge_against_sorting():
 @pytest.mark.parametrize('broken', [float('nan'), float('inf')])
 def test_broken_scores_are_wrong(broken):
     scores = torch.tensor([[broken, 1.0, 2.0], [0.0, broken, 1.0], [1.0, 0.0, 0.0]])
-    found = judge(scores, torch.tensor([0, 1, 0]))
-    assert found['rank'].tolist() == [2, 2, 0]
-    assert found['prediction'].tolist() == [1, 0, 0]
+    ranked = rank_labels(scores, torch.tensor([0, 1, 0]))
+    assert ranked['rank'].tolist() == [2, 2, 0]
+    assert ranked['prediction'].tolist() == [1, 0, 0]
 
 
 def test_labels_must_be_hard():
@@ -163,32 +161,6 @@ def test_labels_must_be_hard():
 def test_other_models_are_refused():
     with pytest.raises(TypeError, match='PGD'):
         Deployed(nn.Linear(2, 2))
-
-
-def test_weights_that_do_not_fit_are_told(tmp_path):
-    model = recognizer('2d', 'prob')
-    file = str(tmp_path / 'weights.pth')
-    state = model.state_dict()
-    digest = weights_digest(model)
-    # What a test of TPN leaves behind is no mistake.
-    torch.save({'state_dict': {**state, 'cls_head.new_cls.weight': torch.ones(1)}}, file)
-    with torch.no_grad():
-        model.cls_head.fc_cls.bias += 1
-    assert weights_digest(model) != digest
-    load_weights(model, file)
-    assert weights_digest(model) == digest
-
-    name = 'cls_head.fc_cls.weight'
-    torch.save({'state_dict': {**state, name: torch.ones(9, 512)}}, file)
-    with pytest.raises(ValueError, match=r'weights.pth does not fit.*\(9, 512\) in the file'):
-        load_weights(model, file)
-    torch.save({'state_dict': {k: v for k, v in state.items() if k != name}}, file)
-    with pytest.raises(ValueError, match='not in the file'):
-        load_weights(model, file)
-    torch.save({'state_dict': {**state, 'neck.weight': torch.ones(1)}}, file)
-    with pytest.raises(ValueError, match='neck.weight .not in the model'):
-        load_weights(model, file)
-    assert weights_digest(model) == digest
 
 
 @pytest.mark.slow

@@ -159,15 +159,15 @@ def test_every_attack_dumps_its_own_predictions(tmp_path):
         test_evaluator=metrics,
         test_cfg=dict(type='AdversarialTestLoop', attacks=attacks),
     )
-    found = run.test()
+    reported = run.test()
     for name, prefix in (('out.pkl', ''), ('out.fgm.pkl', 'fgm/')):
         dumped = pickle.loads((tmp_path / name).read_bytes())
         scores, labels = (
             torch.stack([sample[key] for sample in dumped]) for key in ('pred_score', 'gt_label')
         )
         gap = global_average_precision(scores, labels)
-        assert found[f'{prefix}GAP'] == pytest.approx(gap)
-    assert found['fgm/GAP'] < found['GAP']
+        assert reported[f'{prefix}GAP'] == pytest.approx(gap)
+    assert reported['fgm/GAP'] < reported['GAP']
 
 
 def test_several_clips_a_video_are_told(tmp_path):
@@ -185,9 +185,9 @@ def test_videos_of_a_batch_without_attention_maps_of_their_own():
     weights = torch.rand(4, 3, 3)
     maps = [AttentionMap('a', weights), AttentionMap('a', weights)]
     moved = [AttentionMap('a', weights + 1), AttentionMap('a', weights)]
-    found = _distances(maps, moved, count=4)
+    distances = _distances(maps, moved, count=4)
     # Two calls of one module: the mean of both, not the last.
-    assert found['attention_mse/a'].tolist() == pytest.approx([0.5] * 4)
+    assert distances['attention_mse/a'].tolist() == pytest.approx([0.5] * 4)
     empty = [AttentionMap('a', weights, torch.zeros(4, 3, dtype=torch.bool))]
     assert _distances(empty, moved[:1], count=4)['attention_mse'].tolist() == [0.0] * 4
 

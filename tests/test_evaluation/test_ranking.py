@@ -31,11 +31,11 @@ def videos(
 
 def average_precision(items: list[tuple[float, int]], positives: int) -> float:
     """Of (score, label) pairs; what counts is the order after a stable sort by score."""
-    found, total = 0, 0.0
+    hits, total = 0, 0.0
     for rank, (_, label) in enumerate(sorted(items, key=lambda item: -item[0]), start=1):
         if label:
-            found += 1
-            total += found / rank
+            hits += 1
+            total += hits / rank
     return total / positives if positives else 0.0
 
 

@@ -22,7 +22,8 @@ from mmengine.runner import Runner
 from adv_plugins.datasets import OrderedDigits
 from adv_plugins.datasets.corruptions import VideoCorruption
 from adv_plugins.evaluation import attacks, deepfool, robustness
-from adv_plugins.evaluation.deployed import Deployed, judge
+from adv_plugins.evaluation.deployed import Deployed, rank_labels
+from adv_plugins.evaluation.measurements import Measurements
 from adv_plugins.evaluation.results import Robustness
 from adv_plugins.evaluation.videos import Videos, corrupted, read
 from adv_plugins.visualization.clip_pictures import evenly_spread
@@ -140,20 +141,20 @@ def whole(tmp_path_factory, weights):
 
 
 def test_clean_is_what_the_plain_test_says(whole, weights, tmp_path):
-    _, metrics, found, _ = whole
+    _, metrics, stored, _ = whole
     file, labels = weights
     cfg = config(tmp_path, labels)
     cfg.test_cfg, cfg.load_from = dict(type='TestLoop'), file
     plain = Runner.from_cfg(cfg).test()
     for key in ('acc/top1', 'acc/top5'):
         assert metrics[key] == pytest.approx(100 * plain[key]), key
-    assert found.top('clean') == pytest.approx(100 * 8 / 12)
-    assert found.labels == dict(enumerate(labels))
-    assert found.checkpoint == file
+    assert stored.top('clean') == pytest.approx(100 * 8 / 12)
+    assert stored.labels == dict(enumerate(labels))
+    assert stored.checkpoint == file
 
 
 def test_corruptions_are_those_of_the_pipeline(whole, weights):
-    runner, _, found, _ = whole
+    runner, _, stored, _ = whole
     dataset = runner.test_loop.dataloader.dataset
     steps = copy.deepcopy(PIPELINE)
     steps.insert(3, dict(type='VideoCorruption', name='gaussian_noise', severity=5))
@@ -175,12 +176,12 @@ def test_corruptions_are_those_of_the_pipeline(whole, weights):
         by_hand, batch_size=5, collate_fn=runner.test_loop.dataloader.collate_fn
     ):
         predictions += [int(sample.pred_label) for sample in model.test_step(batch)]
-    assert found.cells['corruption/gaussian_noise/5'].predictions == predictions
+    assert stored.cells['corruption/gaussian_noise/5'].predictions == predictions
     # The dataset itself has not changed.
     names = [type(step).__name__ for step in dataset.pipeline.transforms]
     assert names == [step['type'] for step in PIPELINE]
     keys = [f'corruption/{n}/{s}' for n in ('gaussian_noise', 'jumble') for s in (2, 5)]
-    assert found.mpc() == pytest.approx(np.mean([found.top(key) for key in keys]))
+    assert stored.mpc() == pytest.approx(np.mean([stored.top(key) for key in keys]))
 
 
 def attacked_by_hand(runner, attack):
@@ -196,43 +197,43 @@ def attacked_by_hand(runner, attack):
 
         moved = attack(logits, x, labels, deployed.space(x), torch.tensor(items.videos))
         with torch.no_grad():
-            judged = judge(deployed.scores(moved, samples), labels)
-        rows |= dict(zip(items.videos, judged['rank'].tolist(), strict=True))
+            ranked = rank_labels(deployed.scores(moved, samples), labels)
+        rows |= dict(zip(items.videos, ranked['rank'].tolist(), strict=True))
         inputs.append((x, moved))
     return rows, inputs
 
 
 @pytest.mark.parametrize('name', ['noise', 'fgsm', 'pgd'])
 def test_attacks_are_those_of_the_library(whole, name):
-    runner, _, found, _ = whole
+    runner, _, stored, _ = whole
     attack = attacks.build_attack(dict(ATTACKS[name], eps=2 / 255))
     rows, _ = attacked_by_hand(runner, attack)
-    cell = found.cells[f'attack/{name}']
+    cell = stored.cells[f'attack/{name}']
     assert dict(zip(cell.videos, cell.ranks, strict=True)) == rows
     assert cell.level == 2 / 255
 
 
 def test_the_order_of_the_attacks(whole):
-    _, _, found, _ = whole
-    order = [found.top(f'attack/{name}') for name in ('noise', 'fgsm', 'pgd')]
+    _, _, stored, _ = whole
+    order = [stored.top(f'attack/{name}') for name in ('noise', 'fgsm', 'pgd')]
     assert order == sorted(order, reverse=True)
     assert order[-1] < order[0]
-    assert found.top('attack/pgd') <= found.top('curve/pgd/0.003922')
+    assert stored.top('attack/pgd') <= stored.top('curve/pgd/0.003922')
 
 
 def test_attention_is_measured_where_videos_were_attacked(whole):
-    _, _, found, _ = whole
-    right = found.correct('clean', videos=found.videos('attack/cam'))
+    _, _, stored, _ = whole
+    right = stored.correct('clean', videos=stored.videos('attack/cam'))
     for name in ('fgsm', 'cam'):
-        values = found.cells[f'attack/{name}'].values
+        values = stored.cells[f'attack/{name}'].values
         for key in ('entropy', 'cam_shift'):
             assert [not np.isnan(value) for value in values[key]] == right.tolist()
         assert all(0 <= value <= 1 for value in np.array(values['cam_shift'])[right])
-    assert np.nanmean(found.cells['attack/cam'].values['cam_shift']) > 0
+    assert np.nanmean(stored.cells['attack/cam'].values['cam_shift']) > 0
 
 
 def test_deepfool_is_the_librarys(whole):
-    runner, _, found, _ = whole
+    runner, _, stored, _ = whole
     deployed, loader = Deployed(runner.model.eval()), runner.test_loop.dataloader
     rho = []
     for items in read(loader, loader.dataset, evenly_spread(12, 6)):
@@ -245,23 +246,23 @@ def test_deepfool_is_the_librarys(whole):
             max_iter=5,
         )
         rho += robustness(result, x).tolist()
-    assert found.cells['deepfool'].values['rho'] == pytest.approx(rho, rel=1e-4)
+    assert stored.cells['deepfool'].values['rho'] == pytest.approx(rho, rel=1e-4)
 
 
 def test_flags_files_and_metrics(whole):
-    _, metrics, found, folder = whole
-    assert [flag.raised for flag in found.flags[:4]] == [False] * 4
-    assert not found.missing
-    page = (folder / f'robustness_{found.weights}.md').read_text()
-    assert f'| fgsm | 2/255 | {found.top("attack/fgsm"):.1f}' in page
-    assert metrics['attack/pgd/top1'] == found.top('attack/pgd')
-    assert metrics['mPC'] == pytest.approx(found.mpc())
+    _, metrics, stored, folder = whole
+    assert [flag.raised for flag in stored.flags[:4]] == [False] * 4
+    assert not stored.missing
+    page = (folder / f'robustness_{stored.weights}.md').read_text()
+    assert f'| fgsm | 2/255 | {stored.top("attack/fgsm"):.1f}' in page
+    assert metrics['attack/pgd/top1'] == stored.top('attack/pgd')
+    assert metrics['mPC'] == pytest.approx(stored.mpc())
 
 
-def without_times(found):
-    for cell in found.cells.values():
+def without_times(stored):
+    for cell in stored.cells.values():
         cell.seconds = 0
-    return found
+    return stored
 
 
 def same(a, b):
@@ -276,7 +277,7 @@ def test_an_interrupted_run_goes_on(whole, weights, tmp_path, monkeypatch):
     from adv_plugins.evaluation.robustness_loop import RobustnessTestLoop as Loop
 
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, '_attack', stop)
+        patch.setattr(Measurements, 'attack', stop)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, weights)
     assert list(results(tmp_path).cells)[-1] == 'corruption/jumble/5'
@@ -317,26 +318,26 @@ def test_bad_names_and_videos_leave_the_rest(weights, tmp_path, caplog):
     )
     with caplog.at_level(logging.ERROR, 'mmengine'):
         run(tmp_path, weights, **options)
-    found = results(tmp_path)
-    assert set(found.cells) == {'clean', 'corruption/jumble/2', 'attack/fgsm', 'sanity'}
-    assert found.cells['clean'].videos == [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]
-    told = found.missing
+    stored = results(tmp_path)
+    assert set(stored.cells) == {'clean', 'corruption/jumble/2', 'attack/fgsm', 'sanity'}
+    assert stored.cells['clean'].videos == [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]
+    told = stored.missing
     assert 'file 4 is broken' in told['video 4']
     assert "'snow'" in told['corruption/snw/2']
     assert "'PGD'" in told['attack/bad']
     assert 'steps' in told['attack/worse']
     assert 'max_iter' in told['deepfool']
-    page = (tmp_path / f'robustness_{found.weights}.md').read_text()
+    page = (tmp_path / f'robustness_{stored.weights}.md').read_text()
     assert all(key in page for key in told)
 
 
 def test_nothing_readable_is_no_number(weights, tmp_path):
     small = dict(corruptions=(), attacks={}, curve=None, deepfool=None)
     _, metrics = run(tmp_path, weights, unreadable=range(12), **small)
-    found = results(tmp_path)
+    stored = results(tmp_path)
     assert metrics == {}
-    assert not found.cells
-    assert 'none of the videos could be read' in found.missing['clean']
+    assert not stored.cells
+    assert 'none of the videos could be read' in stored.missing['clean']
 
 
 def test_a_checkpoint_of_another_model_is_told(weights, tmp_path):
@@ -423,10 +424,10 @@ def test_an_attack_that_is_set_up_wrong(weights, tmp_path):
 @pytest.mark.slow
 def test_half_precision_and_workers(whole, weights, tmp_path):
     run(tmp_path, weights, workers=2, fp16=True, attack_videos=2, deepfool=None)
-    found = results(tmp_path)
-    assert not found.missing
-    assert found.cells['clean'].options == {'fp16': True}
-    agree = np.mean(found.correct('clean') == whole[2].correct('clean'))
+    stored = results(tmp_path)
+    assert not stored.missing
+    assert stored.cells['clean'].options == {'fp16': True}
+    agree = np.mean(stored.correct('clean') == whole[2].correct('clean'))
     assert agree >= 10 / 12
 
 
@@ -440,13 +441,13 @@ def _rank(rank, folder, weights, options):
 @pytest.mark.slow
 def test_two_processes_find_the_same(whole, weights, tmp_path):
     mp.spawn(_rank, args=(tmp_path, weights, {}), nprocs=2)
-    found, wanted = results(tmp_path / 'run'), copy.deepcopy(whole[2])
+    stored, wanted = results(tmp_path / 'run'), copy.deepcopy(whole[2])
     # Random labels of the CAM attack are drawn batch by batch, and the batches are others.
-    for each in (found, wanted):
+    for each in (stored, wanted):
         each.cells.pop('attack/cam')
         for cell in each.cells.values():
             cell.values = {}
-    same(found, wanted)
+    same(stored, wanted)
 
 
 @pytest.mark.slow
@@ -461,13 +462,13 @@ def test_what_two_processes_began_one_goes_on_with(whole, weights, tmp_path, mon
     )
     run(tmp_path / 'run', weights)
     assert 'attack/noise' in seen and 'clean' not in seen and 'corruption/jumble/5' not in seen
-    found, wanted = results(tmp_path / 'run'), copy.deepcopy(whole[2])
-    for each in (found, wanted):
+    stored, wanted = results(tmp_path / 'run'), copy.deepcopy(whole[2])
+    for each in (stored, wanted):
         for cell in each.cells.values():
             # Batches of another size round differently.
             cell.values = {}
-    assert found.cells.keys() == wanted.cells.keys()
-    for key, cell in without_times(found).cells.items():
+    assert stored.cells.keys() == wanted.cells.keys()
+    for key, cell in without_times(stored).cells.items():
         assert str(cell) == str(without_times(wanted).cells[key]), key
 
 
@@ -478,10 +479,10 @@ def test_two_processes_leave_out_the_same_videos(weights, tmp_path):
         unreadable=(4,), corruptions=('jumble',), severities=(2,), attacks={}, curve=None
     )
     mp.spawn(_rank, args=(tmp_path, weights, dict(options, deepfool=None)), nprocs=2)
-    found = results(tmp_path / 'run')
-    assert 'file 4 is broken' in found.missing['video 4']
+    stored = results(tmp_path / 'run')
+    assert 'file 4 is broken' in stored.missing['video 4']
     rest = [index for index in range(12) if index != 4]
-    assert found.cells['clean'].videos == found.cells['corruption/jumble/2'].videos == rest
+    assert stored.cells['clean'].videos == stored.cells['corruption/jumble/2'].videos == rest
 
 
 def test_wrapped_datasets_are_corrupted_too():

@@ -27,7 +27,7 @@ def attack(name, kind, ranks, level=0.1):
     return cell('attack', name, ranks, level, type=kind)
 
 
-def found(*cells):
+def flags_by_name(*cells):
     results = Robustness(
         'model', classes=['a', 'b', 'c', 'd'], labels=dict(enumerate(LABELS)), dataset='D'
     )
@@ -45,28 +45,28 @@ FINE = (
 
 
 def test_nothing_is_raised_where_all_is_well():
-    seen = found(*FINE)
+    seen = flags_by_name(*FINE)
     assert tuple(seen) == NAMES
     assert [flag.raised for flag in seen.values()] == [False] * len(NAMES)
 
 
 def test_what_cannot_be_checked_says_so():
-    assert [flag.raised for flag in found().values()] == [None] * len(NAMES)
+    assert [flag.raised for flag in flags_by_name().values()] == [None] * len(NAMES)
 
 
 def test_randomised_model():
-    seen = found(probe(score_change=[0.0, 0.5, 0.0, float('nan')]))['randomised model']
+    seen = flags_by_name(probe(score_change=[0.0, 0.5, 0.0, float('nan')]))['randomised model']
     assert seen.raised
     assert '2 of 4' in seen.message
 
 
 @pytest.mark.parametrize(('simplex', 'raised'), [([True] * 4, True), ([True, False] * 2, False)])
 def test_softmax_as_logits(simplex, raised):
-    assert found(probe(simplex=simplex))['softmax as logits'].raised is raised
+    assert flags_by_name(probe(simplex=simplex))['softmax as logits'].raised is raised
 
 
 def test_zero_gradients():
-    seen = found(probe(gradient=[1.0, 0.0, float('nan'), 1.0]))['zero gradients']
+    seen = flags_by_name(probe(gradient=[1.0, 0.0, float('nan'), 1.0]))['zero gradients']
     assert seen.raised
     assert '2 of 4' in seen.message
 
@@ -74,24 +74,28 @@ def test_zero_gradients():
 @pytest.mark.parametrize(('ranks', 'raised'), [((0, 1, 1, 1), False), ((0, 0, 1, 1), True)])
 def test_accuracy_at_huge_eps(ranks, raised):
     """Chance is 25 %."""
-    assert found(probe(ranks=ranks))['accuracy at huge eps'].raised is raised
+    assert flags_by_name(probe(ranks=ranks))['accuracy at huge eps'].raised is raised
 
 
 def test_black_box_beats_white_box():
     white = attack('pgd', 'PGD', (0, 0, 1, 1))
     other = attack('fgsm', 'FGSM', (1, 0, 0, 1))
     # Video 1 survives both attacks by gradient; only there does the black box say more.
-    assert not found(white, other, attack('square', 'Square', (1, 0, 0, 0)))[NAMES[4]].raised
-    seen = found(white, other, attack('square', 'Square', (0, 1, 0, 0)))[NAMES[4]]
+    assert not flags_by_name(white, other, attack('square', 'Square', (1, 0, 0, 0)))[
+        NAMES[4]
+    ].raised
+    seen = flags_by_name(white, other, attack('square', 'Square', (0, 1, 0, 0)))[NAMES[4]]
     assert seen.raised
     assert '1 of 4' in seen.message
     assert 'square' in seen.message
     # At another eps nothing can be said.
-    assert found(white, attack('square', 'Square', (1, 1, 1, 1), 0.2))[NAMES[4]].raised is None
+    assert (
+        flags_by_name(white, attack('square', 'Square', (1, 1, 1, 1), 0.2))[NAMES[4]].raised is None
+    )
 
 
 def test_one_step_beats_many():
     weak = attack('pgd', 'PGD', (0, 0, 0, 1))
-    assert found(attack('fgsm', 'FGSM', (0, 0, 1, 1)), weak)[NAMES[5]].raised
-    assert not found(attack('fgsm', 'FGSM', (0, 0, 0, 1)), weak)[NAMES[5]].raised
-    assert found(attack('fgsm', 'FGSM', (1, 1, 1, 1), 0.2), weak)[NAMES[5]].raised is None
+    assert flags_by_name(attack('fgsm', 'FGSM', (0, 0, 1, 1)), weak)[NAMES[5]].raised
+    assert not flags_by_name(attack('fgsm', 'FGSM', (0, 0, 0, 1)), weak)[NAMES[5]].raised
+    assert flags_by_name(attack('fgsm', 'FGSM', (1, 1, 1, 1), 0.2), weak)[NAMES[5]].raised is None

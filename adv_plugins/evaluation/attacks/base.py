@@ -1,0 +1,120 @@
+"""What all attacks share: their options, and how a batch is attacked."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...core.attack import InputSpace
+from ...core.checks import check_choice, is_integer
+from ...core.functional import NORMS
+from .losses import margins
+from .search import LogitsFn, Search
+
+UNIT = InputSpace()
+"""The units of the input itself, without bounds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """Looks for an input in the ball around each sample that fools the model.
+
+    A sample that the model gets wrong from the start is returned clean. For any other the result
+    is the first input that fools the model; if none does, the one with the highest loss of all
+    that were tried, the clean one included. The model does not see a sample again once it is
+    fooled.
+
+    Args:
+        eps (float): Radius of the ball around each sample, in pixel units.
+        norm (str): ``'linf'`` or ``'l2'``, over all axes but the batch. Defaults to ``'linf'``.
+
+    Raises:
+        ValueError: An option outside of what is allowed.
+    """
+
+    eps: float
+    norm: str = NORMS[0]
+
+    black_box: ClassVar[bool] = False
+    """Whether it works without gradients."""
+
+    def __post_init__(self) -> None:
+        check_choice('norm', self.norm, NORMS)
+        check_length('eps', self.eps)
+
+    def __call__(
+        self,
+        logits_fn: LogitsFn,
+        x: Tensor,
+        labels: Tensor,
+        space: InputSpace = UNIT,
+        seed: int | Tensor = 0,
+    ) -> Tensor:
+        """Attack a batch.
+
+        Parameters' ``grad``, the global random state and the caller's tensors stay as they are.
+        It may be called where gradients are off.
+
+        Args:
+            logits_fn (Callable): ``logits_fn(x, index)`` returns the logits or log-probabilities,
+                shape (n, C), of inputs (n, ...) that replace the samples at the positions
+                ``index`` (n,) of the batch. It is called for some of the samples only, and
+                ``index`` says which masks or data samples belong to them. The model must be in
+                eval mode, so that no sample's scores depend on another sample.
+            x (Tensor): Clean inputs as the model sees them, shape (B, ...), float32 or float64.
+            labels (Tensor): True classes, integers of shape (B,).
+            space (InputSpace): The map to pixel units, valid values and padding. Defaults to
+                ``UNIT``: the units of the input, without bounds.
+            seed (int | Tensor): Seeds of the random numbers: one for each sample, integers (B,),
+                such as the index of the video; or a single one, with which every sample gets the
+                same random numbers. In both cases the result for a sample does not depend on the
+                rest of the batch. Defaults to 0.
+
+        Returns:
+            Tensor: Adversarial inputs in the ball and within valid values (where the clean ones
+            are), detached; shape, dtype and device of ``x``.
+
+        Raises:
+            ValueError: An argument, or what ``logits_fn`` returns, is not as described.
+        """
+        # Evaluation loops run without gradients; attacks need them.
+        with torch.inference_mode(False), torch.enable_grad():
+            search = Search(
+                logits_fn,
+                x,
+                labels,
+                space,
+                seed,
+                eps=self.eps,
+                norm=self.norm,
+                objective=self._objective,
+            )
+            self._run(search)
+        return search.best
+
+    def _objective(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What the attack raises, one value a sample."""
+        return -margins(logits, labels)
+
+    @abstractmethod
+    def _run(self, search: Search) -> None:
+        """Search for each sample of the batch."""
+
+
+def check_length(option: str, value: float) -> None:
+    """Raise a ValueError unless the value can be a radius or the length of a step."""
+    if not 0 <= value < math.inf:
+        raise ValueError(
+            f'{option}={value} must be finite and not negative; eight grey levels are 8/255'
+        )
+
+
+def check_count(option: str, value: int) -> None:
+    """Raise a ValueError unless the value is an integer, at least 1."""
+    if not is_integer(value) or value < 1:
+        raise ValueError(f'{option}={value!r} must be an integer, at least 1')

@@ -1,0 +1,39 @@
+"""Uniform noise: what any attack has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .base import Attack, check_count
+from .search import Search
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformNoise(Attack):
+    """Random points, drawn uniformly from the ball.
+
+    At most ``restarts + 1`` forwards.
+
+    Args:
+        eps (float): Radius of the ball around each sample, in pixel units.
+        norm (str): ``'linf'`` or ``'l2'``. Defaults to ``'linf'``.
+        restarts (int): How many points are tried. Defaults to 10.
+    """
+
+    restarts: int = 10
+
+    black_box: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count('restarts', self.restarts)
+
+    def _run(self, search: Search) -> None:
+        rows = search.active()
+        search.evaluate(rows, search.zeros(rows))
+        for _ in range(self.restarts):
+            rows = search.active()
+            if len(rows) == 0:
+                return
+            search.evaluate(rows, search.random(rows))

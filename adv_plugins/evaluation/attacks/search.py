@@ -1,0 +1,209 @@
+"""The search of an attack through one batch: it tries perturbations and keeps the best."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.attack import InputSpace
+from ...core.functional import ascent_direction, expand_like, project
+from .losses import margins
+
+LogitsFn = Callable[[Tensor, Tensor], Tensor]
+"""Logits (n, C) of inputs (n, ...), at the positions (n,) of the batch."""
+
+
+class Search:
+    """The best input so far for each sample of a batch, and the means to look for better ones.
+
+    Everywhere ``rows`` are positions in the batch, and ``delta`` the perturbations of the samples
+    there, in pixel units.
+
+    Args:
+        logits_fn (Callable): As when an :class:`~adv_plugins.evaluation.attacks.Attack` is called,
+            like the four arguments that follow.
+        x (Tensor): Clean inputs, shape (B, ...).
+        labels (Tensor): True classes, integers of shape (B,).
+        space (InputSpace): The map to pixel units, valid values and padding.
+        seed (int | Tensor): Of the random numbers, one or one a sample.
+        eps (float): Radius of the ball, in pixel units.
+        norm (str): ``'linf'`` or ``'l2'``.
+        objective (Callable): What is raised, shape (n,), of logits (n, C) and labels (n,).
+
+    Attributes:
+        clean (Tensor): The clean inputs, detached.
+        best (Tensor): The best inputs so far, shape (B, ...).
+        fooled (Tensor): Whether they fool the model, shape (B,).
+
+    Raises:
+        ValueError: Inputs, labels or seeds are not as described.
+    """
+
+    def __init__(
+        self,
+        logits_fn: LogitsFn,
+        x: Tensor,
+        labels: Tensor,
+        space: InputSpace,
+        seed: int | Tensor,
+        *,
+        eps: float,
+        norm: str,
+        objective: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        _check_batch(x, labels)
+        self._logits_fn, self._space = logits_fn, space
+        self._eps, self._norm, self._objective = eps, norm, objective
+        self.clean = x.detach()
+        self._labels = labels.to(x.device, torch.long)
+        self._generators = _generators(seed, len(x))
+        self._dims = tuple(range(1, x.ndim))
+        self.best = self.clean.clone()
+        self._best_loss = x.new_full((len(x),), -math.inf)
+        self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+
+    def active(self) -> Tensor:
+        """The rows of the samples that are not fooled yet."""
+        return (~self.fooled).nonzero().squeeze(1)
+
+    def keep_active(self, rows: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        """Of values with one entry a row, those of the samples that are not fooled yet."""
+        keep = ~self.fooled[rows]
+        return tuple(value[keep] for value in values)
+
+    def evaluate(self, rows: Tensor, delta: Tensor) -> Tensor:
+        """Try perturbations: one forward. Returns their losses."""
+        with torch.no_grad():
+            points = self.at(rows, delta)
+            return self._record(rows, points, self._logits(points, rows))
+
+    def evaluate_with_grad(self, rows: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Try perturbations: a forward and a backward. Returns their losses and gradients.
+
+        The gradients are in pixel units, and 0 for a sample where one entry is not finite. Where
+        all of the samples are fooled there is no backward, and they are 0 too.
+        """
+        points = self.at(rows, delta).requires_grad_()
+        loss = self._record(rows, points.detach(), self._logits(points, rows))
+        value = loss.detach()
+        if self.fooled[rows].all():
+            return value, torch.zeros_like(delta)
+        gradient = None
+        if loss.requires_grad:
+            (gradient,) = torch.autograd.grad(loss.sum(), points, allow_unused=True)
+        if gradient is None:
+            raise ValueError(
+                'the scores of logits_fn do not depend on its input by differentiable operations; '
+                'let it run without torch.no_grad() and without detach(), or take a black box '
+                "such as dict(type='Square', ...)"
+            )
+        gradient = self._space_of(rows).pull_back(gradient)
+        finite = gradient.flatten(1).isfinite().all(dim=1)
+        return value, torch.where(expand_like(finite, gradient), gradient, 0)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The steepest unit step."""
+        return ascent_direction(gradient, self._norm, self._dims)
+
+    def at(self, rows: Tensor, delta: Tensor) -> Tensor:
+        """The inputs at perturbations, once these are brought into the ball and to valid values."""
+        space, clean = self._space_of(rows), self.clean[rows]
+        delta = project(space.drop_padding(delta), self._eps, self._norm, self._dims)
+        shift = delta * space.scale_like(delta)
+        point = clean + shift
+        # Rounding the sum may leave the ball: step back towards the clean value.
+        outside = (point - clean).abs() > shift.abs()
+        return space.clamp(torch.where(outside, point.nextafter(clean), point), clean)
+
+    def restrict(self, rows: Tensor, delta: Tensor) -> Tensor:
+        """The perturbations of the inputs that :meth:`at` gives."""
+        return (self.at(rows, delta) - self.clean[rows]) / self._space_of(rows).scale_like(delta)
+
+    def zeros(self, rows: Tensor) -> Tensor:
+        """The perturbations of the clean inputs."""
+        return torch.zeros_like(self.clean[rows])
+
+    def generators(self, rows: Tensor) -> list[torch.Generator]:
+        """The source of random numbers of each sample."""
+        return [self._generators[row] for row in rows.tolist()]
+
+    def random(self, rows: Tensor) -> Tensor:
+        """Perturbations drawn uniformly from the ball."""
+        linf = self._norm == 'linf'
+        draw = torch.rand if linf else torch.randn
+        shape = self.clean.shape[1:]
+        drawn = [draw(shape, generator=generator) for generator in self.generators(rows)]
+        noise = torch.stack(drawn).to(self.clean)
+        if linf:
+            return self._eps * (2 * noise - 1)
+        # Not uniform_in_ball, which rounds otherwise: evaluations are repeated to the last bit.
+        # Padding is dropped first, since it counts as no dimension of the ball.
+        noise = self._space_of(rows).drop_padding(noise)
+        radius = torch.stack([torch.rand((), generator=g) for g in self.generators(rows)])
+        entries = (noise != 0).flatten(1).sum(dim=1).clamp(min=1)
+        length = self._eps * radius.to(self.clean).pow(1 / entries)
+        return self.direction(noise) * expand_like(length, noise)
+
+    def _logits(self, points: Tensor, rows: Tensor) -> Tensor:
+        # A copy: what a model does to its input in place must not end up in the result.
+        logits = self._logits_fn(points.clone(), rows)
+        if logits.ndim != 2 or len(logits) != len(rows):
+            raise ValueError(
+                f'logits_fn must return scores of shape ({len(rows)}, classes) for the '
+                f'{len(rows)} samples that it is given, got {tuple(logits.shape)}'
+            )
+        if not 0 <= int(self._labels.min()) <= int(self._labels.max()) < logits.shape[1]:
+            raise ValueError(
+                f'labels={self._labels.tolist()} must lie in 0..{logits.shape[1] - 1}: logits_fn '
+                f'returns the scores of {logits.shape[1]} classes'
+            )
+        # Half precision, from autocast, is too coarse to compare losses.
+        return logits.to(self.clean.dtype)
+
+    def _record(self, rows: Tensor, points: Tensor, logits: Tensor) -> Tensor:
+        """Keep what fools the model, or has the highest loss so far. Returns the losses."""
+        labels = self._labels[rows]
+        loss = self._objective(logits, labels)
+        fooled = margins(logits.detach(), labels) < 0
+        better = fooled | (loss.detach() > self._best_loss[rows])
+        self.best[rows[better]] = points[better]
+        self._best_loss[rows[better]] = loss.detach()[better]
+        self.fooled[rows] = fooled
+        return loss
+
+    def _space_of(self, rows: Tensor) -> InputSpace:
+        """The input space of some of the samples: each may have entries of its own there."""
+
+        def pick(value: Any) -> Any:
+            each = isinstance(value, Tensor) and value.ndim == self.clean.ndim and len(value) > 1
+            return value[rows.to(value.device)] if each else value
+
+        parts = {name: pick(value) for name, value in vars(self._space).items()}
+        return dataclasses.replace(self._space, **parts)
+
+
+def _generators(seed: int | Tensor, batch: int) -> list[torch.Generator]:
+    seeds = torch.as_tensor(seed)
+    if seeds.shape not in ((), (batch,)) or seeds.dtype.is_floating_point:
+        raise ValueError(
+            f'seed={seed} must be an integer, or a tensor of {batch} integers: one for each sample'
+        )
+    return [torch.Generator().manual_seed(one) for one in seeds.expand(batch).tolist()]
+
+
+def _check_batch(x: Tensor, labels: Tensor) -> None:
+    if x.ndim < 2 or len(x) == 0 or x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f'x must have shape (B, ...), B at least 1, and be float32 or float64, got '
+            f'{tuple(x.shape)} and {x.dtype}; convert it first'
+        )
+    if labels.shape != x.shape[:1] or labels.dtype.is_floating_point:
+        raise ValueError(
+            f'labels must be class indices, integers of shape ({len(x)},), got '
+            f'{tuple(labels.shape)} and {labels.dtype}; for one-hot labels write labels.argmax(1)'
+        )

@@ -1,0 +1,146 @@
+"""What is measured of each video: its prediction clean and attacked, DeepFool, sanity probes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.recipe import Recipe
+from ..visualization.cam import attention_entropy
+from .attacks import PGD, Attack
+from .deepfool import deepfool, robustness
+from .deployed import Deployed, hard_labels, rank_labels
+from .videos import Items
+
+Columns = dict[str, Tensor]
+"""Numbers by name, each of shape (B,)."""
+
+
+@dataclass(frozen=True)
+class VideoBatch:
+    """Some videos as the model is fed them, and its scores for them.
+
+    Args:
+        inputs (Tensor): As they leave the data preprocessor, all views of a video together.
+        samples (Sequence): The data samples of the B videos.
+        labels (Tensor): Shape (B,).
+        videos (Tensor): Indices in the dataset, shape (B,).
+        views (Tensor): The scores for each view of the clean videos, shape (B, V, C).
+    """
+
+    inputs: Tensor
+    samples: Sequence[Any]
+    labels: Tensor
+    videos: Tensor
+    views: Tensor
+
+    @classmethod
+    def of(cls, deployed: Deployed, items: Items) -> VideoBatch:
+        """Preprocess what a loader gives, and ask the model.
+
+        Raises:
+            ValueError: These are no RGB videos with one label each.
+        """
+        data = deployed.model.data_preprocessor(items.batch, False)
+        inputs, samples = data['inputs'], data['data_samples']
+        if not isinstance(inputs, Tensor):
+            raise ValueError(
+                'robustness is evaluated on RGB frames in one tensor; for features write '
+                "test_cfg=dict(type='AdversarialTestLoop', ...)"
+            )
+        labels = hard_labels(samples).to(inputs.device)
+        views = deployed.views(inputs, samples)
+        return cls(inputs, samples, labels, torch.tensor(items.videos), views)
+
+
+class Measurements:
+    """What can be measured of the videos of a batch.
+
+    Args:
+        deployed (Deployed): The recognizer.
+        seed (int): Of random starts and Square.
+    """
+
+    def __init__(self, deployed: Deployed, seed: int) -> None:
+        self.deployed = deployed
+        self.seed = seed
+
+    def predict(self, batch: VideoBatch) -> Columns:
+        """Prediction and rank of the true class."""
+        return rank_labels(self.deployed.average(batch.views), batch.labels)
+
+    def predict_and_attend(self, batch: VideoBatch) -> Columns:
+        """Besides, how evenly the attention is spread over the frames."""
+        return self.predict(batch) | _entropy(self._attention(batch, batch.inputs))
+
+    def attack(self, attack: Attack | Recipe, with_attention: bool, batch: VideoBatch) -> Columns:
+        """Prediction and rank under an attack; with attention, its entropy and its shift too."""
+        correct = self.predict(batch)['rank'] == 0
+        adversarial = self._perturb(attack, batch, correct)
+        columns = self._rank(batch, adversarial)
+        if not with_attention:
+            return columns
+        before, after = (self._attention(batch, x) for x in (batch.inputs, adversarial))
+        shift = (after - before).abs().sum(dim=2).mean(dim=1) / 2
+        attention = _entropy(after) | dict(cam_shift=shift)
+        # A video that was wrong before has not been attacked.
+        return columns | {
+            name: values.masked_fill(~correct, math.nan) for name, values in attention.items()
+        }
+
+    def deepfool(self, options: Mapping[str, Any], batch: VideoBatch) -> Columns:
+        """How far each video is from another prediction."""
+        x = batch.inputs.float()
+        result = deepfool(lambda x: self.deployed.scores(x, batch.samples), x, **options)
+        return dict(rho=robustness(result, x), success=result.success, iterations=result.iterations)
+
+    def probe(self, batch: VideoBatch) -> Columns:
+        """What the sanity flags read; the ranks are those under an attack with all pixels free."""
+        again = self.deployed.views(batch.inputs, batch.samples)
+        with torch.enable_grad():
+            x = batch.inputs.clone().requires_grad_()
+            logits = self.deployed.scores(x, batch.samples)
+            loss = torch.nn.functional.cross_entropy(logits, batch.labels, reduction='sum')
+            (gradient,) = torch.autograd.grad(loss, x)
+        correct = self.predict(batch)['rank'] == 0
+        free = self._perturb(PGD(eps=1.0, steps=10), batch, correct)
+        off_simplex = (batch.views.sum(dim=2) - 1).abs().amax(dim=1)
+        return self._rank(batch, free) | dict(
+            score_change=(again - batch.views).abs().flatten(1).amax(dim=1),
+            simplex=(off_simplex < 1e-4) & (batch.views >= 0).flatten(1).all(dim=1),
+            gradient=gradient.flatten(1).abs().amax(dim=1),
+        )
+
+    def _rank(self, batch: VideoBatch, inputs: Tensor) -> Columns:
+        return rank_labels(self.deployed.scores(inputs, batch.samples), batch.labels)
+
+    def _perturb(self, attack: Attack | Recipe, batch: VideoBatch, correct: Tensor) -> Tensor:
+        """The inputs; those of the videos that the model gets right are attacked."""
+        seeds = batch.videos + 1_000_003 * self.seed
+        if not isinstance(attack, Recipe):
+
+            def logits(x: Tensor, index: Tensor) -> Tensor:
+                return self.deployed.scores(x, [batch.samples[i] for i in index.tolist()])
+
+            space = self.deployed.space(batch.inputs)
+            return attack(logits, batch.inputs, batch.labels, space, seeds)
+        adversarial, index = batch.inputs.clone(), correct.nonzero().squeeze(1)
+        if len(index):
+            samples = [batch.samples[i] for i in index.tolist()]
+            inputs, views, seed = batch.inputs[index], batch.views.shape[1], int(seeds[0])
+            adversarial[index] = self.deployed.perturb(attack, inputs, samples, views, seed)
+        return adversarial
+
+    def _attention(self, batch: VideoBatch, inputs: Tensor) -> Tensor:
+        """Each frame's share of the evidence, shape (B, V, T')."""
+        return self.deployed.frame_attention(inputs, batch.samples, batch.views.shape[1])
+
+
+def _entropy(shares: Tensor) -> Columns:
+    """How evenly the attention is spread over the frames (1 is even), mean over views."""
+    return dict(entropy=attention_entropy(shares.flatten(0, 1)).view(shares.shape[:2]).mean(dim=1))

@@ -1,0 +1,61 @@
+"""Attacks from configs, and their options."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from attack_cases import BOTH_NORMS
+
+from adv_plugins.evaluation.attacks import (
+    ATTACKS,
+    FGSM,
+    PGD,
+    UniformNoise,
+    build_attack,
+)
+
+
+def test_attacks_are_built_from_configs() -> None:
+    assert build_attack(dict(type='PGD', eps=0.1, steps=3)) == PGD(eps=0.1, steps=3)
+    assert build_attack('uniform_noise', eps=0.1) == UniformNoise(eps=0.1)
+    attack = FGSM(eps=0.2)
+    assert build_attack(attack) is attack
+    assert list(ATTACKS) == ['UniformNoise', 'FGSM', 'PGD', 'APGD', 'Square']
+    for attack in BOTH_NORMS:
+        assert build_attack(dict(vars(attack), type=type(attack).__name__)) == attack
+    with pytest.raises(AttributeError):
+        attack.eps = 3
+
+
+@pytest.mark.parametrize(
+    ('config', 'message'),
+    [
+        (dict(type='PDG', eps=0.1), "attack='PDG' is unknown; write 'PGD'"),
+        (dict(eps=0.1), "attack='' is unknown; write 'UniformNoise', 'FGSM', 'PGD'"),
+        (dict(type='PGD', eps=0.1, step=3), 'PGD has no option step=; write steps'),
+        (dict(type='PGD'), 'PGD needs the options eps'),
+        (dict(type='FGSM', eps=-0.1), r'eps=-0.1 must be finite .* 8/255'),
+        (dict(type='FGSM', eps=math.inf), 'eps=inf must be finite'),
+        (dict(type='FGSM', eps=math.nan), 'eps=nan must be finite'),
+        (dict(type='FGSM', eps=0.1, norm='l1'), "norm='l1' is unknown; write norm='linf' or"),
+        (dict(type='PGD', eps=0.1, steps=0), 'steps=0 must be an integer, at least 1'),
+        (dict(type='PGD', eps=0.1, steps=2.5), 'steps=2.5 must be an integer'),
+        (dict(type='PGD', eps=0.1, step_size=-1), 'step_size=-1 must be finite'),
+        (dict(type='PGD', eps=0.1, loss='kl'), "loss='kl' is unknown; write loss='ce' or"),
+        (dict(type='APGD', eps=0.1, restarts=0), 'restarts=0 must be'),
+        (dict(type='UniformNoise', eps=0.1, restarts=0), 'restarts=0 must be'),
+        (dict(type='Square', eps=0.1, queries=0), 'queries=0 must be'),
+        (dict(type='Square', eps=0.1, p_init=1.5), r'p_init=1.5 must lie in \(0, 1\]'),
+        (dict(type='Square', eps=0.1, norm='l2'), "write norm='linf', or take"),
+    ],
+)
+def test_bad_options_are_told(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_attack(config)
+
+
+def test_a_ready_attack_takes_no_options() -> None:
+    with pytest.raises(ValueError, match=r'steps=3 beside a ready attack; write PGD\(\.\.\.\)'):
+        build_attack(PGD(eps=0.1), steps=3)
