@@ -1,4 +1,4 @@
-"""Figure 3 of a-art.txt on the embedded sample: GAP of ART over ε and over α, and A-ART over β.
+"""Figure 3 of A-ART on the embedded sample: GAP of ART over ε and over α, and A-ART over β.
 
     python examples/aart_sweep.py [--eps 0.1 0.5 2] [--alpha 0.25 1 4] [--beta 0.001 0.1]
 

@@ -1,4 +1,4 @@
-"""The tables of a-art.txt on the embedded sample: Non-ART, ART and A-ART over several seeds.
+"""The tables of A-ART on the embedded sample: Non-ART, ART and A-ART over several seeds.
 
     python examples/aart_table.py --seeds 0 1 2 [--work-dir work_dirs/aart]
     python examples/aart_table.py --dataset yt8m-317 --seeds 0      # with YouTube-8M on disk

@@ -1,4 +1,4 @@
-"""The ablations of taf.txt table 2 in one command: objectives, α, and ε with K.
+"""The ablations of TAF, table 2 in one command: objectives, α, and ε with K.
 
     python examples/taf_sweep.py [--seeds 0 1 2] [--tables a b c]
     python examples/taf_sweep.py --dataset sthv1 --checkpoint tsm_8f.pth --seeds 0 1 2

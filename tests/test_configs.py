@@ -61,7 +61,7 @@ def test_config_loads_and_its_model_builds(file):
 
 
 def test_the_papers_protocol_on_youtube8m():
-    """a-art.txt 3.1: Adam 2e-4, batch 64, GAP every 10,000 iterations, patience 3 and 5."""
+    """A-ART, section 3.1: Adam 2e-4, batch 64, GAP every 10,000 iterations, patience 3 and 5."""
     files = ('transformer', 'art-transformer', 'aart-transformer')
     configs = [Config.fromfile(ROOT / f'aart/{name}_1xb64_yt8m-317.py') for name in files]
     for config in configs:
@@ -152,7 +152,7 @@ def test_embedded_config_takes_a_training_step(file, tmp_path):
 
 @pytest.mark.parametrize('file', TABLE1, ids=lambda file: file.stem)
 def test_row_of_table1_is_as_in_the_paper(file):
-    """taf.txt 4.1: one clip, centre crop of 224; 15 epochs, lr / 10 after 10; α, ε, β, K."""
+    """TAF, section 4.1: one clip, centre crop of 224; 15 epochs, lr / 10 after 10; α, ε, β, K."""
     config = Config.fromfile(file)
     data = next(name for name in CLASSES if name in file.name)
     frames = 16 if '1x1x16' in file.name else 8
@@ -316,7 +316,7 @@ def test_rows_that_took_a_step(request, capsys):
         if item.originalname == 'test_row_of_table1_takes_a_training_step'
     ]
     with capsys.disabled():
-        print(f'\nconfigs of taf.txt table 1 that took a step: {len(STEPPED)} of {len(asked)}')
+        print(f'\nconfigs of TAF, table 1 that took a step: {len(STEPPED)} of {len(asked)}')
     assert len(STEPPED) == len(asked)
 
 

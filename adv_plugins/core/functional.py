@@ -88,7 +88,7 @@ def temporal_cam_loss(
 
 
 def ascent_direction(gradient: Tensor, norm: str, dims: tuple[int, ...]) -> Tensor:
-    """The steepest unit step of a norm (TAF, eq. 6; A-ART, eq. 3).
+    """The steepest unit step of a norm (TAF, eq. 6; A-ART, eq. 4).
 
     Args:
         gradient (Tensor): Gradient of the objective with respect to the perturbation.

@@ -1,4 +1,4 @@
-"""ART and A-ART (adversarially robust training on features, arXiv 2110.13950)."""
+"""ART and A-ART (Choudhary, Goyal, Sahu, 2021, arXiv 2110.13950)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TAF (Temporal Augmentation Framework, arXiv 2304.14601) and its cross-entropy row."""
+"""TAF (Duan et al., IJCAI 2023, arXiv 2304.14601) and its ablation with cross-entropy."""
 
 from __future__ import annotations
 

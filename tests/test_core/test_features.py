@@ -66,7 +66,7 @@ def converted(recipe, **options):
 
 
 def written_out(net, inputs, labels, eps, alpha, beta):
-    """a-art.txt eq. 1-4 and 2.2, video by video, with plain autograd."""
+    """A-ART, eq. 1-4 and 2.2, video by video, with plain autograd."""
     videos = []
     for i in range(len(labels)):
         length = int(inputs['rgb_mask'][i].sum())

@@ -54,7 +54,7 @@ def test_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(full_runs, 'FRAMES_OF_YT8M', 4)
     full_runs.main(['--rows', 'tsm-sthv1', 'yt8m', '--tflops', '10', '--out', str(tmp_path)])
     taf, art, aart = json.loads((tmp_path / 'full_runs.json').read_text())
-    # taf.txt 4.1: 15 epochs on top of 50; 2.33 clean steps, and a first layer by its data.
+    # TAF, section 4.1: 15 epochs on top of 50; 2.33 clean steps, and a first layer by its data.
     assert (taf['method'], taf['clean_epochs'], taf['epochs']) == ('TAF', 50, 15)
     assert taf['ratio'] == pytest.approx(7 / 3, abs=0.1)
     assert art['ratio'] == pytest.approx(2, abs=0.1) and art['ratio'] < aart['ratio'] < 3
