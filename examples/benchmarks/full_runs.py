@@ -13,8 +13,8 @@ an addition are two), and multiplies by videos and epochs. Assumes that
   clean one does, and reads no more clips;
 - validation is left out, and no run stops early.
 
-TAF fine-tunes for 15 epochs what the clean config has trained (TAF, section 4.1). What that adds is told
-in two ways: relative to the clean run alone, and of it what 15 more clean epochs would not cost.
+TAF fine-tunes for 15 epochs what the clean config has trained (TAF, section 4.1). What that adds
+is told in two ways: relative to the clean run alone, and relative to one of 15 more clean epochs.
 Writes ``full_runs.md`` and ``full_runs.json`` to ``--out``.
 """
 

@@ -59,7 +59,7 @@ def main() -> None:
     for project, first, prelude in (
         ('plain PyTorch', 'torch', HIDE),
         ('mmengine is installed', 'torch', ''),
-        ('MMAction2 is used', 'torch, mmengine.runner, mmaction.models, mmaction.datasets', ''),
+        ('mmengine is used', 'torch, mmengine.runner, mmcv.transforms', ''),
     ):
         before, after = measure(first, prelude, repeats)
         print(f'| {project} | `import {first}` | {before:.2f} | {after:.2f} |', flush=True)
