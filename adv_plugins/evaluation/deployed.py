@@ -23,7 +23,7 @@ from ..core.norm import NormPath
 from ..core.recipe import Recipe
 from ..core.step import Adversary
 from ..datasets.files import some
-from ..visualization.cam import frame_attention, gradcam
+from .cam import frame_attention, gradcam
 
 
 class Deployed:

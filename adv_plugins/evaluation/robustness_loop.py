@@ -23,13 +23,14 @@ from torch import Tensor
 from ..core.recipe import RECIPES, Recipe, build_recipe
 from ..datasets.corruptions import CORRUPTIONS, VideoCorruption
 from ..hooks.adversarial_hook import inner_model
-from ..visualization.cam import attention_entropy
-from ..visualization.clip_pictures import evenly_spread
 from .attacks import PGD, build_attack
+from .cam import attention_entropy
 from .deepfool import deepfool, robustness
 from .deployed import Deployed, hard_labels, judge, load_weights, weights_digest
+from .pages import markdown
 from .results import Cell, Robustness
 from .sanity import flags
+from .selection import evenly_spread
 from .videos import Items, corrupted, read
 
 ATTACKS = dict(
@@ -199,7 +200,7 @@ class RobustnessTestLoop(TestLoop):
             self._save(file)
         self.results.flags = flags(self.results)
         self._save(file)
-        file.with_suffix('.md').write_text(self.results.markdown(), encoding='utf-8')
+        file.with_suffix('.md').write_text(markdown(self.results), encoding='utf-8')
         print_log(f'results: {file} and {file.with_suffix(".md").name}', logger='current')
         for flag in self.results.flags:
             if flag.raised:
