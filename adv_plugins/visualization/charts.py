@@ -82,7 +82,7 @@ def plot_corruptions(results: Sequence[Robustness]) -> Figure:
         To be saved with ``figure.savefig(file)``.
 
     Raises:
-        ValueError: There is no result, or no corruption in them.
+        ValueError: There are no results, or no corruptions in them.
         ImportError: matplotlib is missing.
     """
     check_not_empty('results', results, 'give one Robustness or more')
@@ -108,8 +108,8 @@ def plot_eps_curves(results: Sequence[Robustness], attack: str) -> Figure:
     """Accuracy under an attack over eps.
 
     Args:
-        results (Sequence[Robustness]): One model or more; those without the curve are left out,
-            and the legend says so.
+        results (Sequence[Robustness]): One model or more; for those without the curve the legend
+            says that it was not evaluated.
         attack (str): Name of the attack.
 
     Returns:
@@ -237,28 +237,6 @@ def plot_sweep(
     return figure
 
 
-def _training_panel(panel: Axes, logs: Mapping[str, TrainingLog], metric: str) -> None:
-    """One metric of all runs."""
-    accuracy = metric.startswith('acc/')
-    factor = 100 if accuracy else 1
-    trained = f'{metric.removeprefix("acc/")}_acc' if accuracy else metric
-    missing: dict[str, list[str]] = {}
-    for index, (run, log) in enumerate(logs.items()):
-        for part, series, name, style in (
-            ('training', log.train, trained, dict(linestyle='--')),
-            # Validations may be few, so that their points are marked.
-            ('validation', log.val, metric, dict(linestyle='-', marker='o', markersize=4)),
-        ):
-            points = series.get(name, {})
-            if not points:
-                missing.setdefault(f'no {name!r} in {part}', []).append(run)
-            values = [factor * value for value in points.values()]
-            panel.plot(list(points), values, color=f'C{index}', **style)
-        panel.plot([], [], color=f'C{index}', label=run)
-    panel.set_ylabel(f'{metric}, percent' if accuracy else metric)
-    _note(panel, [f'{what}: {", ".join(whose)}' for what, whose in missing.items()])
-
-
 def _named_bars(panel: Axes, changes: Sequence[ClassChange]) -> None:
     """Few classes: from top to bottom, with names and intervals."""
     places = range(len(changes))
@@ -316,7 +294,7 @@ def _corruption_panel(panel: Axes, name: str, results: Sequence[Robustness]) -> 
             missing.append(f'{each.model}: no {", ".join(absent)}' if points else each.model)
         if points and 'clean' in each.cells:
             points[0.0] = each.interval('clean')
-        # A severity that is missing is a gap in the line.
+        # A missing severity leaves a gap in the line.
         xs = sorted({*points, *wanted})
         value, low, high = zip(*[points.get(x, (math.nan,) * 3) for x in xs], strict=True)
         panel.plot(xs, value, color=colour, marker='o', markersize=3, label=label)
@@ -328,8 +306,30 @@ def _corruption_panel(panel: Axes, name: str, results: Sequence[Robustness]) -> 
     panel.locator_params(axis='x', integer=True)
 
 
+def _training_panel(panel: Axes, logs: Mapping[str, TrainingLog], metric: str) -> None:
+    """One metric of all runs."""
+    accuracy = metric.startswith('acc/')
+    factor = 100 if accuracy else 1
+    trained = f'{metric.removeprefix("acc/")}_acc' if accuracy else metric
+    missing: dict[str, list[str]] = {}
+    for index, (run, log) in enumerate(logs.items()):
+        for part, series, name, style in (
+            ('training', log.train, trained, dict(linestyle='--')),
+            # Validations may be few, so that their points are marked.
+            ('validation', log.val, metric, dict(linestyle='-', marker='o', markersize=4)),
+        ):
+            points = series.get(name, {})
+            if not points:
+                missing.setdefault(f'no {name!r} in {part}', []).append(run)
+            values = [factor * value for value in points.values()]
+            panel.plot(list(points), values, color=f'C{index}', **style)
+        panel.plot([], [], color=f'C{index}', label=run)
+    panel.set_ylabel(f'{metric}, percent' if accuracy else metric)
+    _note(panel, [f'{what}: {", ".join(whose)}' for what, whose in missing.items()])
+
+
 def _sweep_panel(panel: Axes, points: Mapping[Any, Sequence[float]], label: str) -> None:
-    """One option: to scale if its values are numbers."""
+    """One option; numeric values are drawn to scale."""
     numbers = all(isinstance(value, (int, float)) for value in points)
     if numbers:
         points = dict(sorted(points.items()))
