@@ -1,14 +1,14 @@
-r"""The pictures of a-art.txt from trained models: attention under attack, and robustness.
+r"""The figures of A-ART from trained models: attention under attack, and robustness.
 
     python examples/aart_pictures.py --out pictures \
         --model Non-ART mm_configs/aart/transformer_1xb64_yt8m-sample.py non-art.pth \
         --model A-ART mm_configs/aart/aart-transformer_1xb64_yt8m-sample.py a-art.pth
 
-Each model is attacked with its own gradients, by one l2 step a modality (a-art.txt eq. 4). Written
-are, for each modality, the attention maps and profiles of one test video and of its adversary
-(figures 1 and 2), and the robustness by DeepFool over some test videos (figure 4). The test set is
-that of the first config. For models of frame features, such as FeatureTransformer; of several
-encoder layers the last is looked at.
+Each model is attacked with its own gradients, by one l2 step a modality (A-ART, eq. 4). For each
+modality the attention maps and profiles of one test video and of its adversary are drawn (figures 1
+and 2), and for all models the robustness by DeepFool over some test videos (figure 4). The test set
+is that of the first config. The models take frame features, as FeatureTransformer does; of several
+encoder layers the last one is shown.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Attention:
 
     @property
     def mse(self) -> Tensor:
-        """How far the map of each video moves, shape (B,)."""
+        """How far the map of each video moves: the attention MSE, shape (B,)."""
         return attention_mse(self.clean, self.adversarial, self.valid)
 
 
@@ -94,7 +94,7 @@ def load_model(config: Path, checkpoint: Path, eps: float) -> nn.Module:
 
 
 def read_config(config: Path) -> Config:
-    """A config, in whose scope modules are built from here on."""
+    """Read a config and make its scope the one in which modules are built."""
     cfg = Config.fromfile(config)
     init_default_scope(cfg.get('default_scope', 'mmaction'))
     return cfg
@@ -104,42 +104,44 @@ def preprocess(model: nn.Module, items: list[dict[str, Any]]) -> tuple[dict[str,
     """Inputs and data samples as they leave the model's data preprocessor."""
     data = model.data_preprocessor(pseudo_collate(items), False)
     if not isinstance(data['inputs'], dict):
-        raise SystemExit('the inputs are one tensor; these pictures are of frame features by name')
+        raise SystemExit(
+            'the inputs are one tensor; these pictures need a dict of frame features by modality'
+        )
     return data['inputs'], data['data_samples']
 
 
 @torch.no_grad()
 def attend(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Attention]:
-    """Attack some videos, and see what the attention does.
+    """Attack some videos and compare the attention.
 
     Args:
         model (nn.Module): One of :func:`load_model`.
-        items (list[dict]): What a dataset gave.
+        items (list[dict]): Items of a dataset.
 
     Returns:
         dict[str, Attention]: By modality.
     """
     inputs, samples = preprocess(model, items)
     features = Batch(inputs).values
-    moved = model.perturb(inputs, samples)
+    adversarial_inputs = model.perturb(inputs, samples)
     with capture_attention(model) as clean:
         model(inputs)
     with capture_attention(model) as adversarial:
-        model(moved)
-    # Of several layers of a modality the last one stays.
-    found = {
+        model(adversarial_inputs)
+    # Of several layers of a modality the last one is kept.
+    by_modality = {
         name: Attention(before.weights, after.weights, inputs[name + MASK])
         for before, after in zip(clean, adversarial, strict=True)
         for name in features
         if name in before.name.split('.')
     }
-    if found.keys() != features.keys():
+    if by_modality.keys() != features.keys():
         names = [before.name for before in clean]
         raise SystemExit(
             f'each of {list(features)} must be part of the name of an attention module, '
             f'as in encoders.rgb.0.attention; those of {type(model).__name__} are {names}'
         )
-    return found
+    return by_modality
 
 
 def fool(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -147,7 +149,7 @@ def fool(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Tensor]:
 
     Args:
         model (nn.Module): One of :func:`load_model`.
-        items (list[dict]): What a dataset gave.
+        items (list[dict]): Items of a dataset.
 
     Returns:
         dict[str, Tensor]: ``rho``, ``success`` and ``iterations``, each of the shape (B,).
@@ -167,7 +169,7 @@ def fool(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def measure(model: nn.Module, dataset: Any, count: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Attention MSE and robustness over the first videos of a data set.
+    """Attention MSE and robustness over the first videos of a dataset.
 
     Args:
         model (nn.Module): One of :func:`load_model`.
@@ -175,22 +177,22 @@ def measure(model: nn.Module, dataset: Any, count: int) -> tuple[dict[str, float
         count (int): Number of videos.
 
     Returns:
-        tuple: The mean attention MSE by modality, over the videos that have it, and what
-        :func:`fool` found for all videos.
+        tuple: The mean attention MSE by modality, over the videos where it is defined, and what
+        :func:`fool` returns, for all videos.
     """
-    moved: dict[str, list[Tensor]] = {}
+    errors: dict[str, list[Tensor]] = {}
     fooled: dict[str, list[Tensor]] = {}
     for items in batches(dataset, count):
         for name, attention in attend(model, items).items():
-            moved.setdefault(name, []).append(attention.mse)
+            errors.setdefault(name, []).append(attention.mse)
         for name, values in fool(model, items).items():
             fooled.setdefault(name, []).append(values)
-    mse = {name: torch.cat(values).nanmean().item() for name, values in moved.items()}
+    mse = {name: torch.cat(values).nanmean().item() for name, values in errors.items()}
     return mse, {name: torch.cat(values).cpu() for name, values in fooled.items()}
 
 
 def batches(dataset: Any, count: int) -> Iterator[list[dict[str, Any]]]:
-    """The first videos of a data set, some at a time."""
+    """The first videos of a dataset, batch by batch."""
     for start in range(0, count, BATCH_SIZE):
         yield [dataset[i] for i in range(start, min(start + BATCH_SIZE, count))]
 
@@ -201,8 +203,8 @@ def draw(
     """Draw and save the pictures.
 
     Args:
-        attention (dict): Of one video, by model and modality.
-        fooled (dict): What :func:`measure` found by DeepFool, by model.
+        attention (dict): The attention for one video, by model and modality.
+        fooled (dict): The results of DeepFool, see :func:`fool`, by model.
         out (Path): The folder to write to.
 
     Returns:
@@ -211,18 +213,18 @@ def draw(
     figures = {}
     first = next(iter(attention.values()))
     for name in first:
-        shown = {model: found[name] for model, found in attention.items()}
+        shown = {model: by_modality[name] for model, by_modality in attention.items()}
         valid = first[name].valid[0]
         figures[f'attention_maps_{name}'] = plot_attention_maps(
-            {model: found.maps for model, found in shown.items()}, valid, name
+            {model: each.maps for model, each in shown.items()}, valid, name
         )
         figures[f'attention_profiles_{name}'] = plot_attention_profiles(
-            {model: found.profiles for model, found in shown.items()}, valid, name
+            {model: each.profiles for model, each in shown.items()}, valid, name
         )
     figures['robustness'] = plot_robustness(
         {
-            model: found['rho'].masked_fill(~found['success'], float('nan'))
-            for model, found in fooled.items()
+            model: result['rho'].masked_fill(~result['success'], float('nan'))
+            for model, result in fooled.items()
         }
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -237,17 +239,17 @@ def report(
     mse: dict[str, dict[str, float]],
     fooled: dict[str, dict[str, Tensor]],
 ) -> str:
-    """What was measured as a Markdown table, one column a model."""
+    """The measurements as a Markdown table, one column a model."""
     count = len(next(iter(fooled.values()))['rho'])
     rows: dict[str, list[str]] = {}
     for name in next(iter(mse.values())):
         rows[f'attention MSE, {name}, shown video'] = [
-            f'{found[name].mse.item():.2e}' for found in attention.values()
+            f'{by_modality[name].mse.item():.2e}' for by_modality in attention.values()
         ]
         rows[f'attention MSE, {name}, mean over {count} videos'] = [
-            f'{found[name]:.2e}' for found in mse.values()
+            f'{by_modality[name]:.2e}' for by_modality in mse.values()
         ]
-    summaries = [robustness_summary(**found, max_iter=MAX_ITER) for found in fooled.values()]
+    summaries = [robustness_summary(**result, max_iter=MAX_ITER) for result in fooled.values()]
     for key in ('rho_mean', 'rho_median', 'success_rate', 'rho_failed_mean'):
         rows[f'DeepFool, {key}'] = [f'{summary[key]:.4f}' for summary in summaries]
     lines = ['| | ' + ' | '.join(fooled) + ' |', '|---|' + '---|' * len(fooled)]

@@ -24,14 +24,11 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
 from adv_plugins.core.recipe import Recipe, build_recipe
+from adv_plugins.evaluation.selection import evenly_spread
 from adv_plugins.evaluation.weights import load_weights
-from adv_plugins.visualization.clip_pictures import (
-    contact_sheet,
-    evenly_spread,
-    side_by_side,
-    write_mp4,
-)
+from adv_plugins.visualization.clip_pictures import contact_sheet, side_by_side
 from adv_plugins.visualization.clips import look, recipe_attack
+from adv_plugins.visualization.mp4 import write_mp4
 
 
 def load_model(config: Config, checkpoint: str) -> nn.Module:

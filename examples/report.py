@@ -6,8 +6,9 @@ r"""A robustness report: one config, one checkpoint or more, one HTML page.
 
 Evaluates every checkpoint on clean, corrupted and attacked test videos, compares them with the
 first one, draws what they look at, and writes ``report.html`` to ``--out``: one file that needs no
-server and no network. The numbers are beside it as JSON and Markdown; what is there already is not
-computed again. How much is evaluated says ``--protocol``, a config with a ``robustness``.
+server and no network. The numbers are beside it as JSON and Markdown; those that are already there
+are not computed again. ``--protocol``, a config with a ``robustness``, selects how much is
+evaluated.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from torch import nn
 
 from adv_plugins import __version__
 from adv_plugins.adapters.wrappers import inner_model
-from adv_plugins.evaluation.comparison import Comparison, compare
-from adv_plugins.evaluation.results import Robustness
-from adv_plugins.evaluation.results_page import markdown_table, percent
+from adv_plugins.evaluation import Comparison, Robustness, compare, markdown
+from adv_plugins.evaluation.selection import evenly_spread
+from adv_plugins.evaluation.tables import markdown_table, percent
+from adv_plugins.evaluation.training_log import read_training_log
 from adv_plugins.evaluation.weights import load_weights
 from adv_plugins.visualization import (
     attention_profile,
@@ -44,15 +46,10 @@ from adv_plugins.visualization.charts import (
     plot_corruptions,
     plot_eps_curves,
     plot_training_curves,
-    read_training_log,
 )
-from adv_plugins.visualization.clip_pictures import (
-    contact_sheet,
-    evenly_spread,
-    side_by_side,
-    write_mp4,
-)
+from adv_plugins.visualization.clip_pictures import contact_sheet, side_by_side
 from adv_plugins.visualization.clips import look, recipe_attack
+from adv_plugins.visualization.mp4 import write_mp4
 from adv_plugins.visualization.report import Section, write_report
 from adv_plugins.visualization.token_attention import video_attention
 
@@ -61,11 +58,11 @@ ATTACKS = {
     'an attack on the cross-entropy': dict(type='CEAugmentation', steps=10, step_size=None),
     'an attack on the temporal CAM': dict(type='TAF', steps=10, step_size=None),
 }
-"""The two of taf.txt figure 3."""
+"""The two attacks of TAF, figure 3."""
 
 
 class Report:
-    """What is shown of some checkpoints of one config.
+    """The contents of a report on some checkpoints of one config.
 
     Args:
         args (argparse.Namespace): The command line.
@@ -84,11 +81,11 @@ class Report:
         self.missing: list[tuple[str, str]] = []
 
     def evaluate(self) -> None:
-        """Numbers and pictures of every checkpoint that fits."""
+        """Evaluate every checkpoint that fits, and draw its pictures."""
         for name, checkpoint in zip(self.args.names, self.args.checkpoints, strict=True):
             try:
                 load_weights(self.model, checkpoint)
-            except Exception as error:  # An unreadable file raises what it likes.
+            except Exception as error:  # An unreadable file may raise anything.
                 self.leave_out(name, error)
                 continue
             loop = self.runner.test_loop
@@ -97,39 +94,39 @@ class Report:
             self.results.append(loop.results)
             for index in evenly_spread(len(self.dataset), self.args.num_videos):
                 try:
-                    self.look_at(index, name)
-                except Exception as error:  # A picture is no reason to lose the numbers.
+                    self.draw(index, name)
+                except Exception as error:  # The numbers must not be lost because of a picture.
                     self.leave_out(f'pictures of video {index} by {name}', error)
 
     def leave_out(self, what: str, error: Exception) -> None:
-        """Note what the report will not have."""
+        """Note what the report will lack."""
         self.missing.append((what, str(error)))
         print_log(f'{what}: {error}', 'current', logging.ERROR)
 
-    def look_at(self, index: int, name: str) -> None:
-        """What a model looks at in a video, clean and attacked: a sheet and an .mp4 an attack."""
+    def draw(self, index: int, name: str) -> None:
+        """Draw where a model looks in a video, clean and attacked: a page and an .mp4 an attack."""
         model = self.model.eval()
         data = model.data_preprocessor(pseudo_collate([self.dataset[index]]), False)
         inputs, samples = data['inputs'], data['data_samples']
         for title, options in ATTACKS.items():
             attack = recipe_attack(model, dict(options, eps=self.eps))
-            (seen,) = look(model, inputs, samples, attack)
+            (clip,) = look(model, inputs, samples, attack)
             file = self.args.out / 'videos' / f'{len(self.results)}_{index}_{options["type"]}.mp4'
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_mp4(file, side_by_side(seen, self.classes), fps=4)
-            shown = self.pictures.setdefault(index, [])
-            sheet = contact_sheet(seen, self.classes)
-            shown += [(sheet, f'{name} under {title}'), (file, 'the same, moving')]
+            write_mp4(file, side_by_side(clip, self.classes), fps=4)
+            sheet = contact_sheet(clip, self.classes)
+            pictures = [(sheet, f'{name} under {title}'), (file, 'the same as a video')]
+            self.pictures.setdefault(index, []).extend(pictures)
         try:
             clean = video_attention(model, inputs, samples)
         except ValueError:
-            # Only some Transformers have an attention between frames.
+            # Only some Transformers have attention between frames.
             return
-        moved = video_attention(model, attack(inputs, samples), samples)
-        self.attention.setdefault(index, {})[name] = (clean[0], moved[0])
+        adversarial = video_attention(model, attack(inputs, samples), samples)
+        self.attention.setdefault(index, {})[name] = (clean[0], adversarial[0])
 
     def sections(self) -> Iterator[Section]:
-        """The parts of the page, the shortest answer first."""
+        """The sections of the page, the most condensed first."""
         comparison = None
         if len(self.results) > 1:
             try:
@@ -139,53 +136,53 @@ class Report:
         yield Section('In short', self.summary())
         if comparison is not None:
             yield from self.compared(comparison)
-        if any(found.keys('corruption') for found in self.results):
+        if any(results.keys('corruption') for results in self.results):
             chart = plot_corruptions(self.results)
             yield Section('Corruptions', figures=[(chart, 'Top-1 accuracy over severity.')])
-        curves = {name for found in self.results for name in found.curve_names()}
+        curves = {name for results in self.results for name in results.curve_names()}
         if curves:
             charts = [(plot_eps_curves(self.results, n), f'Under {n}.') for n in sorted(curves)]
             yield Section('Accuracy over eps', figures=charts)
         yield from self.looks()
         yield from self.training()
-        for found in self.results:
-            yield Section(f'All numbers: {found.model}', body(found.markdown()), folded=True)
+        for results in self.results:
+            yield Section(f'All numbers: {results.model}', body(markdown(results)), folded=True)
         yield Section('Missing', self.absent())
         yield Section('How this was made', self.provenance())
 
     def summary(self) -> str:
-        """A row a model, and the flags that are raised."""
+        """A table with a row a model, and the flags that are raised."""
         rows, notes = [], []
-        for found in self.results:
-            clean = found.keys('clean')
-            worst = [found.worst_case([*clean, *keys]) for keys in found.attack_groups()]
+        for results in self.results:
+            clean = results.keys('clean')
+            worst = [results.worst_case([*clean, *keys]) for keys in results.attack_groups()]
             numbers = [
-                found.top('clean') if clean else float('nan'),
-                found.mpc(),
-                found.rpc(),
+                results.top('clean') if clean else float('nan'),
+                results.mpc(),
+                results.rpc(),
                 min(worst, default=float('nan')),
             ]
-            raised = [flag for flag in found.flags if flag.raised]
-            unchecked = [flag for flag in found.flags if flag.raised is None]
-            told = f'{len(raised)} raised' + (f', {len(unchecked)} unchecked' if unchecked else '')
-            rows.append([found.model, *map(percent, numbers), told])
-            notes += [f'- **{found.model}, {flag.name}**: {flag.message}' for flag in raised]
+            raised = [flag for flag in results.flags if flag.raised]
+            unchecked = [flag for flag in results.flags if flag.raised is None]
+            flags = f'{len(raised)} raised' + (f', {len(unchecked)} unchecked' if unchecked else '')
+            rows.append([results.model, *map(percent, numbers), flags])
+            notes += [f'- **{results.model}, {flag.name}**: {flag.message}' for flag in raised]
         header = ['model', 'clean', 'mPC', 'rPC', 'worst case', 'sanity flags']
         text = (
-            'Top-1 accuracy in percent: on clean videos, the mean over all corruptions (mPC) and '
-            'that in percent of clean (rPC), and where a video counts only if it survives every '
-            'attack of one eps.'
+            'Top-1 accuracy in percent: on clean videos; the mean over all corruptions (mPC), also '
+            'in percent of the clean accuracy (rPC); and the worst case, in which a video counts '
+            'only if it is correct under every attack of one eps.'
         )
         table = markdown_table(header, rows) if rows else 'No checkpoint could be evaluated.'
         return '\n\n'.join([text, table, '\n'.join(notes)])
 
     def compared(self, comparison: Comparison) -> Iterator[Section]:
-        """The table of differences, and the bars of figure 4."""
+        """The differences to the first model, and those of every class (TAF, figure 4)."""
         long_term = [self.classes[i] for i in self.long_term()] if self.classes else []
-        yield Section('Comparison', body(comparison.markdown(highlight=long_term)))
+        yield Section('Comparison', body(markdown(comparison, highlight=long_term)))
         charts = []
         for index in comparison.others:
-            if 'clean' not in comparison.left_out:
+            if 'clean' in comparison.shared:
                 changes = comparison.class_changes(model=index, highlight=long_term)
                 names = (comparison.models[index], comparison.models[comparison.baseline])
                 caption = '{} against {}, clean videos.'.format(*names)
@@ -198,7 +195,7 @@ class Report:
         return getattr(self.dataset, 'metainfo', {}).get('long_term', ())
 
     def looks(self) -> Iterator[Section]:
-        """Each video with all models and attacks, then the attention of Transformers."""
+        """Each video with all models and attacks, then the attention between its frames."""
         for index, pictures in self.pictures.items():
             yield Section(f'Video {index}', figures=pictures)
         for index, maps in self.attention.items():
@@ -213,24 +210,24 @@ class Report:
             yield Section(f'Attention in video {index}', figures=charts)
 
     def training(self) -> Iterator[Section]:
-        """The curves of figure 5, where the logs still lie beside the checkpoints."""
+        """Training curves (TAF, figure 5), where the logs are still beside the checkpoints."""
         runs = {}
-        for found in self.results:
-            folder = Path(found.checkpoint).parent
+        for results in self.results:
+            folder = Path(results.checkpoint).parent
             try:
                 read_training_log(folder)
             except (FileNotFoundError, ValueError) as error:
-                self.leave_out(f'training curves of {found.model}', error)
+                self.leave_out(f'training curves of {results.model}', error)
             else:
-                runs[found.model] = folder
+                runs[results.model] = folder
         if runs:
-            yield Section('Training', figures=[(plot_training_curves(runs), 'As they logged it.')])
+            yield Section('Training', figures=[(plot_training_curves(runs), 'As it was logged.')])
 
     def absent(self) -> str:
-        """What was asked for and is not here."""
+        """What was asked for and is missing."""
         lines = [f'- {what}: {reason}' for what, reason in self.missing]
-        for found in self.results:
-            lines += [f'- {found.model}, {key}: {text}' for key, text in found.missing.items()]
+        for results in self.results:
+            lines += [f'- {results.model}, {key}: {text}' for key, text in results.missing.items()]
         return '\n'.join(lines) or 'Nothing that was asked for is missing.'
 
     def provenance(self) -> str:
@@ -248,14 +245,14 @@ class Report:
         return '\n'.join(lines)
 
 
-def body(markdown: str) -> str:
-    """A document without its title, which is the section's, and its headings one level lower."""
-    lines = markdown.split('\n')[1:]
+def body(page: str) -> str:
+    """A page without its title, since the section has one, and with headings one level lower."""
+    lines = page.split('\n')[1:]
     return '\n'.join(f'#{line}' if line.startswith('#') else line for line in lines)
 
 
 def build_runner(args: argparse.Namespace) -> Runner:
-    """A Runner with the test set alone."""
+    """A Runner that has only the test set."""
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     for stage in ('train', 'val'):
@@ -294,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     report = Report(args)
     report.evaluate()
-    # Built first: what fails on the way is told at the end.
+    # All sections come first, since "Missing" lists what failed in them.
     *sections, missing, provenance = report.sections()
     missing.markdown = report.absent()
     title = f'Robustness of {", ".join(args.names)}'

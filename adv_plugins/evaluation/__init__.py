@@ -4,8 +4,12 @@ from importlib.util import find_spec as _find_spec
 
 from ..compat import mmaction_problem as _mmaction_problem
 from .attacks import APGD, FGSM, PGD, Square, UniformNoise, build_attack
-from .comparison import Comparison, compare, paired_bootstrap
+from .cam import attention_entropy, frame_attention, gradcam
+from .cells import Cell, Flag
+from .comparison import Comparison, compare
 from .deepfool import DeepFoolResult, deepfool, robustness, robustness_summary
+from .intervals import paired_bootstrap
+from .pages import markdown
 from .ranking import (
     global_average_precision,
     hit_at_one,
@@ -13,7 +17,7 @@ from .ranking import (
     precision_at_equal_recall_rate,
 )
 from .ranking_summary import RankingSummary
-from .results import Cell, Flag, Robustness
+from .results import Robustness
 from .sanity import flags
 
 __all__ = [
@@ -28,12 +32,16 @@ __all__ = [
     'Robustness',
     'Square',
     'UniformNoise',
+    'attention_entropy',
     'build_attack',
     'compare',
     'deepfool',
     'flags',
+    'frame_attention',
     'global_average_precision',
+    'gradcam',
     'hit_at_one',
+    'markdown',
     'mean_average_precision',
     'paired_bootstrap',
     'precision_at_equal_recall_rate',

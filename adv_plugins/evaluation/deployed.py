@@ -20,7 +20,7 @@ from ..core.batch import LONE, per_sample
 from ..core.capture import capture_output
 from ..core.randomness import stream_seed
 from ..core.recipe import Recipe
-from ..visualization.cam import frame_attention, gradcam
+from .cam import frame_attention, gradcam
 
 
 class Deployed:

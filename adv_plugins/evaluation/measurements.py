@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..core.recipe import Recipe
-from ..visualization.cam import attention_entropy
 from .attacks import PGD, Attack
+from .cam import attention_entropy
 from .deepfool import deepfool, robustness
 from .deployed import Deployed, hard_labels, rank_labels
 from .videos import Items

@@ -1,4 +1,4 @@
-"""The results of one checkpoint as a Markdown page; what is missing is said, with the reason."""
+"""The results of one checkpoint as a Markdown page, which names what is missing and why."""
 
 from __future__ import annotations
 
@@ -10,182 +10,160 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from .cells import DEEPFOOL, Cell, split_key
 from .deepfool import robustness_summary
-from .results import DEEPFOOL, Cell, Groups, Robustness, split_key, wilson_interval
+from .intervals import wilson_interval
+from .results import Groups, Robustness
+from .tables import NO_NUMBER, eps_text, markdown_table, percent
 
-NO_NUMBER = '—'
-"""What a table shows where there is no number; why is told under "Missing"."""
 _FLAG_WORDS = {True: '**RAISED**', None: '**not checked**', False: 'fine'}
 _VALUE_NAMES = {'entropy': 'attention entropy', 'cam_shift': 'CAM shift'}
 
 
-def page(found: Robustness, groups: Groups | None = None) -> str:
-    """Everything as one Markdown document.
+def results_page(results: Robustness, groups: Groups | None = None) -> str:
+    """The page; see :func:`~adv_plugins.evaluation.markdown`.
 
     Args:
-        found (Robustness): What was found.
-        groups (Mapping[str, Sequence[str]], optional): Names of corruptions by group. Defaults to
-            None: those of :mod:`adv_plugins.datasets.corruptions`.
+        results (Robustness): The results.
+        groups (Mapping[str, Sequence[str]], optional): As for
+            :meth:`~adv_plugins.evaluation.Robustness.corruption_groups`. Defaults to None.
     """
     sections = [
-        _heading(found),
-        _clean_section(found),
-        _corruption_section(found, groups),
-        _attack_section(found),
-        _curve_section(found),
-        _value_section(found),
-        _deepfool_section(found),
-        _class_section(found),
-        _flag_section(found),
-        _missing_section(found),
+        _heading(results),
+        _clean_section(results),
+        _corruption_section(results, groups),
+        _attack_section(results),
+        _curve_section(results),
+        _value_section(results),
+        _deepfool_section(results),
+        _class_section(results),
+        _flag_section(results),
+        _missing_section(results),
     ]
     return '\n\n'.join(section for section in sections if section) + '\n'
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; numbers are to the right of a first column of words."""
-    lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
-    # A bar in a name would end its column.
-    return '\n'.join(
-        f'| {" | ".join(text.replace("|", chr(92) + "|") for text in line)} |' for line in lines
-    )
-
-
-def percent(value: float, sign: str = '') -> str:
-    """A number of a table with one decimal, or a dash where there is none."""
-    # Adding 0 turns -0.0 into 0.0.
-    return f'{round(value, 1) + 0.0:{sign}.1f}' if math.isfinite(value) else NO_NUMBER
-
-
-def eps_text(level: float | None) -> str:
-    """An eps as ``8/255`` where it is grey levels, or else as it is."""
-    if level is None:
-        return NO_NUMBER
-    grey = round(255 * level)
-    return f'{grey}/255' if 0 < grey < 255 and abs(255 * level - grey) < 1e-6 else f'{level:.4g}'
 
 
 def _section(title: str, *paragraphs: str) -> str:
     return '\n\n'.join((f'## {title}', *paragraphs))
 
 
-def _heading(found: Robustness) -> str:
-    videos = {video for cell in found.cells.values() for video in cell.videos}
+def _heading(results: Robustness) -> str:
+    videos = {video for cell in results.cells.values() for video in cell.videos}
     rows = [
-        ('config', found.config),
-        ('checkpoint', found.checkpoint),
-        ('weights', found.weights),
-        ('dataset', found.dataset),
-        ('videos', f'{len(videos)} of {len(found.classes)} classes'),
+        ('config', results.config),
+        ('checkpoint', results.checkpoint),
+        ('weights', results.weights),
+        ('dataset', results.dataset),
+        ('videos', f'{len(videos)} of {len(results.classes)} classes'),
     ]
-    lines = [f'# Robustness of {found.model}', '']
+    lines = [f'# Robustness of {results.model}', '']
     lines += [f'- {name}: {text or NO_NUMBER}' for name, text in rows]
-    raised = [flag.name for flag in found.flags if flag.raised]
+    raised = [flag.name for flag in results.flags if flag.raised]
     if raised:
         lines += ['', f'**Read with care: sanity flags are raised ({", ".join(raised)}).**']
     return '\n'.join(lines)
 
 
-def _clean_section(found: Robustness) -> str:
-    if 'clean' not in found.cells:
+def _clean_section(results: Robustness) -> str:
+    if 'clean' not in results.cells:
         return _section('Clean accuracy', 'There is no number; see "Missing".')
-    rows = []
-    for k in _tops(found):
-        value, low, high = (percent(x) for x in found.interval('clean', k))
-        rows.append([f'top-{k}', value, f'[{low}, {high}]', str(len(found.cells['clean'].videos))])
+    rows, count = [], len(results.cells['clean'].videos)
+    for k in _tops(results):
+        value, low, high = (percent(x) for x in results.interval('clean', k))
+        rows.append([f'top-{k}', value, f'[{low}, {high}]', str(count)])
     header = ['', 'accuracy, %', '95 % Wilson interval', 'videos']
     return _section('Clean accuracy', markdown_table(header, rows))
 
 
-def _corruption_section(found: Robustness, groups: Groups | None) -> str:
-    table = found.corruption_table()
+def _corruption_section(results: Robustness, groups: Groups | None) -> str:
+    table = results.corruption_table()
     if not table.names:
         return ''
     rows = []
     for name, accuracy in zip(table.names, table.accuracy, strict=True):
-        rows.append([name, *map(percent, accuracy), *_corruption_means(found, [name])])
+        rows.append([name, *map(percent, accuracy), *_corruption_means(results, [name])])
     blank = [''] * len(table.severities)
-    for group, names in found.corruption_groups(groups).items():
-        rows.append([f'**{group}** ({len(names)})', *blank, *_corruption_means(found, names)])
-    rows.append([f'**all** ({len(table.names)})', *blank, *_corruption_means(found, None)])
+    for group, names in results.corruption_groups(groups).items():
+        rows.append([f'**{group}** ({len(names)})', *blank, *_corruption_means(results, names)])
+    rows.append([f'**all** ({len(table.names)})', *blank, *_corruption_means(results, None)])
     severities = [f'severity {level:g}' for level in table.severities]
-    means = [f'mPC top-{k}' for k in _tops(found)]
+    means = [f'mPC top-{k}' for k in _tops(results)]
     header = ['corruption', *severities, *means, 'rPC']
-    count = _count_text(len(found.cells[key].videos) for key in found.keys('corruption'))
+    count = _count_text(len(results.cells[key].videos) for key in results.keys('corruption'))
     paragraphs = [
         f'Top-1 accuracy in percent on {count} videos each. mPC is the mean over severities and '
         'corruptions, rPC is top-1 mPC in percent of the clean accuracy on the same videos.',
         markdown_table(header, rows),
-        f'P {_clean_top(found, None)}, mPC {percent(found.mpc())}, rPC {percent(found.rpc())}.',
+        f'P {_clean_top(results)}, mPC {percent(results.mpc())}, rPC {percent(results.rpc())}.',
     ]
-    complete = [name for name in table.names if math.isfinite(found.mpc([name]))]
+    complete = [name for name in table.names if math.isfinite(results.mpc([name]))]
     if 0 < len(complete) < len(table.names):
         paragraphs.append(
             f'Over the {len(complete)} corruptions with all severities alone '
-            f'({", ".join(complete)}): mPC {percent(found.mpc(complete))}, '
-            f'rPC {percent(found.rpc(complete))}.'
+            f'({", ".join(complete)}): mPC {percent(results.mpc(complete))}, '
+            f'rPC {percent(results.rpc(complete))}.'
         )
     return _section('Corruptions', *paragraphs)
 
 
-def _corruption_means(found: Robustness, names: Sequence[str] | None) -> list[str]:
-    return [*[percent(found.mpc(names, k)) for k in _tops(found)], percent(found.rpc(names))]
+def _corruption_means(results: Robustness, names: Sequence[str] | None) -> list[str]:
+    return [*[percent(results.mpc(names, k)) for k in _tops(results)], percent(results.rpc(names))]
 
 
-def _attack_section(found: Robustness) -> str:
-    rows = [_attack_row(found, found.cells[key]) for key in found.keys('attack')]
+def _attack_section(results: Robustness) -> str:
+    rows = [_attack_row(results, results.cells[key]) for key in results.keys('attack')]
     rows += [
         [name, *[NO_NUMBER] * 5, 'see "Missing"']
-        for kind, name, _ in map(split_key, found.missing)
+        for kind, name, _ in map(split_key, results.missing)
         if kind == 'attack'
     ]
     if not rows:
         return ''
-    for group in found.attack_groups():
+    for group in results.attack_groups():
         if len(group) > 1:
-            rows.append(_worst_row(found, group))
+            rows.append(_worst_row(results, group))
     header = ['attack', 'eps', 'top-1', 'clean top-1', 'videos', 'seconds', 'run with']
     return _section(
         'Attacks',
         'Top-1 accuracy in percent with its 95 % Wilson interval; the clean accuracy is that '
-        'on the same videos. In a worst case a video counts only if it is predicted '
-        'correctly clean and under every attack of that eps.',
+        'on the same videos. In the worst case a video counts only if it is predicted '
+        'correctly both clean and under every attack of that eps.',
         markdown_table(header, rows),
     )
 
 
-def _attack_row(found: Robustness, cell: Cell) -> list[str]:
-    value, low, high = (percent(x) for x in found.interval(cell.key))
+def _attack_row(results: Robustness, cell: Cell) -> list[str]:
+    value, low, high = (percent(x) for x in results.interval(cell.key))
     return [
         cell.name,
         eps_text(cell.level),
         f'{value} [{low}, {high}]',
-        _clean_top(found, cell.videos),
+        _clean_top(results, cell.videos),
         str(len(cell.videos)),
         f'{cell.seconds:.0f}',
         _options_text(cell.options),
     ]
 
 
-def _worst_row(found: Robustness, group: list[str]) -> list[str]:
-    videos, correct = found.survivors([*(['clean'] if 'clean' in found.cells else []), *group])
+def _worst_row(results: Robustness, group: list[str]) -> list[str]:
+    videos, correct = results.survivors([*(['clean'] if 'clean' in results.cells else []), *group])
     value, low, high = (percent(x) for x in wilson_interval(int(correct.sum()), len(correct)))
     return [
         '**worst case**',
-        eps_text(found.cells[group[0]].level),
+        eps_text(results.cells[group[0]].level),
         f'{value} [{low}, {high}]',
-        _clean_top(found, videos),
+        _clean_top(results, videos),
         str(len(videos)),
         '',
-        ', '.join(found.cells[key].name for key in group),
+        ', '.join(results.cells[key].name for key in group),
     ]
 
 
-def _curve_section(found: Robustness) -> str:
-    names = found.curve_names()
+def _curve_section(results: Robustness) -> str:
+    names = results.curve_names()
     if not names:
         return ''
-    curves = {name: found.curve(name) for name in names}
+    curves = {name: results.curve(name) for name in names}
     levels = sorted({float(eps) for curve in curves.values() for eps in curve.eps})
     rows = []
     for name, curve in curves.items():
@@ -200,9 +178,9 @@ def _curve_section(found: Robustness) -> str:
     )
 
 
-def _value_section(found: Robustness) -> str:
+def _value_section(results: Robustness) -> str:
     skipped = ('deepfool', 'sanity')
-    cells = {k: c for k, c in found.cells.items() if c.kind not in skipped and c.values}
+    cells = {k: c for k, c in results.cells.items() if c.kind not in skipped and c.values}
     if not cells:
         return ''
     names = list(dict.fromkeys(name for cell in cells.values() for name in cell.values))
@@ -214,10 +192,10 @@ def _value_section(found: Robustness) -> str:
     return _section('Attention', 'Means over videos.', markdown_table(header, rows))
 
 
-def _deepfool_section(found: Robustness) -> str:
-    if 'deepfool' not in found.cells:
+def _deepfool_section(results: Robustness) -> str:
+    if 'deepfool' not in results.cells:
         return ''
-    cell = found.cells['deepfool']
+    cell = results.cells['deepfool']
     rho, success, iterations = (torch.tensor(cell.values[name]) for name in DEEPFOOL)
     summary = robustness_summary(
         rho, success.bool(), iterations.long(), cell.options.get('max_iter', 50)
@@ -229,30 +207,30 @@ def _deepfool_section(found: Robustness) -> str:
     return _section(
         'DeepFool',
         f'rho = ‖r‖ / ‖x‖ on {len(cell.videos)} videos, {cell.seconds:.0f} seconds, run with '
-        f'{_options_text(cell.options) or "its defaults"}. Videos that were wrong already '
-        'count as 0, those that were not fooled are left out of the mean.',
+        f'{_options_text(cell.options) or "its defaults"}. Videos that were wrong before the '
+        'attack count as 0; those that it did not fool are left out of the mean.',
         markdown_table(['', 'value'], rows),
     )
 
 
-def _class_section(found: Robustness) -> str:
-    if 'clean' not in found.cells:
+def _class_section(results: Robustness) -> str:
+    if 'clean' not in results.cells:
         return ''
-    clean, counts = found.class_accuracy('clean')
+    clean, counts = results.class_accuracy('clean')
     header, columns = ['class', 'videos', 'clean top-1'], []
-    worst = _worst_corruption(found)
+    worst = _worst_corruption(results)
     if worst:
-        keys = [key for key in found.keys('corruption') if found.cells[key].name == worst]
+        keys = [key for key in results.keys('corruption') if results.cells[key].name == worst]
         header.append(f'change under {worst}, mean over severities')
-        columns.append(np.mean([_class_change(found, key) for key in keys], axis=0))
-    attacks = found.keys('attack')
+        columns.append(np.mean([_class_change(results, key) for key in keys], axis=0))
+    attacks = results.keys('attack')
     if attacks:
-        key = min(attacks, key=lambda key: _change(found, key))
-        header.append(f'change under {found.cells[key].name}')
-        columns.append(_class_change(found, key))
+        key = min(attacks, key=lambda key: _change(results, key))
+        header.append(f'change under {results.cells[key].name}')
+        columns.append(_class_change(results, key))
     rows = [
         [name, str(counts[i]), percent(clean[i]), *[percent(column[i], '+') for column in columns]]
-        for i, name in enumerate(found.classes)
+        for i, name in enumerate(results.classes)
     ]
     return _section(
         'Classes',
@@ -262,67 +240,67 @@ def _class_section(found: Robustness) -> str:
     )
 
 
-def _class_change(found: Robustness, key: str) -> NDArray[np.float64]:
-    videos = found.videos(key)
-    return found.class_accuracy(key)[0] - found.class_accuracy('clean', videos)[0]
+def _class_change(results: Robustness, key: str) -> NDArray[np.float64]:
+    videos = results.videos(key)
+    return results.class_accuracy(key)[0] - results.class_accuracy('clean', videos)[0]
 
 
-def _change(found: Robustness, key: str) -> float:
-    return found.top(key) - found.top('clean', videos=found.videos(key))
+def _change(results: Robustness, key: str) -> float:
+    return results.top(key) - results.top('clean', videos=results.videos(key))
 
 
-def _worst_corruption(found: Robustness) -> str | None:
-    means = {name: found.mpc([name]) for name in found.corruption_table().names}
+def _worst_corruption(results: Robustness) -> str | None:
+    means = {name: results.mpc([name]) for name in results.corruption_table().names}
     means = {name: mean for name, mean in means.items() if math.isfinite(mean)}
     return min(means, key=means.__getitem__) if means else None
 
 
-def _flag_section(found: Robustness) -> str:
-    if not found.flags:
+def _flag_section(results: Robustness) -> str:
+    if not results.flags:
         return ''
     order = list(_FLAG_WORDS)
-    flags = sorted(found.flags, key=lambda flag: order.index(flag.raised))
+    flags = sorted(results.flags, key=lambda flag: order.index(flag.raised))
     lines = [f'- {_FLAG_WORDS[flag.raised]} {flag.name}: {flag.message}' for flag in flags]
     return _section('Sanity flags', '\n'.join(lines))
 
 
-def _missing_section(found: Robustness) -> str:
-    reasons = found.missing | _gaps(found)
+def _missing_section(results: Robustness) -> str:
+    reasons = results.missing | _gaps(results)
     if not reasons:
         return _section('Missing', 'Nothing that was asked for is missing.')
     lines = [f'- {key}: {reason}' for key, reason in reasons.items()]
     return _section('Missing', '\n'.join(lines))
 
 
-def _gaps(found: Robustness) -> dict[str, str]:
-    """Dashes in a table of levels that nobody has given a reason for."""
-    gaps = [] if 'clean' in found.cells else ['clean']
+def _gaps(results: Robustness) -> dict[str, str]:
+    """The dashes in tables for which no reason was noted."""
+    gaps = [] if 'clean' in results.cells else ['clean']
     for kind in ('corruption', 'curve'):
-        cells = [found.cells[key] for key in found.keys(kind)]
+        cells = [results.cells[key] for key in results.keys(kind)]
         names, levels = (
             {getattr(cell, part): None for cell in cells} for part in ('name', 'level')
         )
         gaps += [Cell(kind, name, level).key for name in names for level in levels]
-    known = {*found.cells, *found.missing}
+    known = {*results.cells, *results.missing}
     return {key: 'it was not evaluated' for key in gaps if key not in known}
 
 
-def _tops(found: Robustness) -> tuple[int, ...]:
-    """Of five classes or fewer, the true one is always among the first five."""
-    return (1, 5) if len(found.classes) > 5 else (1,)
+def _tops(results: Robustness) -> tuple[int, ...]:
+    """The k of top-k accuracy; with five classes or fewer top-5 accuracy is always 100."""
+    return (1, 5) if len(results.classes) > 5 else (1,)
 
 
-def _clean_top(found: Robustness, videos: ArrayLike | None) -> str:
-    return percent(found.top('clean', videos=videos)) if 'clean' in found.cells else NO_NUMBER
+def _clean_top(results: Robustness, videos: ArrayLike | None = None) -> str:
+    return percent(results.top('clean', videos=videos)) if 'clean' in results.cells else NO_NUMBER
 
 
 def _mean_text(values: Sequence[float]) -> str:
-    """The mean of what is finite, and how many that are if not all."""
+    """The mean of the finite values, and their number unless all are finite."""
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return NO_NUMBER
-    some = '' if len(known) == len(values) else f' ({len(known)} of {len(values)})'
-    return f'{sum(known) / len(known):.4g}{some}'
+    share = '' if len(known) == len(values) else f' ({len(known)} of {len(values)})'
+    return f'{sum(known) / len(known):.4g}{share}'
 
 
 def _options_text(options: Mapping[str, Any]) -> str:

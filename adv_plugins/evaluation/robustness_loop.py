@@ -19,6 +19,7 @@ from ..adapters.wrappers import inner_model
 from ..datasets.corruptions import CORRUPTIONS, VideoCorruption
 from .deployed import Deployed
 from .measurements import Measurements, VideoBatch
+from .pages import markdown
 from .results import Cell, Robustness
 from .robustness_plan import ATTACKS, CURVE, DEEPFOOL, Condition, Measure, Plan
 from .sanity import flags
@@ -170,7 +171,7 @@ class RobustnessTestLoop(TestLoop):
             self._save(file)
         self.results.flags = flags(self.results)
         self._save(file)
-        file.with_suffix('.md').write_text(self.results.markdown(), encoding='utf-8')
+        file.with_suffix('.md').write_text(markdown(self.results), encoding='utf-8')
         print_log(f'results: {file} and {file.with_suffix(".md").name}', logger='current')
         for flag in self.results.flags:
             if flag.raised:

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 from ..core.recipe import RECIPES, Recipe, build_recipe
-from ..visualization.clip_pictures import evenly_spread
 from .attacks import Attack, build_attack
 from .measurements import Columns, Measurements, VideoBatch
 from .results import Cell, Robustness
+from .selection import evenly_spread
 
 ATTACKS = dict(
     noise=dict(type='UniformNoise', restarts=10),

@@ -19,8 +19,10 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core.recipe import Recipe, build_recipe
-from ..visualization.clip_pictures import contact_sheet, evenly_spread, to_rgb
+from ..evaluation.selection import evenly_spread
+from ..visualization.clip_pictures import contact_sheet
 from ..visualization.clips import look, recipe_attack
+from ..visualization.figures import to_rgb
 from .adversarial_hook import inner_model
 
 

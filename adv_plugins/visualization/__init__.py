@@ -1,15 +1,14 @@
 """Where a model looks, what an attack changes, and how numbers compare: pictures and reports.
 
-What draws needs matplotlib, when it is called.
+Functions that draw import matplotlib when they are called.
 """
 
+from ..evaluation.cam import attention_entropy, frame_attention, gradcam
 from .attention import (
     attention_profile,
     plot_attention_maps,
     plot_attention_profiles,
-    plot_robustness,
 )
-from .cam import attention_entropy, frame_attention, gradcam
 from .charts import (
     plot_class_changes,
     plot_corruptions,
@@ -17,9 +16,11 @@ from .charts import (
     plot_sweep,
     plot_training_curves,
 )
-from .clip_pictures import contact_sheet, overlay, side_by_side, write_mp4
+from .clip_pictures import contact_sheet, overlay, side_by_side
 from .clips import Look, look, recipe_attack
+from .mp4 import write_mp4
 from .report import Section, write_report
+from .robustness_bars import plot_robustness
 from .token_attention import frame_attention_map, video_attention
 
 __all__ = [

@@ -1,10 +1,7 @@
-"""Attention of a video and of its adversary side by side, and robustness as bars.
+"""Attention of a video and of its adversary, side by side (A-ART, figures 1 and 2).
 
-The pictures of a-art.txt: figure 1 (attention maps), figure 2 (attention profiles) and figure 4
-(average robustness). What they show comes from
-:func:`~adv_plugins.attention.capture_attention` and
-:func:`~adv_plugins.evaluation.deepfool`; nothing here runs a model. The figures belong to the
-caller: nothing is saved, shown or kept.
+The maps come from :func:`~adv_plugins.attention.capture_attention`; nothing here runs a model.
+The figures belong to the caller: nothing is saved, shown or kept.
 """
 
 from __future__ import annotations
@@ -16,30 +13,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .figures import blank_figure, check_not_empty
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import ArrayLike
 
-MATPLOTLIB = 'pictures need matplotlib; install it with: pip install "adv_plugins[mmaction]"'
 _PANEL = 3.0
 """Height and width of a map, in inches."""
-_BELOW = dict(label='video', color='C0', linewidth=4, alpha=0.5)
-_ABOVE = dict(label='adversary', color='C3', linewidth=1.2, marker='.', markersize=3)
+# The wide line lies below the narrow one: where both are equal, both are seen.
+_VIDEO = dict(label='video', color='C0', linewidth=4, alpha=0.5)
+_ADVERSARY = dict(label='adversary', color='C3', linewidth=1.2, marker='.', markersize=3)
 
 
 def attention_profile(weights: Tensor, valid: Tensor | None = None) -> Tensor:
-    """The share of a video's attention that each frame receives (a-art.txt figure 2).
+    """The share of a video's attention that each frame receives (A-ART, figure 2).
 
     Args:
         weights (Tensor): Attention maps, averaged over heads, shape (B, T, T): how much of its
             attention each query frame (row) gives to each key frame (column).
-        valid (Tensor, optional): Boolean, True for valid frames, shape (B, T). What is in the rows
-            and columns of other frames is not read. Defaults to None: all are valid.
+        valid (Tensor, optional): Boolean, True for valid frames, shape (B, T). Rows and columns of
+            other frames are ignored. Defaults to None: all are valid.
 
     Returns:
-        Tensor: The mean over valid queries, shape (B, T): it sums to 1 over valid frames, and is 0
+        Tensor: The mean over valid queries, shape (B, T); it sums to 1 over valid frames and is 0
         at the others.
 
     Raises:
@@ -68,18 +67,19 @@ def plot_attention_maps(
     valid: ArrayLike | None = None,
     modality: str = '',
 ) -> Figure:
-    """Attention maps of a video and of its adversary, and their difference (a-art.txt figure 1).
+    """Attention maps of a video and of its adversary, and their difference (A-ART, figure 1).
 
-    One row a model. Both maps of a row share their colours, which start at 0; the differences of
-    all rows share theirs, so that models can be compared. The highest 0.5 percent of the entries
-    may lie beyond the end of a colour bar: a few peaks would leave the rest of a long video dark.
+    One row a model. Both maps of a row share one colour scale, which starts at 0; the differences
+    of all rows share another, so that models can be compared. The highest 0.5 percent of the
+    entries may lie beyond the end of a scale: a few peaks would leave the rest of a long video
+    dark.
 
     Args:
         maps (Mapping[str, tuple]): For each model by name, the map of the video and that of its
             adversary: tensors or arrays of the shape (T, T), averaged over heads, queries first.
         valid (Tensor | ndarray, optional): Boolean, True for valid frames, shape (T,); others are
             not drawn. Defaults to None: all are valid.
-        modality (str): What the frames are of, for the titles. Defaults to ''.
+        modality (str): Name of the modality, for the titles. Defaults to ''.
 
     Returns:
         Figure: To be saved with ``figure.savefig(file)``.
@@ -88,7 +88,7 @@ def plot_attention_maps(
         ValueError: There is no map, or a shape is not as described.
         ImportError: matplotlib is missing.
     """
-    _check_some('maps', maps)
+    check_not_empty('maps', maps, "name one model or more, e.g. maps={'ART': ...}")
     pairs = {name: _pair(name, pair, 2) for name, pair in maps.items()}
     frames = _valid_frames(valid, pairs)
     pairs = {
@@ -96,7 +96,7 @@ def plot_attention_maps(
         for name, pair in pairs.items()
     }
     differences = {name: adversary - video for name, (video, adversary) in pairs.items()}
-    reach = max(_high(difference.abs()) for difference in differences.values())
+    reach = max(_scale_end(difference.abs()) for difference in differences.values())
     figure = blank_figure(3 * _PANEL + 2.5, (_PANEL + 0.5) * len(maps))
     rows = figure.subfigures(len(maps), 1, squeeze=False)[:, 0]
     for row, (name, pair) in zip(rows, pairs.items(), strict=True):
@@ -110,16 +110,16 @@ def plot_attention_profiles(
     valid: ArrayLike | None = None,
     modality: str = '',
 ) -> Figure:
-    """Attention profiles of a video and of its adversary, overlaid (a-art.txt figure 2).
+    """Attention profiles of a video and of its adversary, overlaid (A-ART, figure 2).
 
-    One panel a model, all with one scale. A dotted line is even attention.
+    One panel a model, all with one scale. A dotted line marks even attention.
 
     Args:
         profiles (Mapping[str, tuple]): For each model by name, the :func:`attention_profile` of
             the video and that of its adversary: tensors or arrays of the shape (T,).
         valid (Tensor | ndarray, optional): Boolean, True for valid frames, shape (T,); others are
             not drawn. Defaults to None: all are valid.
-        modality (str): What the frames are of, for the titles. Defaults to ''.
+        modality (str): Name of the modality, for the titles. Defaults to ''.
 
     Returns:
         Figure: To be saved with ``figure.savefig(file)``.
@@ -128,15 +128,14 @@ def plot_attention_profiles(
         ValueError: There is no profile, or a shape is not as described.
         ImportError: matplotlib is missing.
     """
-    _check_some('profiles', profiles)
+    check_not_empty('profiles', profiles, "name one model or more, e.g. profiles={'ART': ...}")
     pairs = {name: _pair(name, pair, 1) for name, pair in profiles.items()}
     frames = _valid_frames(valid, pairs)
     first, last = _span(frames)
     figure = blank_figure(1.0 + 3.6 * len(pairs), 3.4)
     panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
     for panel, (name, pair) in zip(panels, pairs.items(), strict=True):
-        # The video's line is the wide one below: where both are alike, both are seen.
-        for profile, style in zip(pair, (_BELOW, _ABOVE), strict=True):
+        for profile, style in zip(pair, (_VIDEO, _ADVERSARY), strict=True):
             panel.plot(range(first, last + 1), _only_valid(profile, frames).numpy(), **style)
         even = 1 / int(frames.sum())
         panel.axhline(even, color='gray', linewidth=0.8, linestyle=':', label='even attention')
@@ -149,56 +148,6 @@ def plot_attention_profiles(
     return figure
 
 
-def plot_robustness(rho: Mapping[str, ArrayLike], over: str = 'videos') -> Figure:
-    """Average robustness of models (a-art.txt figure 4): how far the nearest wrong answer is.
-
-    Args:
-        rho (Mapping[str, Tensor | ndarray]): For each model by name, ρ of each video, or the mean
-            ρ of each seed, shape (N,). NaN stands for a perturbation that was not found: it is
-            told below the bar and left out of the mean, which then is an estimate from below.
-        over (str): What the N values are of, for the labels. Defaults to ``'videos'``.
-
-    Returns:
-        Figure: Bars of the means, with the sample standard deviation as error bars; to be saved
-        with ``figure.savefig(file)``.
-
-    Raises:
-        ValueError: There is no value, or a shape is not as described.
-        ImportError: matplotlib is missing.
-
-    Example:
-        >>> result = deepfool(model, features)
-        >>> values = robustness(result, features).masked_fill(~result.success, float('nan'))
-        >>> plot_robustness({'ART': values}).savefig('robustness.png')
-    """
-    _check_some('rho', rho)
-    means, spreads, ticks = [], [], []
-    for name, given in rho.items():
-        values = _values(given)
-        if values.ndim != 1 or len(values) == 0:
-            raise ValueError(
-                f'rho[{name!r}] has the shape {tuple(values.shape)}; give one or more values (N,)'
-            )
-        found = values[~values.isnan()]
-        means.append(float(found.mean()))
-        # Of a single value there is no spread to show.
-        spreads.append(float(found.std()) if len(found) > 1 else float('nan'))
-        failed = len(values) - len(found)
-        ticks.append(f'{name}\nn = {len(found)}' + (f', {failed} not fooled' if failed else ''))
-    figure = blank_figure(1.5 + 1.6 * len(rho), 4.0)
-    panel = figure.subplots()
-    error = dict(capsize=5, ecolor='0.25')
-    colours = [f'C{index}' for index in range(len(rho))]
-    bars = panel.bar(range(len(rho)), means, width=0.6, yerr=spreads, color=colours, error_kw=error)
-    panel.bar_label(bars, [f'{mean:#.3g}' for mean in means], padding=3)
-    panel.set_xticks(range(len(rho)), ticks)
-    panel.set_xlim(-0.6, len(rho) - 0.4)
-    panel.set_ylabel(f'ρ = ‖r‖ / ‖x‖, mean ± std over {over}')
-    panel.margins(y=0.12)
-    panel.set_ylim(bottom=0)
-    return figure
-
-
 def _draw_maps(
     row: SubFigure,
     pair: tuple[Tensor, Tensor],
@@ -206,9 +155,9 @@ def _draw_maps(
     reach: float,
     span: tuple[int, int],
 ) -> None:
-    """One row of figure 1: the two maps with a colour bar, the difference with its own."""
+    """One row: the two maps with one colour bar, their difference with another."""
     panels = row.subplots(1, 3)
-    top = _high(torch.stack(pair))
+    top = _scale_end(torch.stack(pair))
     extent = (span[0] - 0.5, span[1] + 0.5, span[1] + 0.5, span[0] - 0.5)
     for panel, label, weights in zip(panels[:2], ('video', 'adversary'), pair, strict=True):
         image = panel.imshow(weights.numpy(), cmap='viridis', vmin=0, vmax=top, extent=extent)
@@ -237,21 +186,12 @@ def _whole_frames(axis: Axis) -> None:
     axis.get_major_locator().set_params(integer=True, min_n_ticks=1, nbins=6)
 
 
-def blank_figure(width: float, height: float) -> Figure:
-    """A figure that no window and no global list of figures holds."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(MATPLOTLIB) from error
-    return Figure(figsize=(width, height), layout='constrained')
-
-
 def _values(given: ArrayLike) -> Tensor:
     return torch.as_tensor(given).detach().cpu().double()
 
 
 def _pair(name: str, pair: tuple[ArrayLike, ArrayLike], ndim: int) -> tuple[Tensor, Tensor]:
-    """What a model gave for the video and for its adversary, checked."""
+    """The maps or profiles of a video and of its adversary, checked."""
     if len(pair) != 2:
         raise ValueError(
             f'{name!r} has {len(pair)} entries; give two, that of the video and that of its '
@@ -294,11 +234,6 @@ def _check_valid(valid: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_some(option: str, values: Mapping[str, Any]) -> None:
-    if not values:
-        raise ValueError(f"{option} is empty; name one model or more, e.g. {option}={{'ART': ...}}")
-
-
 def _span(frames: Tensor) -> tuple[int, int]:
     """The first and the last valid frame."""
     index = frames.nonzero()
@@ -306,17 +241,19 @@ def _span(frames: Tensor) -> tuple[int, int]:
 
 
 def _only_valid(values: Tensor, valid: Tensor) -> Tensor:
-    """Cut to the span of valid frames; NaN, which is not drawn, where one in it is not valid."""
+    """Values from the first to the last valid frame; invalid ones in between become NaN, which is
+    not drawn.
+    """
     first, last = _span(valid.diagonal() if valid.ndim == 2 else valid)
     inside = (slice(first, last + 1),) * values.ndim
     return values.masked_fill(~valid, float('nan'))[inside]
 
 
-def _high(values: Tensor) -> float:
+def _scale_end(values: Tensor) -> float:
     """The end of a colour scale: the 99.5th percentile, and at least a tenth of the maximum."""
     values = values[~values.isnan()]
     percentile = values.kthvalue(math.ceil(0.995 * len(values))).values
-    # One frame of 300 that has all attention is less than half a percent of a map.
+    # A single frame of 300 that has all attention is less than half a percent of the map.
     return max(float(percentile), float(values.max()) / 10)
 
 

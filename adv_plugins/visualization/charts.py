@@ -1,57 +1,38 @@
-"""Figures of accuracies: by class, corruption and eps, over epochs and over options.
+"""Charts of accuracies: by class, corruption and eps, over epochs and over options.
 
-The charts of taf.txt: figure 4 (class-wise changes), figure 5 (training curves), tables 2 and 3 as
-pictures, and accuracy over eps. What they show comes from
-:class:`~adv_plugins.evaluation.results.Robustness`,
-:class:`~adv_plugins.evaluation.comparison.Comparison` and the logs of mmengine; nothing here runs
-a model. The figures belong to the caller: nothing is saved, shown or kept.
+As in TAF: figure 4 (class-wise changes), figure 5 (training curves), tables 2 and 3 as pictures;
+and accuracy over eps. The numbers come from :class:`~adv_plugins.evaluation.Robustness`,
+:class:`~adv_plugins.evaluation.Comparison` and the logs of mmengine; nothing here runs a model. The
+figures belong to the caller: nothing is saved, shown or kept.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from .attention import blank_figure
+from ..evaluation.comparison import ClassChange
+from ..evaluation.results import Robustness
+from ..evaluation.training_log import TrainingLog, read_training_log
+from .figures import blank_figure, check_not_empty
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..evaluation.comparison import ClassChange
-    from ..evaluation.results import Robustness
-
 _BAR, _MARKED, _INTERVAL = '#7fa6cf', '#c8322b', '0.25'
 _NAMED = 40
-"""With more classes than that, only the extremes are named."""
+"""With more classes than this, only the extremes are named."""
 _COLUMNS = 4
-_LOGS = 'vis_data/scalars.json'
-
-Series = dict[str, dict[float, float]]
-
-
-class TrainingLog(NamedTuple):
-    """What a training has logged: the value at each epoch (or iteration), by the name it has.
-
-    Args:
-        train (dict[str, dict[float, float]]): Means over each epoch, of ``'loss'`` and others.
-        val (dict[str, dict[float, float]]): Of each validation, such as ``'acc/top1'``.
-        unit (str): ``'epoch'``, or ``'iteration'`` where the loop does not count epochs.
-    """
-
-    train: Series
-    val: Series
-    unit: str
+"""How many corruptions stand side by side."""
 
 
 def plot_class_changes(changes: Sequence[ClassChange], highlight: str = 'highlighted') -> Figure:
-    """The change of every class in one picture, sorted (taf.txt figure 4).
+    """The change of every class in one picture, sorted (TAF, figure 4).
 
     Args:
         changes (Sequence[ClassChange]): Of
@@ -68,7 +49,7 @@ def plot_class_changes(changes: Sequence[ClassChange], highlight: str = 'highlig
         ValueError: There is no class.
         ImportError: matplotlib is missing.
     """
-    _check_some('changes', changes, 'give what Comparison.class_changes returns')
+    check_not_empty('changes', changes, 'give what Comparison.class_changes returns')
     changes = sorted(changes, key=lambda change: -change.change.difference)
     if len(changes) <= _NAMED:
         figure = blank_figure(8.0, 1.7 + 0.27 * len(changes))
@@ -81,8 +62,8 @@ def plot_class_changes(changes: Sequence[ClassChange], highlight: str = 'highlig
     parts = (('other classes', _BAR, False), (highlight, _MARKED, True))
     marks = [change.highlighted for change in changes]
     for label, colour, marked in parts if any(marks) else ():
-        found = [c.change.difference for c in changes if c.highlighted == marked]
-        text = f'{label}: {len(found)}, mean {mean(found):+.1f}' if found else f'{label}: none'
+        values = [c.change.difference for c in changes if c.highlighted == marked]
+        text = f'{label}: {len(values)}, mean {mean(values):+.1f}' if values else f'{label}: none'
         panel.bar(0, 0, color=colour, label=text)
     if any(marks):
         figure.legend(loc='outside upper center', ncols=2)
@@ -90,23 +71,23 @@ def plot_class_changes(changes: Sequence[ClassChange], highlight: str = 'highlig
 
 
 def plot_corruptions(results: Sequence[Robustness]) -> Figure:
-    """Accuracy over the severity of each corruption (taf.txt table 3).
+    """Accuracy over the severity of each corruption (TAF, table 3).
 
     Args:
         results (Sequence[Robustness]): One model or more.
 
     Returns:
         Figure: A panel a corruption, a line a model with its 95 % Wilson interval; severity 0 is
-        clean, a dotted line is chance. mPC is in the legend. What is missing is told in the
-        panel. To be saved with ``figure.savefig(file)``.
+        clean, a dotted line is chance. The legend gives mPC, and each panel names what is missing.
+        To be saved with ``figure.savefig(file)``.
 
     Raises:
-        ValueError: There is no result, or no corruption in them.
+        ValueError: There are no results, or no corruptions in them.
         ImportError: matplotlib is missing.
     """
-    _check_some('results', results, 'give one Robustness or more')
-    names = list(dict.fromkeys(n for found in results for n in found.corruption_table().names))
-    _check_some('corruptions', names, 'evaluate some first')
+    check_not_empty('results', results, 'give one Robustness or more')
+    names = list(dict.fromkeys(n for each in results for n in each.corruption_table().names))
+    check_not_empty('corruptions', names, 'evaluate some first')
     columns = min(_COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
     figure = blank_figure(max(4.5, 2.7 * columns + 0.5), 2.3 * rows + 0.4 + 0.25 * len(results))
@@ -127,8 +108,8 @@ def plot_eps_curves(results: Sequence[Robustness], attack: str) -> Figure:
     """Accuracy under an attack over eps.
 
     Args:
-        results (Sequence[Robustness]): One model or more; those without the curve are left out,
-            and the legend says so.
+        results (Sequence[Robustness]): One model or more; for those without the curve the legend
+            says that it was not evaluated.
         attack (str): Name of the attack.
 
     Returns:
@@ -139,20 +120,20 @@ def plot_eps_curves(results: Sequence[Robustness], attack: str) -> Figure:
         ValueError: No result has a curve of this attack.
         ImportError: matplotlib is missing.
     """
-    names = {found.model: found.curve_names() for found in results}
+    names = {each.model: each.curve_names() for each in results}
     if not any(attack in known for known in names.values()):
         raise ValueError(f'no result has a curve of {attack!r}; the curves are {names}')
     figure = blank_figure(5.6, 4.0)
     panel = figure.subplots()
     ticks: set[float] = set()
-    for index, found in enumerate(results):
-        if attack not in names[found.model]:
-            panel.plot([], [], color=f'C{index}', label=f'{found.model}: not evaluated')
+    for index, each in enumerate(results):
+        if attack not in names[each.model]:
+            panel.plot([], [], color=f'C{index}', label=f'{each.model}: not evaluated')
             continue
-        curve = found.curve(attack)
+        curve = each.curve(attack)
         grey = 255 * curve.eps
         ticks |= set(grey.tolist())
-        style = dict(color=f'C{index}', label=f'{found.model} ({curve.num_videos} videos)')
+        style = dict(color=f'C{index}', label=f'{each.model} ({curve.num_videos} videos)')
         panel.plot(grey, curve.accuracy, marker='o', markersize=4, **style)
         panel.fill_between(grey, curve.low, curve.high, color=f'C{index}', alpha=0.15, linewidth=0)
     _chance(panel, results)
@@ -167,19 +148,19 @@ def plot_eps_curves(results: Sequence[Robustness], attack: str) -> Figure:
 def plot_training_curves(
     runs: Mapping[str, str | os.PathLike[str]], metrics: Sequence[str] = ('loss', 'acc/top1')
 ) -> Figure:
-    """What several trainings have logged, over their epochs (taf.txt figure 5).
+    """What several trainings logged, over their epochs (TAF, figure 5).
 
     Args:
-        runs (Mapping[str, str | Path]): What :func:`read_training_log` takes, by the name of the
-            run.
-        metrics (Sequence[str]): Names of what is drawn, as validations log them. Training logs
-            ``'acc/top1'`` as ``'top1_acc'``; ``'loss'`` is all that is minimised, with an
-            adversarial part more than the clean cross-entropy. Defaults to
+        runs (Mapping[str, str | Path]): For each run by name, its work dir or log, as
+            :func:`~adv_plugins.evaluation.training_log.read_training_log` takes it.
+        metrics (Sequence[str]): Names of the metrics, as validations log them. Training logs
+            ``'acc/top1'`` as ``'top1_acc'``; ``'loss'`` is the total that is minimised, which
+            with adversarial training is more than the clean cross-entropy. Defaults to
             ``('loss', 'acc/top1')``.
 
     Returns:
-        Figure: A panel a metric; training is dashed, validation solid. What was not logged is told
-        in the panel. To be saved with ``figure.savefig(file)``.
+        Figure: A panel a metric; training is dashed, validation solid. Each panel names what was
+        not logged. To be saved with ``figure.savefig(file)``.
 
     Raises:
         ValueError: There is no run or no metric, or a log cannot be read.
@@ -189,8 +170,8 @@ def plot_training_curves(
     Example:
         >>> plot_training_curves({'TSM': 'work_dirs/tsm', 'TSM + TAF': 'work_dirs/taf'})
     """
-    _check_some('runs', runs, "name one run or more, e.g. runs={'TAF': 'work_dirs/taf'}")
-    _check_some('metrics', metrics, "name one or more, e.g. metrics=('loss',)")
+    check_not_empty('runs', runs, "name one run or more, e.g. runs={'TAF': 'work_dirs/taf'}")
+    check_not_empty('metrics', metrics, "name one or more, e.g. metrics=('loss',)")
     logs = {name: read_training_log(path) for name, path in runs.items()}
     figure = blank_figure(0.8 + 4.6 * len(metrics), 4.0)
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
@@ -210,12 +191,12 @@ def plot_sweep(
     baseline: tuple[str, Sequence[float]] | None = None,
     ylabel: str = 'validation top-1, percent',
 ) -> Figure:
-    """A metric over options, with its spread over seeds (taf.txt table 2, a-art.txt figure 3).
+    """A metric over options, with its spread over seeds (TAF, table 2; A-ART, figure 3).
 
     Args:
         panels (Mapping[str, Mapping]): For each option by name, such as ``'α'``, the metric of
-            each seed by the value of the option. Values that are numbers are drawn to scale, to
-            a logarithmic one if they span more than a factor of 10; others one beside the other.
+            each seed by the value of the option. Numeric values are drawn to scale, logarithmic
+            if they span more than a factor of 10; others are drawn side by side.
         baseline (tuple[str, Sequence[float]], optional): Name and metric of each seed without the
             option, for a line across all panels. Defaults to None.
         ylabel (str): Name and unit of the metric. Defaults to ``'validation top-1, percent'``.
@@ -231,11 +212,11 @@ def plot_sweep(
     Example:
         >>> plot_sweep({'α': {0.5: [46.7, 46.6], 0.7: [46.9, 47.0]}}, ('baseline', [45.6, 45.5]))
     """
-    _check_some('panels', panels, "give e.g. panels={'α': {0.5: [46.7], 0.7: [46.9]}}")
+    check_not_empty('panels', panels, "give e.g. panels={'α': {0.5: [46.7], 0.7: [46.9]}}")
     for option, points in panels.items():
-        _check_some(f'panels[{option!r}]', points, 'give the metric of each seed by value')
+        check_not_empty(f'panels[{option!r}]', points, 'give the metric of each seed by value')
         for value, seeds in points.items():
-            _check_some(f'panels[{option!r}][{value!r}]', seeds, 'give the metric of each seed')
+            check_not_empty(f'panels[{option!r}][{value!r}]', seeds, 'give the metric of each seed')
     counts = sorted({len(seeds) for points in panels.values() for seeds in points.values()})
     many = ' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     label = 'one seed' if many == '1' else f'mean ± std over {many} seeds'
@@ -246,7 +227,7 @@ def plot_sweep(
         panel.set_xlabel(option)
         if baseline is not None:
             name, seeds = baseline
-            _check_some('baseline', seeds, "write ('baseline', [45.6])")
+            check_not_empty('baseline', seeds, "write ('baseline', [45.6])")
             middle, spread = mean(seeds), _std(seeds)
             panel.axhline(middle, color='0.4', linestyle='--', linewidth=1, label=name)
             band = dict(color='0.4', alpha=0.12, linewidth=0)
@@ -254,104 +235,6 @@ def plot_sweep(
     axes[0].set_ylabel(ylabel)
     figure.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=3)
     return figure
-
-
-def read_training_log(path: str | os.PathLike[str]) -> TrainingLog:
-    """Read what mmengine has logged of one training.
-
-    A training that was resumed has several logs in its work dir. They are read in their order,
-    and what a later one has trained again replaces what an earlier one had.
-
-    Args:
-        path (str | Path): A work dir, one of the dirs in it that are named by time, or a
-            ``scalars.json``.
-
-    Returns:
-        TrainingLog: See there.
-
-    Raises:
-        FileNotFoundError: There is no log.
-        ValueError: A file is no log of mmengine, or has logged nothing.
-    """
-    rows: list[dict[str, Any]] = []
-    unit = 'iteration'
-    for file in _log_files(Path(path)):
-        new = _log_rows(file)
-        first = next((row for row in new if 'iter' in row), None)
-        if first is not None:
-            unit = 'epoch' if 'epoch' in first else 'iteration'
-            rows = [row for row in rows if _place(row, unit) < _place(first, unit)]
-        rows += new
-    if not rows:
-        raise ValueError(f'{path} has logged nothing yet; wait for its first {_LOGS} entries')
-    groups: dict[bool, dict[str, dict[float, list[float]]]] = {True: {}, False: {}}
-    for row in rows:
-        for name, value in row.items():
-            if name not in ('step', 'epoch', 'iter'):
-                series = groups['iter' in row].setdefault(name, {})
-                series.setdefault(_place(row, unit), []).append(float(value))
-    train, val = (
-        {name: {x: mean(values) for x, values in s.items()} for name, s in groups[part].items()}
-        for part in (True, False)
-    )
-    return TrainingLog(train, val, unit)
-
-
-def _place(row: Mapping[str, Any], unit: str) -> float:
-    """Where a row of a log is: validations have their epoch, or iteration, as their step."""
-    return float(row['epoch'] if 'iter' in row and unit == 'epoch' else row['step'])
-
-
-def _log_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    found = [path / _LOGS] if (path / _LOGS).is_file() else sorted(path.glob(f'*/{_LOGS}'))
-    if not found:
-        # A folder of several trainings must not be read as one that was resumed.
-        below = sorted({str(file.parents[2]) for file in path.glob(f'**/{_LOGS}')})
-        hint = f'write one of {below[:5]}' if below else 'write the work_dir of a training'
-        raise FileNotFoundError(f'{path} has no {_LOGS} and no */{_LOGS}; {hint}')
-    return found
-
-
-def _log_rows(file: Path) -> list[dict[str, Any]]:
-    lines = [line for line in file.read_text(encoding='utf-8').splitlines() if line.strip()]
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            row['step']
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines) > 1:
-                # The last line is only half there while it is being written.
-                break
-            raise ValueError(
-                f'line {number} of {file} is no entry of an mmengine log: {line[:60]!r}'
-            ) from error
-        rows.append(row)
-    return rows
-
-
-def _training_panel(panel: Axes, logs: Mapping[str, TrainingLog], metric: str) -> None:
-    """One metric of all runs."""
-    accuracy = metric.startswith('acc/')
-    factor = 100 if accuracy else 1
-    trained = f'{metric.removeprefix("acc/")}_acc' if accuracy else metric
-    missing: dict[str, list[str]] = {}
-    for index, (run, log) in enumerate(logs.items()):
-        for part, series, name, style in (
-            ('training', log.train, trained, dict(linestyle='--')),
-            # Validations may be few: their points are seen.
-            ('validation', log.val, metric, dict(linestyle='-', marker='o', markersize=4)),
-        ):
-            points = series.get(name, {})
-            if not points:
-                missing.setdefault(f'no {name!r} in {part}', []).append(run)
-            values = [factor * value for value in points.values()]
-            panel.plot(list(points), values, color=f'C{index}', **style)
-        panel.plot([], [], color=f'C{index}', label=run)
-    panel.set_ylabel(f'{metric}, percent' if accuracy else metric)
-    _note(panel, [f'{what}: {", ".join(whose)}' for what, whose in missing.items()])
 
 
 def _named_bars(panel: Axes, changes: Sequence[ClassChange]) -> None:
@@ -371,7 +254,7 @@ def _named_bars(panel: Axes, changes: Sequence[ClassChange]) -> None:
 
 
 def _many_bars(panel: Axes, changes: Sequence[ClassChange]) -> None:
-    """Many classes: from left to right, the extremes named where no bar is."""
+    """Many classes: from left to right, with the names of the extremes where there are no bars."""
     count = len(changes)
     values = [change.change.difference for change in changes]
     panel.bar(range(count), values, width=0.85, color=_colours(changes))
@@ -399,19 +282,19 @@ def _short(name: str) -> str:
 def _corruption_panel(panel: Axes, name: str, results: Sequence[Robustness]) -> None:
     """One corruption, all models; severity 0 is clean."""
     missing = []
-    for index, found in enumerate(results):
-        mpc = found.mpc()
-        told = f'mPC {mpc:.1f}' if math.isfinite(mpc) else 'no mPC: corruptions are missing'
-        label, colour = f'{found.model} ({told})', f'C{index}'
-        keys = [key for key in found.keys('corruption') if found.cells[key].name == name]
-        points = {float(found.cells[key].level or 0): found.interval(key) for key in keys}
-        wanted = found.corruption_table().severities or [math.nan]
+    for index, each in enumerate(results):
+        mpc = each.mpc()
+        text = f'mPC {mpc:.1f}' if math.isfinite(mpc) else 'no mPC: corruptions are missing'
+        label, colour = f'{each.model} ({text})', f'C{index}'
+        keys = [key for key in each.keys('corruption') if each.cells[key].name == name]
+        points = {float(each.cells[key].level or 0): each.interval(key) for key in keys}
+        wanted = each.corruption_table().severities or [math.nan]
         absent = [f'{level:g}' for level in wanted if level not in points]
         if absent:
-            missing.append(f'{found.model}: no {", ".join(absent)}' if points else found.model)
-        if points and 'clean' in found.cells:
-            points[0.0] = found.interval('clean')
-        # A severity that is missing is a gap in the line.
+            missing.append(f'{each.model}: no {", ".join(absent)}' if points else each.model)
+        if points and 'clean' in each.cells:
+            points[0.0] = each.interval('clean')
+        # A missing severity leaves a gap in the line.
         xs = sorted({*points, *wanted})
         value, low, high = zip(*[points.get(x, (math.nan,) * 3) for x in xs], strict=True)
         panel.plot(xs, value, color=colour, marker='o', markersize=3, label=label)
@@ -423,8 +306,30 @@ def _corruption_panel(panel: Axes, name: str, results: Sequence[Robustness]) -> 
     panel.locator_params(axis='x', integer=True)
 
 
+def _training_panel(panel: Axes, logs: Mapping[str, TrainingLog], metric: str) -> None:
+    """One metric of all runs."""
+    accuracy = metric.startswith('acc/')
+    factor = 100 if accuracy else 1
+    trained = f'{metric.removeprefix("acc/")}_acc' if accuracy else metric
+    missing: dict[str, list[str]] = {}
+    for index, (run, log) in enumerate(logs.items()):
+        for part, series, name, style in (
+            ('training', log.train, trained, dict(linestyle='--')),
+            # Validations may be few, so that their points are marked.
+            ('validation', log.val, metric, dict(linestyle='-', marker='o', markersize=4)),
+        ):
+            points = series.get(name, {})
+            if not points:
+                missing.setdefault(f'no {name!r} in {part}', []).append(run)
+            values = [factor * value for value in points.values()]
+            panel.plot(list(points), values, color=f'C{index}', **style)
+        panel.plot([], [], color=f'C{index}', label=run)
+    panel.set_ylabel(f'{metric}, percent' if accuracy else metric)
+    _note(panel, [f'{what}: {", ".join(whose)}' for what, whose in missing.items()])
+
+
 def _sweep_panel(panel: Axes, points: Mapping[Any, Sequence[float]], label: str) -> None:
-    """One option: to scale if its values are numbers."""
+    """One option; numeric values are drawn to scale."""
     numbers = all(isinstance(value, (int, float)) for value in points)
     if numbers:
         points = dict(sorted(points.items()))
@@ -452,13 +357,8 @@ def _chance(panel: Axes, results: Sequence[Robustness]) -> None:
 
 
 def _note(panel: Axes, lines: Sequence[str]) -> None:
-    """What a panel has no line for."""
+    """Write what a panel has no line for into its corner."""
     if lines:
         style = dict(fontsize='x-small', color='0.3', va='bottom', transform=panel.transAxes)
         ground = dict(facecolor='white', alpha=0.8, edgecolor='none', pad=1)
         panel.text(0.02, 0.02, '\n'.join(lines), bbox=ground, **style)
-
-
-def _check_some(option: str, values: Iterable[Any], instead: str) -> None:
-    if not values:
-        raise ValueError(f'{option} is empty; {instead}')

@@ -1,32 +1,28 @@
-"""Pictures and videos of what :func:`~adv_plugins.visualization.look` found.
+"""Pictures and videos of what :func:`~adv_plugins.visualization.look` recorded.
 
-All of them are arrays or figures that belong to the caller; only :func:`write_mp4` writes a file.
+All of them are arrays or figures that belong to the caller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .attention import MATPLOTLIB, blank_figure
+from ..evaluation.selection import evenly_spread
 from .clips import GREY_LEVELS, Look
+from .figures import DPI, MATPLOTLIB, blank_figure, to_rgb
+from .mp4 import Frames, check_frames, enlarge, even_sides
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Frames = NDArray[np.uint8]
-
 MAX_COLUMNS = 16
-SHORT_SIDE = 224
-"""Pixels below which a clip is too small to watch."""
-_DPI = 100
-# Pixels of a video: between its panels, its captions, and the bars below.
+"""How many frames a contact sheet shows at most."""
+# Pixels of a video: the gaps between its panels, the captions above, and the bars below.
 _GAP, _HEAD, _BARS = 6, 66, 124
 _LUMA = np.array([0.299, 0.587, 0.114])
 _CLEAN = dict(label='clean', color='C0')
@@ -34,12 +30,12 @@ _ADVERSARIAL = dict(label='adversarial', color='C3')
 
 
 def overlay(frames: Frames, cam: NDArray[Any], alpha: float = 0.5) -> Frames:
-    """A clip in grey under the colours of its CAM, from black (none) over red to yellow (most).
+    """A clip in grey under the colours of its CAM, from black (none) through red to yellow (most).
 
     Args:
         frames (ndarray): The frames, uint8 RGB, shape (T, H, W, 3).
-        cam (ndarray): The evidence, not negative, shape (T, H, W). All frames share one scale: the
-            last colour is the largest value of the clip.
+        cam (ndarray): The evidence, not negative, shape (T, H, W). All frames share one colour
+            scale, which ends at the largest value of the clip.
         alpha (float): Weight of the colours, from 0 (grey frames) to 1. Defaults to 0.5.
 
     Returns:
@@ -49,7 +45,7 @@ def overlay(frames: Frames, cam: NDArray[Any], alpha: float = 0.5) -> Frames:
         ValueError: A shape, type or ``alpha`` is not as described.
         ImportError: matplotlib is missing.
     """
-    _check_frames(frames)
+    check_frames(frames)
     if cam.shape != frames.shape[:3]:
         raise ValueError(
             f'cam has the shape {cam.shape}, the frames {frames.shape}; give one value a pixel, '
@@ -69,17 +65,17 @@ def overlay(frames: Frames, cam: NDArray[Any], alpha: float = 0.5) -> Frames:
 
 
 def magnify(perturbation: NDArray[Any]) -> tuple[Frames, int]:
-    """A perturbation to look at: grey where there is none.
+    """A perturbation made visible: magnified, and grey where it is zero.
 
     Args:
         perturbation (ndarray): Grey levels, shape (T, H, W, 3).
 
     Returns:
-        tuple[ndarray, int]: uint8 RGB of the same shape, and by how much it is magnified: as far
-        as 99 percent of its values allow, and not less than 1.
+        tuple[ndarray, int]: uint8 RGB of the same shape, and the factor, at least 1: the largest
+        at which 99 percent of the values stay within range.
     """
     size = float(np.percentile(np.abs(perturbation), 99))
-    # A sparse perturbation has no size in most places.
+    # A sparse perturbation is zero nearly everywhere.
     size = size or float(np.abs(perturbation).max())
     factor = max(1, int(127 / size)) if size else 1
     shifted = np.rint(128 + factor * perturbation).clip(0, GREY_LEVELS)
@@ -87,13 +83,13 @@ def magnify(perturbation: NDArray[Any]) -> tuple[Frames, int]:
 
 
 def contact_sheet(look: Look, class_names: Sequence[str] | None = None) -> Figure:
-    """A clip on one page: a column a frame, and below them the share of evidence of each.
+    """A clip on one page: one column a frame, with the frame's share of the evidence below.
 
     The rows are the clean frames and their CAM, the adversarial frames and their CAM, and the
-    magnified perturbation. Of more than 16 frames 16 are shown, evenly spread over the clip.
+    magnified perturbation. At most 16 frames are shown, evenly spread over the clip.
 
     Args:
-        look (Look): What :func:`~adv_plugins.visualization.look` found.
+        look (Look): What :func:`~adv_plugins.visualization.look` returned for the clip.
         class_names (Sequence[str], optional): The name of each class. Defaults to None: numbers.
 
     Returns:
@@ -106,7 +102,7 @@ def contact_sheet(look: Look, class_names: Sequence[str] | None = None) -> Figur
     chosen = evenly_spread(total, MAX_COLUMNS)
     panels = _panels(look, class_names)
     pad = max(1, width // 64)
-    # In inches. The columns of a short clip are wider, so that the title has room.
+    # All sizes are in inches. Few columns are made wider, so that the title has room.
     cell = min(1.8, max(1.3, 8 / len(chosen)), 14 / len(chosen))
     row, space = cell * height / (width + 2 * pad), 0.06
     across, left, bars, bottom = len(chosen) * cell, 1.75, 1.0, 0.5
@@ -126,7 +122,7 @@ def contact_sheet(look: Look, class_names: Sequence[str] | None = None) -> Figur
     for name, note, frames in panels:
         low -= row + space
         axes = add_row(low, row, f'{name}\n{_short(note, 22)}')
-        # White between the columns, of which each is one unit wide, as the bars below.
+        # White gaps between the columns, each of which is one unit wide like the bars below.
         padded = np.pad(frames[chosen], ((0, 0), (0, 0), (pad, pad), (0, 0)), constant_values=255)
         strip = np.concatenate(list(padded), axis=1)
         axes.imshow(strip, extent=(-0.5, len(chosen) - 0.5, height, 0), aspect='auto')
@@ -135,18 +131,18 @@ def contact_sheet(look: Look, class_names: Sequence[str] | None = None) -> Figur
     axes = add_row(bottom, bars, 'share of\nthe evidence')
     _draw_attention(axes, look, chosen)
     axes.set_xticks(range(len(chosen)), [str(frame) for frame in chosen])
-    some = f' ({len(chosen)} of {total} are shown)' if len(chosen) < total else ''
-    axes.set_xlabel(f'frame{some}', fontsize='small')
+    share = f' ({len(chosen)} of {total} are shown)' if len(chosen) < total else ''
+    axes.set_xlabel(f'frame{share}', fontsize='small')
     return figure
 
 
 def side_by_side(look: Look, class_names: Sequence[str] | None = None) -> Frames:
     """A clip as a video of panels: clean, CAM, adversarial, CAM, magnified perturbation.
 
-    Below them the share of the evidence in each frame, with the frame that is shown marked.
+    Below them is the share of the evidence in each frame, with the current frame marked.
 
     Args:
-        look (Look): What :func:`~adv_plugins.visualization.look` found.
+        look (Look): What :func:`~adv_plugins.visualization.look` returned for the clip.
         class_names (Sequence[str], optional): The name of each class. Defaults to None: numbers.
 
     Returns:
@@ -162,103 +158,31 @@ def side_by_side(look: Look, class_names: Sequence[str] | None = None) -> Frames
     film = np.full((count, height, whole, 3), 255, np.uint8)
     for start, (_, _, frames) in zip(starts, panels, strict=True):
         film[:, :, start : start + width] = frames
-    head = _page(whole / _DPI, _HEAD / _DPI)
+    head = _page(whole / DPI, _HEAD / DPI)
     for start, (name, note, _) in zip(starts, panels, strict=True):
         caption = f'{name}\n{_short(note, width // 8)}'
         head.text((start + width / 2) / whole, 0.35, caption, ha='center', va='center', size=10)
     label = _short(f'label: {_name(look.label, class_names)}', whole // 8)
     head.text(_GAP / whole, 0.93, label, ha='left', va='top', size=10, weight='bold')
     heads = np.broadcast_to(to_rgb(head), (count, _HEAD, whole, 3))
-    return _even(np.concatenate([heads, film, _attention_strips(look, whole)], axis=1))
-
-
-def write_mp4(path: str | Path, frames: Frames, fps: float = 8, scale: int | None = None) -> None:
-    """Write a clip as an .mp4 file that browsers play: H.264, colours at half the resolution.
-
-    Args:
-        path (str | Path): The file to write.
-        frames (ndarray): The frames, uint8 RGB, shape (T, H, W, 3). A last row or column is
-            repeated where H or W is odd.
-        fps (float): Frames per second. Defaults to 8.
-        scale (int, optional): Each pixel becomes a square of so many. Defaults to None: as many
-            as make the short side 224 pixels or more.
-
-    Raises:
-        ValueError: A shape, type or option is not as described.
-        ImportError: PyAV is missing.
-    """
-    _check_frames(frames)
-    if fps <= 0:
-        raise ValueError(f'fps={fps} must be more than 0')
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError(
-            'videos are written with PyAV; install it with: pip install "adv_plugins[data]"'
-        ) from error
-    frames = _even(enlarge(frames, scale))
-    with av.open(str(path), 'w', options={'movflags': 'faststart'}) as container:
-        rate = Fraction(fps).limit_denominator(1000)
-        stream = container.add_stream('libx264', rate=rate, options={'crf': '16'})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = 'yuv420p'
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
-        container.mux(stream.encode())
-
-
-def enlarge(frames: Frames, scale: int | None = None) -> Frames:
-    """A clip with each pixel as a square.
-
-    Args:
-        frames (ndarray): Shape (T, H, W, 3).
-        scale (int, optional): Side of the square. Defaults to None: the smallest that makes the
-            short side of the clip 224 pixels or more.
-
-    Returns:
-        ndarray: Shape (T, scale * H, scale * W, 3).
-
-    Raises:
-        ValueError: ``scale`` is less than 1.
-    """
-    if scale is None:
-        scale = -(-SHORT_SIDE // min(frames.shape[1:3]))
-    if scale < 1:
-        raise ValueError(f'scale={scale} must be 1 or more; a clip can only be enlarged')
-    return frames.repeat(scale, axis=1).repeat(scale, axis=2)
-
-
-def evenly_spread(total: int, count: int) -> list[int]:
-    """Indices of ``count`` of ``total`` things, or of all: the middle of each equal part."""
-    count = min(count, total)
-    return [(2 * number + 1) * total // (2 * count) for number in range(count)]
-
-
-def to_rgb(figure: Figure) -> Frames:
-    """A figure as an image, uint8 RGB, shape (H, W, 3), for a visualizer or a video."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure.set_dpi(_DPI)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return even_sides(np.concatenate([heads, film, _attention_strips(look, whole)], axis=1))
 
 
 def _page(width: float, height: float) -> Figure:
-    """A figure of so many inches, in which everything stays where it is put."""
+    """A figure of a size in inches, in which everything stays where it is put."""
     figure = blank_figure(width, height)
     figure.set_layout_engine('none')
     return figure
 
 
 def _panels(look: Look, class_names: Sequence[str] | None) -> list[tuple[str, str, Frames]]:
-    """What is shown of a clip: a name, a remark and the frames."""
+    """The panels of a clip: a name, a remark and the frames of each."""
     panels = []
-    for name, seen in (('clean', look), ('adversarial', look.adversarial)):
-        if seen is not None:
-            evidence = f'for {_name(seen.cam_class, class_names)}'
-            panels.append((name, _verdict(seen, class_names), seen.frames))
-            panels.append((f'CAM of {name}', evidence, overlay(seen.frames, seen.cam)))
+    for name, clip in (('clean', look), ('adversarial', look.adversarial)):
+        if clip is not None:
+            evidence = f'for {_name(clip.cam_class, class_names)}'
+            panels.append((name, _verdict(clip, class_names), clip.frames))
+            panels.append((f'CAM of {name}', evidence, overlay(clip.frames, clip.cam)))
     if look.perturbation is not None:
         magnified, factor = magnify(look.perturbation)
         panels.append(('perturbation', f'×{factor}, grey = 0', magnified))
@@ -266,7 +190,7 @@ def _panels(look: Look, class_names: Sequence[str] | None) -> list[tuple[str, st
 
 
 def _title(look: Look, class_names: Sequence[str] | None, length: int) -> str:
-    """What the clip is and is taken for: one line, or several where it is longer."""
+    """The label and the predictions: on one line, or on several where they do not fit."""
     parts = [f'label: {_name(look.label, class_names)}', f'clean: {_verdict(look, class_names)}']
     if look.adversarial is not None:
         parts.append(f'adversarial: {_verdict(look.adversarial, class_names)}')
@@ -284,7 +208,7 @@ def _name(index: int, class_names: Sequence[str] | None) -> str:
 
 
 def _short(text: str, length: int) -> str:
-    """Cut in the middle: what follows a long class name is a number."""
+    """Text cut in the middle, so that the score that follows a long class name is kept."""
     if len(text) <= length:
         return text
     half = (length - 1) // 2
@@ -292,14 +216,14 @@ def _short(text: str, length: int) -> str:
 
 
 def _draw_attention(axes: Axes, look: Look, chosen: Sequence[int]) -> None:
-    """Bars of the chosen frames, at 0, 1, 2, ...; those of both clips beside each other."""
-    seen = [(_CLEAN, look.attention)]
+    """Bars of the chosen frames, at 0, 1, 2, ...; those of both clips side by side."""
+    series = [(_CLEAN, look.attention)]
     if look.adversarial is not None:
-        seen.append((_ADVERSARIAL, look.adversarial.attention))
-    width = 0.8 / len(seen)
+        series.append((_ADVERSARIAL, look.adversarial.attention))
+    width = 0.8 / len(series)
     places = np.arange(len(chosen))
-    for number, (style, attention) in enumerate(seen):
-        offset = (number - (len(seen) - 1) / 2) * width
+    for number, (style, attention) in enumerate(series):
+        offset = (number - (len(series) - 1) / 2) * width
         axes.bar(places + offset, attention[list(chosen)], width, **style)
     axes.axhline(1 / len(look.attention), color='0.3', linewidth=1, linestyle='--', label='even')
     # Room for the legend above the highest bar.
@@ -310,34 +234,21 @@ def _draw_attention(axes: Axes, look: Look, chosen: Sequence[int]) -> None:
 
 
 def _attention_strips(look: Look, width: int) -> Frames:
-    """The bars for each frame of a video, with its column lit."""
+    """The bars below each frame of a video, with the column of the frame highlighted."""
     count = len(look.frames)
-    figure = _page(width / _DPI, _BARS / _DPI)
+    figure = _page(width / DPI, _BARS / DPI)
     box = (80 / width, 38 / _BARS, 1 - 90 / width, 1 - 48 / _BARS)
     axes = figure.add_axes(box, xlim=(-0.5, count - 0.5), xlabel='frame')
     axes.set_ylabel('share of\nthe evidence', fontsize='x-small')
     axes.xaxis.label.set_fontsize('x-small')
     _draw_attention(axes, look, range(count))
     axes.xaxis.get_major_locator().set_params(integer=True, nbins=16)
-    dark = to_rgb(figure)
+    plain = to_rgb(figure)
     axes.set_facecolor('#ffe08a')
-    lit = to_rgb(figure)
+    highlighted = to_rgb(figure)
     edges = axes.transData.transform([(frame - 0.5, 0) for frame in range(count + 1)])[:, 0]
     edges = np.rint(edges).astype(int)
-    strips = np.repeat(dark[None], count, axis=0)
+    strips = np.repeat(plain[None], count, axis=0)
     for strip, start, stop in zip(strips, edges[:-1], edges[1:], strict=True):
-        strip[:, start:stop] = lit[:, start:stop]
+        strip[:, start:stop] = highlighted[:, start:stop]
     return strips
-
-
-def _even(frames: Frames) -> Frames:
-    """With an even height and width, as H.264 wants it."""
-    height, width = frames.shape[1:3]
-    return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode='edge')
-
-
-def _check_frames(frames: Frames) -> None:
-    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not frames.size:
-        raise ValueError(
-            f'frames must be uint8 RGB of the shape (T, H, W, 3), got {frames.dtype} {frames.shape}'
-        )

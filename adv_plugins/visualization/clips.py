@@ -1,9 +1,9 @@
-"""What a recognizer looks at in a clip, and what an attack makes of it.
+"""Where a recognizer looks in a clip, and how an attack changes it.
 
-MMAction2's own CAM tool predicts in test mode, where TPN's head cannot be differentiated and
-Transformers are not known. Here the score comes from the way that the loss takes, and the layer
-from :mod:`~adv_plugins.adapters.cam_layers`, so that every family is looked at alike. Pictures of
-what is found are drawn by :mod:`~adv_plugins.visualization.clip_pictures`.
+MMAction2's own CAM tool predicts in test mode, in which TPN's head cannot be differentiated, and
+does not support Transformers. Here scores are computed as for the loss, and the layer comes from
+:mod:`~adv_plugins.adapters.cam_layers`, so that all families are treated alike. The pictures are
+drawn by :mod:`~adv_plugins.visualization.clip_pictures`.
 """
 
 from __future__ import annotations
@@ -24,34 +24,35 @@ from ..adapters.mmaction import RecognizerAdapter, fresh_pool
 from ..core.adapter import adapter_class
 from ..core.attacker import Attacker
 from ..core.batch import Batch
+from ..core.checks import check_choice
 from ..core.randomness import stream_seed
 from ..core.recipe import Recipe, build_recipe
-from .cam import frame_attention, gradcam
+from ..evaluation.cam import frame_attention, gradcam
 
 Attack = Callable[[Tensor, Any], Tensor]
-"""``attack(inputs, data_samples)`` gives adversarial inputs of the shape of ``inputs``."""
+"""``attack(inputs, data_samples)`` returns adversarial inputs of the shape of ``inputs``."""
 CAM_OF = ('label', 'predicted')
 GREY_LEVELS = 255.0
 
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What a recognizer looks at in one clip of T frames of H x W pixels.
+    """Where a recognizer looks in one clip of T frames of H x W pixels.
 
     Args:
         frames (ndarray): The frames, uint8 RGB, shape (T, H, W, 3).
         cam (ndarray): The evidence for ``cam_class`` at every pixel, float32, shape (T, H, W), not
-            negative, in the units of :func:`~adv_plugins.visualization.gradcam`.
-        attention (ndarray): The share of that evidence in each frame, float32, shape (T,), with
-            the sum 1.
+            negative, in the units of :func:`~adv_plugins.evaluation.gradcam`.
+        attention (ndarray): The share of that evidence in each frame, float32, shape (T,), summing
+            to 1.
         label (int): The true class.
         predicted (int): The class with the highest score.
         score (float): Its probability, between 0 and 1.
         cam_class (int): The class whose evidence is shown.
         adversarial (Look, optional): The same for the adversarial clip. Defaults to None: there
             was no attack.
-        perturbation (ndarray, optional): What the attack added, float32 grey levels (before the
-            adversarial frames are rounded), shape (T, H, W, 3). Defaults to None.
+        perturbation (ndarray, optional): What the attack added, in grey levels before the
+            adversarial frames were rounded, float32, shape (T, H, W, 3). Defaults to None.
     """
 
     frames: NDArray[np.uint8]
@@ -74,22 +75,23 @@ def look(
     cam_layer: str | None = None,
     cam_layout: str | None = None,
 ) -> list[Look]:
-    """Look at each clip of a batch, clean and attacked. Nothing of the model is changed.
+    """Find where a model looks in each clip of a batch, clean and attacked. The model stays as it
+    is.
 
-    Of several views of a video (clips or crops) the one in the middle of their order is looked at
-    and attacked. For 2-D recognizers the number of frames in a view is the ``num_segments`` of
-    backbone or head; a model without averages over all frames, so that all are one view.
+    Of several views of a video (clips or crops) the middle one is used and attacked. For 2-D
+    recognizers the number of frames in a view is the ``num_segments`` of the backbone or head; a
+    model without one averages over all frames, which then are one view.
 
     Args:
         model (nn.Module): An MMAction2 recognizer in eval mode, converted or not.
         inputs (Tensor): A batch of RGB clips as it leaves the data preprocessor: (B, V*T, 3, H, W)
             for 2-D recognizers, (B, V, 3, T, H, W) for 3-D recognizers.
         data_samples (list): Their data samples, with one hard label each.
-        attack (Callable, optional): ``attack(inputs, data_samples)`` gives the adversarial inputs;
-            see :func:`recipe_attack`. Defaults to None: clean clips only.
-        cam_of (str): Whose evidence is shown: ``'label'``, the true class, for the clean and the
-            adversarial clip; or ``'predicted'``, the class that each of them is taken for.
-            Defaults to ``'label'``.
+        attack (Callable, optional): ``attack(inputs, data_samples)`` returns the adversarial
+            inputs; see :func:`recipe_attack`. Defaults to None: clean clips only.
+        cam_of (str): The class whose evidence is shown: ``'label'``, the true class, for both the
+            clean and the adversarial clip, or ``'predicted'``, the predicted class of each of
+            them. Defaults to ``'label'``.
         cam_layer (str, optional): Dotted name of the layer whose maps are shown. Defaults to
             None: found.
         cam_layout (str, optional): Axes of its output, see
@@ -99,9 +101,9 @@ def look(
         list[Look]: One for each clip.
 
     Raises:
-        ValueError: The model is in training mode, the clips are no RGB frames, the labels are
+        ValueError: The model is in training mode, the clips are not RGB frames, the labels are
             soft, or the layer is unknown or has no time axis.
-        TypeError: The model is no recognizer.
+        TypeError: The model is not a recognizer.
 
     Example:
         >>> data = model.data_preprocessor(pseudo_collate([dataset[0]]), False)
@@ -109,48 +111,47 @@ def look(
         >>> (seen,) = look(model, data['inputs'], data['data_samples'], attack)
         >>> contact_sheet(seen, dataset.metainfo['classes']).savefig('seen.png')
     """
-    if cam_of not in CAM_OF:
-        raise ValueError(f'cam_of={cam_of!r} is unknown; write {" or ".join(map(repr, CAM_OF))}')
+    check_choice('cam_of', cam_of, CAM_OF)
     if model.training:
-        raise ValueError('look shows a model in eval mode; call model.eval() first')
+        raise ValueError('look needs a model in eval mode; call model.eval() first')
     adapter = recognizer_adapter(model)
     inputs = middle_view(model, inputs)
 
-    def see(clips: Tensor) -> list[Look]:
+    def look_at(clips: Tensor) -> list[Look]:
         with torch.no_grad():
             record = adapter.forward(Batch(clips), data_samples)
         labels = record.hard_labels('a look at a clip')
         scores, predicted = record.logits.softmax(dim=1).max(dim=1)
-        shown = labels if cam_of == 'label' else predicted
-        maps = gradcam(model, clips, data_samples, shown, cam_layer, cam_layout)
+        classes = labels if cam_of == 'label' else predicted
+        maps = gradcam(model, clips, data_samples, classes, cam_layer, cam_layout)
         frames = _pixels(adapter, clips)
         cams = upsample(maps, frames.shape[1:4]).cpu().numpy()
         attention = spread(frame_attention(maps).cpu().numpy(), frames.shape[1])
         frames = frames.round().clamp(0, GREY_LEVELS).byte().cpu().numpy()
-        numbers = (x.tolist() for x in (labels, predicted, scores, shown))
+        numbers = (x.tolist() for x in (labels, predicted, scores, classes))
         return [Look(*clip) for clip in zip(frames, cams, attention, *numbers, strict=True)]
 
     with fresh_pool(model):
-        clean = see(inputs)
+        clean = look_at(inputs)
         if attack is None:
             return clean
-        moved = attack(inputs, data_samples)
-        adversarial = see(moved)
-    shift = (_pixels(adapter, moved) - _pixels(adapter, inputs)).cpu().numpy()
+        adversarial_inputs = attack(inputs, data_samples)
+        adversarial = look_at(adversarial_inputs)
+    added = _pixels(adapter, adversarial_inputs) - _pixels(adapter, inputs)
     return [
-        replace(before, adversarial=after, perturbation=added)
-        for before, after, added in zip(clean, adversarial, shift, strict=True)
+        replace(before, adversarial=after, perturbation=perturbation)
+        for before, after, perturbation in zip(clean, adversarial, added.cpu().numpy(), strict=True)
     ]
 
 
 def recipe_attack(model: nn.Module, recipe: Recipe | str | Mapping[str, Any]) -> Attack:
     """The attack of a recipe on a model as it is deployed, for :func:`look`.
 
-    The model is not converted, and one that is converted is attacked on its clean path. Random
-    starts and labels are the same in every call.
+    The model is not converted; a converted one is attacked on its clean path. Random starts and
+    labels are the same in every call.
 
     Args:
-        model (nn.Module): A recognizer, which has to be in eval mode when it is attacked.
+        model (nn.Module): A recognizer; it must be in eval mode whenever it is attacked.
         recipe (Recipe | str | Mapping): A recipe, its name (``'taf'``), or a config dict with
             its ``type``.
 
@@ -159,14 +160,14 @@ def recipe_attack(model: nn.Module, recipe: Recipe | str | Mapping[str, Any]) ->
 
     Raises:
         ValueError: An unknown recipe, option or layer.
-        TypeError: The model is no recognizer.
+        TypeError: The model is not a recognizer.
     """
     attacker = Attacker(recognizer_adapter(model), build_recipe(recipe))
     return partial(attacker.perturb, seed=stream_seed(0))
 
 
 def middle_view(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Of several views of each video the one in the middle of their order.
+    """The middle one of the views of each video.
 
     Args:
         model (nn.Module): A recognizer.
@@ -176,7 +177,7 @@ def middle_view(model: nn.Module, inputs: Tensor) -> Tensor:
         Tensor: Shape (B, T, 3, H, W) or (B, 1, 3, T, H, W).
 
     Raises:
-        ValueError: The inputs are no such clips.
+        ValueError: The inputs are not such clips.
     """
     shape = getattr(inputs, 'shape', ())
     if len(shape) not in (5, 6) or shape[2] != 3:
@@ -197,12 +198,12 @@ def middle_view(model: nn.Module, inputs: Tensor) -> Tensor:
             'write num_clips of SampleFrames and num_segments of the model alike'
         )
     views = inputs.unflatten(1, (-1, length))
-    # Recognizers view their inputs.
+    # Recognizers call view on their inputs.
     return views[:, views.shape[1] // 2].contiguous()
 
 
 def upsample(maps: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """Maps as large as the frames they are of, in time and space (trilinear).
+    """Maps enlarged to the size of their frames, in time and space (trilinear).
 
     Args:
         maps (Tensor): Shape (B, T', h, w).
@@ -215,7 +216,7 @@ def upsample(maps: Tensor, size: tuple[int, int, int]) -> Tensor:
 
 
 def spread(attention: NDArray[Any], num_frames: int) -> NDArray[np.float32]:
-    """Shares of the steps of a feature map as shares of the frames that they stand for.
+    """Shares of the time steps of a feature map as shares of the frames that they cover.
 
     Args:
         attention (ndarray): Shares of T' steps of equal length, shape (B, T').
@@ -227,11 +228,16 @@ def spread(attention: NDArray[Any], num_frames: int) -> NDArray[np.float32]:
     steps = attention.shape[1]
     edges = np.linspace(0, steps, num_frames + 1)
     sums = np.pad(attention.cumsum(axis=1, dtype=np.float64), ((0, 0), (1, 0)))
-    until = np.stack([np.interp(edges, np.arange(steps + 1), row) for row in sums])
-    return np.diff(until, axis=1).astype(np.float32)
+    cumulative = np.stack([np.interp(edges, np.arange(steps + 1), row) for row in sums])
+    return np.diff(cumulative, axis=1).astype(np.float32)
 
 
 def recognizer_adapter(model: nn.Module) -> RecognizerAdapter:
+    """The adapter of a recognizer.
+
+    Raises:
+        TypeError: The model is not a recognizer.
+    """
     kind = adapter_class(model)
     if not issubclass(kind, RecognizerAdapter):
         raise TypeError(
@@ -242,7 +248,7 @@ def recognizer_adapter(model: nn.Module) -> RecognizerAdapter:
 
 
 def _pixels(adapter: RecognizerAdapter, inputs: Tensor) -> Tensor:
-    """Grey levels (B, T, H, W, 3) of normalised clips, not rounded."""
+    """The grey levels of normalised clips, shape (B, T, H, W, 3), not rounded."""
     space = adapter.space(inputs, '')
     grey = (inputs.detach() - space.low) / space.scale * GREY_LEVELS
     pattern = 'b t c h w' if grey.ndim == 5 else 'b 1 c t h w'

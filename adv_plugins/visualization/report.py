@@ -1,6 +1,6 @@
-"""A report as one HTML page that needs no server and no network: text, tables, figures, videos.
+"""A report as one HTML page with text, tables, figures and videos, for which no server is needed.
 
-Everything is inside the file: figures as PNG, videos as H.264, both as ``data:`` addresses.
+Everything is embedded in the file, figures as PNG and videos as H.264, in ``data:`` URLs.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ summary { cursor: pointer; font-weight: 600; }
 
 @dataclass
 class Section:
-    """A part of a report.
+    """A section of a report.
 
     Args:
-        title (str): Its heading.
+        title (str): The heading.
         markdown (str): Text and tables. Defaults to ''.
-        figures (list[tuple[Figure | Path, str]]): Pictures with their captions: matplotlib figures
-            or files of PNG, or of .mp4 in H.264. Defaults to none.
-        folded (bool): Whether it has to be opened to be read. Defaults to False.
+        figures (list[tuple[Figure | Path, str]]): Pictures with their captions: matplotlib
+            figures, .png files, or .mp4 files in H.264. Defaults to none.
+        folded (bool): Whether the reader has to open it first. Defaults to False.
     """
 
     title: str
@@ -97,16 +97,16 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Se
     """Write a report.
 
     Args:
-        path (str | Path): The .html file.
-        title (str): Its heading.
-        sections (Sequence[Section]): Its parts, in their order.
+        path (str | Path): The .html file. Its folder is created where it is missing.
+        title (str): The heading.
+        sections (Sequence[Section]): The sections, in their order.
 
     Raises:
-        ValueError: There is no section, or a file that is neither .png nor .mp4.
+        ValueError: There is no section, or a file is neither .png nor .mp4.
         ImportError: jinja2 or markdown-it-py is missing.
 
     Example:
-        >>> write_report('report.html', 'TSM', [Section('Results', results.markdown())])
+        >>> write_report('report.html', 'TSM', [Section('Results', markdown(results))])
     """
     try:
         from jinja2 import Environment
@@ -118,11 +118,11 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Se
         ) from error
     if not sections:
         raise ValueError("a report needs sections; write [Section('Results', '...')]")
-    # What tables and captions hold comes from configs and datasets: it is text, and no HTML.
-    markdown = MarkdownIt('commonmark', {'html': False}).enable('table')
+    # Tables and captions hold text from configs and datasets, which must not become HTML.
+    parser = MarkdownIt('commonmark', {'html': False}).enable('table')
     parts = []
     for section in sections:
-        html = markdown.render(section.markdown)
+        html = parser.render(section.markdown)
         html = html.replace('<table>', '<div class="scroll"><table>')
         html = html.replace('</table>', '</table></div>')
         media = [(*_embedded(picture), caption) for picture, caption in section.figures]
@@ -134,7 +134,7 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Se
 
 
 def _embedded(picture: Figure | Path) -> tuple[str, str]:
-    """What element shows a picture, and its data address."""
+    """The kind of HTML element that shows a picture, and its ``data:`` URL."""
     if isinstance(picture, Path):
         kinds = {'.png': ('image', 'image/png'), '.mp4': ('video', 'video/mp4')}
         if picture.suffix not in kinds:

@@ -1,6 +1,6 @@
-"""Attention of video Transformers from frame to frame, out of that from token to token.
+"""The attention of video Transformers between frames, from that between tokens.
 
-In the form of a-art.txt: what :func:`~adv_plugins.visualization.plot_attention_maps` and
+In the form of A-ART, which :func:`~adv_plugins.visualization.plot_attention_maps` and
 :func:`~adv_plugins.visualization.attention_profile` take.
 """
 
@@ -17,7 +17,7 @@ from ..core.batch import Batch, per_sample
 from ..core.capture import capture_output, find_module, last_output, to_frames
 from .clips import middle_view, recognizer_adapter
 
-# By the class of the backbone in MMAction2: its attention modules, with all frames in each call.
+# The attention modules that see all frames at once, by the backbone's class in MMAction2.
 MODULES = {
     'MViT': r'backbone\.blocks\.\d+\.attn',
     # The second attention of a divided block is within a frame.
@@ -31,25 +31,25 @@ MODULES = {
 def frame_attention_map(
     weights: Tensor, num_frames: int, class_token: bool = False, frames_first: bool = True
 ) -> Tensor:
-    """Attention between frames: the sum over the places of the key frame, and the mean over the
-    places of the query frame.
+    """Attention between frames: summed over the positions in the key frame, and averaged over the
+    positions in the query frame.
 
     Args:
         weights (Tensor): Attention between tokens, averaged over heads, queries first, shape
-            (B, Q, K): T' frames with equally many places each, as
+            (B, Q, K): T' frames with equally many positions each, as
             :class:`~adv_plugins.attention.AttentionMap` holds it.
-        num_frames (int): T', the frames that the tokens are of: half as many as those of the clip
-            for tubelets of two frames.
-        class_token (bool): Whether a class token comes first. It is left out of queries and keys,
-            and the other keys share all attention. Defaults to False.
-        frames_first (bool): Whether all tokens of a frame are next to each other (VideoMAE), and
-            not all tokens of a place (TimeSformer). Defaults to True.
+        num_frames (int): T', the number of frames among the tokens: half as many as the clip has
+            where a token covers two frames.
+        class_token (bool): Whether a class token comes first. It is removed from queries and keys,
+            and the remaining attention is rescaled to sum to 1. Defaults to False.
+        frames_first (bool): Whether the tokens of one frame are adjacent (VideoMAE), rather than
+            those of one position (TimeSformer). Defaults to True.
 
     Returns:
         Tensor: Shape (B, T', T'); rows sum to 1.
 
     Raises:
-        ValueError: The tokens are not those of so many frames.
+        ValueError: The tokens cannot be divided into that many frames.
     """
     extra = int(class_token)
     counts = [size - extra for size in weights.shape[1:]]
@@ -62,40 +62,40 @@ def frame_attention_map(
     weights = weights[:, extra:, extra:]
     order = (num_frames, -1) if frames_first else (-1, num_frames)
     grid = weights.unflatten(2, order).unflatten(1, order)
-    places = (2, 4) if frames_first else (1, 3)
-    maps = grid.sum(dim=places)
+    positions = (2, 4) if frames_first else (1, 3)
+    maps = grid.sum(dim=positions)
     return maps / maps.sum(dim=2, keepdim=True)
 
 
 def video_attention(model: nn.Module, inputs: Tensor, data_samples: Any) -> Tensor:
-    """How much of its attention each frame of a clip gives to each frame, mean over layers.
+    """How much of its attention each frame of a clip gives to each frame, averaged over layers.
 
     For VideoMAE, TimeSformer (joint attention, or the temporal one where it is divided), UniFormer
-    and MViT. The frames of the others cannot be told apart: Swin attends within windows,
-    UniFormerV2 and TimeSformer with space-only attention within frames. Nothing of the model is
-    changed.
+    and MViT. Other models have no attention between all frames: Swin attends within windows,
+    UniFormerV2 and TimeSformer with space-only attention attend within frames. The model stays as
+    it is.
 
     Args:
         model (nn.Module): A recognizer in eval mode.
         inputs (Tensor): A batch of RGB clips, see :func:`~adv_plugins.visualization.look`; of
-            several views the one in the middle is looked at.
+            several views the middle one is used.
         data_samples (list): Their data samples.
 
     Returns:
-        Tensor: Queries first, shape (B, T', T'), where T' is the number of frames that the model
-        tells apart; rows sum to 1.
+        Tensor: Queries first, shape (B, T', T'), where T' is the number of frames (time steps) in
+        the tokens; rows sum to 1.
 
     Raises:
         ValueError: The model is in training mode, or its attention has no frame axis.
-        TypeError: The model is no recognizer.
+        TypeError: The model is not a recognizer.
 
     Example:
         >>> clean = video_attention(model, inputs, data_samples)
-        >>> moved = video_attention(model, attack(inputs, data_samples), data_samples)
-        >>> plot_attention_maps({'VideoMAE': (clean[0], moved[0])})
+        >>> adversarial = video_attention(model, attack(inputs, data_samples), data_samples)
+        >>> plot_attention_maps({'VideoMAE': (clean[0], adversarial[0])})
     """
     if model.training:
-        raise ValueError('video_attention looks at a model in eval mode; call model.eval() first')
+        raise ValueError('video_attention needs a model in eval mode; call model.eval() first')
     adapter = recognizer_adapter(model)
     batch = Batch(middle_view(model, inputs))
     modules, layer = _attention_modules(model), adapter.find_cam_layer()
@@ -105,16 +105,16 @@ def video_attention(model: nn.Module, inputs: Tensor, data_samples: Any) -> Tens
         capture_output(find_module(model, layer, 'cam_layer')) as outputs,
     ):
         adapter.forward(batch, data_samples)
-    # The last stage tells how many frames there are, and how its tokens are ordered.
+    # The layout of the last stage gives the number of frames and the order of the tokens.
     output = last_output(outputs, layer)
     features, layout = adapter.feature_map(layer, output, batch, None)
     frames = to_frames(features, batch.size, layer, layout).shape[1]
-    found = [_between_frames(entry.weights, batch.size, frames, layout or '') for entry in maps]
-    return torch.stack(found).mean(dim=0)
+    layers = [_between_frames(entry.weights, batch.size, frames, layout or '') for entry in maps]
+    return torch.stack(layers).mean(dim=0)
 
 
 def _attention_modules(model: nn.Module) -> list[str]:
-    """The modules that attend to all frames.
+    """Names of the modules that attend to all frames.
 
     Raises:
         ValueError: There are none.
@@ -132,9 +132,9 @@ def _attention_modules(model: nn.Module) -> list[str]:
 
 
 def _between_frames(weights: Tensor, count: int, frames: int, layout: str) -> Tensor:
-    """One layer's attention, (B, T', T')."""
+    """The attention of one layer between frames, shape (B, T', T')."""
     blocks = per_sample(weights.float(), count)
     if blocks.shape[2:] == (frames, frames):
-        # Divided attention: the frames of one place at a time.
+        # Divided attention: one block a position.
         return blocks.mean(dim=1)
     return frame_attention_map(blocks[:, 0], frames, '1+' in layout, ' t)' not in layout)

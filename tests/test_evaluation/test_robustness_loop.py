@@ -25,8 +25,8 @@ from adv_plugins.evaluation import attacks, deepfool, robustness
 from adv_plugins.evaluation.deployed import Deployed, rank_labels
 from adv_plugins.evaluation.measurements import Measurements
 from adv_plugins.evaluation.results import Robustness
+from adv_plugins.evaluation.selection import evenly_spread
 from adv_plugins.evaluation.videos import Videos, corrupted, read
-from adv_plugins.visualization.clip_pictures import evenly_spread
 
 ATTACKS = dict(
     noise=dict(type='UniformNoise', restarts=2),

@@ -1,8 +1,7 @@
-"""Pictures of attention and robustness: what is drawn is what was given, and nothing of padding."""
+"""Pictures of attention: what is drawn is what was given, and nothing of padding."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from adv_plugins.visualization import (
     plot_robustness,
 )
 
-EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
 NAN = float('nan')
 
 
@@ -136,28 +134,6 @@ def test_profiles_show_the_input(pairs):
     assert [text.get_text() for text in legend.get_texts()][:2] == ['video', 'adversary']
 
 
-def test_robustness_bars():
-    rho = {'Non-ART': torch.tensor([0.1, 0.3, NAN]), 'ART': [0.5], 'A-ART': np.full(2, np.nan)}
-    figure = plot_robustness(rho, over='seeds')
-    (panel,) = figure.axes
-    bars, errors = (
-        next(c for c in panel.containers if type(c).__name__ == kind)
-        for kind in ('BarContainer', 'ErrorbarContainer')
-    )
-    heights = [bar.get_height() for bar in bars]
-    assert heights == pytest.approx([0.2, 0.5, NAN], nan_ok=True)
-    ends = errors.lines[2][0].get_segments()[0][:, 1]
-    # The sample standard deviation of 0.1 and 0.3.
-    assert list(ends) == pytest.approx([0.2 - 0.1 * 2**0.5, 0.2 + 0.1 * 2**0.5])
-    assert [text.get_text() for text in panel.texts] == ['0.200', '0.500', '']
-    assert [text.get_text() for text in panel.get_xticklabels()] == [
-        'Non-ART\nn = 2, 1 not fooled',
-        'ART\nn = 1',
-        'A-ART\nn = 0, 2 not fooled',
-    ]
-    assert panel.get_ylabel().endswith('over seeds') and panel.get_ylim()[0] == 0
-
-
 def test_figures_are_not_kept_and_can_be_saved(tmp_path):
     """Also those of one frame, of models with gradients, in half precision."""
     from matplotlib import pyplot
@@ -184,8 +160,6 @@ EYE = torch.eye(3)
         (lambda: attention_profile(EYE[None], torch.ones(1, 3)), 'boolean.*float32'),
         (lambda: plot_attention_maps({}), 'maps is empty'),
         (lambda: plot_attention_profiles({}), 'profiles is empty'),
-        (lambda: plot_robustness({}), 'rho is empty'),
-        (lambda: plot_robustness({'ART': 0.3}), r"rho\['ART'\].*\(N,\)"),
         (lambda: plot_attention_maps({'ART': (EYE[None],) * 2}), "'ART'.*averaged over heads"),
         (lambda: plot_attention_maps({'ART': (EYE[:2], EYE[:2])}), r"'ART'.*\(T, T\)"),
         (lambda: plot_attention_profiles({'ART': (EYE[0], EYE[0, :2])}), r"'ART'.*\(T,\)"),
@@ -230,158 +204,3 @@ else:
     raise AssertionError
 """
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
-
-
-MODALITIES = ('rgb', 'audio')
-CONFIG = """
-custom_imports = dict(imports=['adv_plugins'], allow_failed_imports=False)
-default_scope = 'mmaction'
-model = dict(
-    type='FeatureTransformer',
-    modalities=dict(rgb=16, audio=8),
-    num_classes=6,
-    width=8,
-    depth={depth},
-    num_heads=2,
-    dropout=0.2,
-)
-test_dataloader = dict(
-    batch_size=3, num_workers=0, dataset=dict(type='PictureVideos', _scope_='mmengine')
-)
-"""
-
-
-class PictureVideos(torch.utils.data.Dataset):
-    """Eighteen ragged videos of fixed random features."""
-
-    def __len__(self):
-        return 18
-
-    def __getitem__(self, index):
-        from mmaction.structures import ActionDataSample
-
-        generator = torch.Generator().manual_seed(index)
-        features = {
-            name: torch.randn(3 + index % 3, width, generator=generator)
-            for name, width in (('rgb', 16), ('audio', 8))
-        }
-        label = torch.randint(2, (6,), generator=generator).float()
-        return dict(inputs=features, data_samples=ActionDataSample().set_gt_label(label))
-
-
-@pytest.fixture
-def pictures(monkeypatch):
-    pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
-    from mmengine.registry import DATASETS
-
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    DATASETS.register_module(module=PictureVideos, force=True)
-    import aart_pictures
-
-    return aart_pictures
-
-
-def saved_model(folder, name, depth=1):
-    """A config and a checkpoint as training leaves them."""
-    from mmengine.config import Config
-    from mmengine.registry import MODELS
-
-    config, checkpoint = folder / f'{name}.py', folder / f'{name}.pth'
-    config.write_text(CONFIG.format(depth=depth))
-    model = MODELS.build(Config.fromfile(config).model)
-    torch.save({'meta': {'iter': 3}, 'state_dict': model.state_dict()}, checkpoint)
-    return [name, str(config), str(checkpoint)]
-
-
-def run(pictures, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, 'argv', ['aart_pictures.py', *map(str, arguments)])
-    pictures.main()
-
-
-def test_example_end_to_end(pictures, tmp_path, monkeypatch, capsys):
-    saved = [saved_model(tmp_path, 'ART'), saved_model(tmp_path, 'A-ART', depth=2)]
-    models = [argument for entry in saved for argument in ('--model', *entry)]
-    out = tmp_path / 'a/b'
-    run(pictures, monkeypatch, *models, '--out', out, '--video', 2, '--num-videos', 17)
-    kinds = [f'attention_{kind}_{name}' for kind in ('maps', 'profiles') for name in MODALITIES]
-    names = ['robustness', *kinds]
-    assert sorted(file.name for file in out.iterdir()) == sorted(f'{name}.png' for name in names)
-    printed = capsys.readouterr().out
-    for file in out.iterdir():
-        assert file.stat().st_size > 5_000 and f'written: {file}' in printed
-    rows = dict(line.split(' | ', 1) for line in printed.splitlines() if line.startswith('| '))
-    for column in (0, 1):
-        for title, value in expected_numbers(saved[column], 2, 17).items():
-            shown = float(rows[f'| {title}'].strip(' |').split(' | ')[column])
-            assert shown == pytest.approx(value, rel=6e-3), title
-
-
-def test_example_draws_no_rho_of_a_search_that_failed(pictures, tmp_path, monkeypatch):
-    drawn = {}
-    monkeypatch.setattr(
-        pictures, 'plot_robustness', lambda rho: drawn.update(rho) or plot_robustness(rho)
-    )
-    maps = pictures.Attention(EYE[None], EYE[None], torch.ones(1, 3, dtype=torch.bool))
-    found = {'rho': torch.tensor([0.1, 0.2]), 'success': torch.tensor([True, False])}
-    pictures.draw({'ART': {'rgb': maps}}, {'ART': found}, tmp_path)
-    assert drawn['ART'].tolist() == pytest.approx([0.1, NAN], nan_ok=True)
-
-
-def expected_numbers(entry, video, count):
-    """One video after the other, from the parts that are tested elsewhere."""
-    from mmengine.config import Config
-    from mmengine.registry import MODELS
-
-    from adv_plugins import make_adversarial
-    from adv_plugins.attention import capture_attention
-    from adv_plugins.evaluation import deepfool
-
-    _, config, checkpoint = entry
-    model = MODELS.build(Config.fromfile(config).model).eval()
-    model.load_state_dict(torch.load(checkpoint, weights_only=True)['state_dict'])
-    make_adversarial(model, 'art', eps=0.5)
-    errors, rho = {name: [] for name in MODALITIES}, []
-    for index in range(count):
-        item = PictureVideos()[index]
-        inputs = {name: value[None] for name, value in item['inputs'].items()}
-        moved = model.perturb(inputs, [item['data_samples']])
-        for name in MODALITIES:
-            layers = [f'encoders.{name}.{len(model.encoders[name]) - 1}.attention']
-            with capture_attention(model, layers) as maps:
-                model(inputs), model(moved)
-            clean, adversarial = (entry.weights for entry in maps)
-            errors[name].append((clean - adversarial).square().mean().item())
-        result = deepfool(model, inputs)
-        assert result.success.all()
-        size = sum(value.square().sum() for value in result.perturbation.values()).sqrt()
-        rho.append((size / sum(value.square().sum() for value in inputs.values()).sqrt()).item())
-    numbers = {'DeepFool, rho_mean': np.mean(rho), 'DeepFool, success_rate': 1.0}
-    for name in MODALITIES:
-        numbers[f'attention MSE, {name}, shown video'] = errors[name][video]
-        numbers[f'attention MSE, {name}, mean over {count} videos'] = np.mean(errors[name])
-    return numbers
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (['--video', 18], '--video 18 must be from 0 to 17'),
-        (['--num-videos', 0], '--num-videos 0'),
-        (['--model', 'ART', 'a.py', 'b.pth'], 'name of its own'),
-    ],
-)
-def test_example_tells_what_does_not_fit(
-    pictures, tmp_path, monkeypatch, capsys, arguments, message
-):
-    model = ['--model', *saved_model(tmp_path, 'ART')]
-    with pytest.raises(SystemExit) as error:
-        run(pictures, monkeypatch, *model, '--out', tmp_path, *arguments)
-    assert message in str(error.value) + capsys.readouterr().err
-
-
-def test_example_needs_attention_for_each_modality(pictures, tmp_path):
-    _, config, checkpoint = saved_model(tmp_path, 'ART')
-    model = pictures.load_model(Path(config), Path(checkpoint), eps=0.5)
-    model.encoders['audio'] = torch.nn.ModuleList()
-    with pytest.raises(SystemExit, match=r"'audio'.*encoders\.rgb\.0\.attention"):
-        pictures.attend(model, [PictureVideos()[0]])

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip('mmengine', reason='needs adv_plugins[mmaction]')
 
-from adv_plugins.visualization.attention import blank_figure
-from adv_plugins.visualization.clip_pictures import write_mp4
+from adv_plugins.visualization.figures import blank_figure
+from adv_plugins.visualization.mp4 import write_mp4
 from adv_plugins.visualization.report import Section, write_report
 
 TABLE = '| a | b |\n| --- | ---: |\n| <b>x</b> | 1 |'

@@ -1,8 +1,8 @@
 """GradCAM of every frame of a clip, and the attention that each frame receives.
 
-For looking, not for training: these maps show the evidence for a class (gradient of its score,
-ReLU), as MMAction2's own tool does, while the temporal CAM loss takes the gradient of a
-cross-entropy and no ReLU (taf.txt eq. 2).
+A measurement, not a training loss: these maps show the evidence for a class (the gradient of its
+score, then a ReLU), as MMAction2's own tool does, whereas the temporal CAM loss takes the gradient
+of a cross-entropy and no ReLU (TAF, eq. 2).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def gradcam(
     cam_layer: str | None = None,
     cam_layout: str | None = None,
 ) -> Tensor:
-    """Evidence for a class, frame by frame. Nothing of the model is changed.
+    """Evidence for a class, frame by frame. The model stays as it is.
 
     Args:
         model (nn.Module): A recognizer or a plain classifier, in eval mode.
@@ -45,21 +45,21 @@ def gradcam(
         ValueError: The model is in training mode, or the layer is unknown or has no time axis.
     """
     if model.training:
-        raise ValueError('gradcam looks at a model in eval mode; call model.eval() first')
+        raise ValueError('gradcam needs a model in eval mode; call model.eval() first')
     adapter = adapter_class(model)(model)
     layer = cam_layer or adapter.find_cam_layer()
     with torch.enable_grad(), capture_output(find_module(model, layer, 'cam_layer')) as outputs:
-        # Something to differentiate by, also where all parameters are frozen.
+        # Even where all parameters are frozen, the graph needs a leaf that requires a gradient.
         batch = Batch(inputs).clone().leaves()
         record = adapter.forward(batch, target)
         score = record.logits.gather(1, labels.to(inputs.device)[:, None]).sum()
         output = last_output(outputs, layer)
         features, layout = adapter.feature_map(layer, output, batch, cam_layout)
-        (slope,) = gradients(score, [features])
-    if slope is None:
+        (gradient,) = gradients(score, [features])
+    if gradient is None:
         raise ValueError(f'the logits do not depend on the output of cam_layer={layer!r}')
-    maps, slope = (to_frames(x, len(inputs), layer, layout) for x in (features, slope))
-    return temporal_cam(maps, slope).relu().detach()
+    features, gradient = (to_frames(x, len(inputs), layer, layout) for x in (features, gradient))
+    return temporal_cam(features, gradient).relu().detach()
 
 
 def frame_attention(maps: Tensor) -> Tensor:
@@ -69,16 +69,16 @@ def frame_attention(maps: Tensor) -> Tensor:
         maps (Tensor): Maps of :func:`gradcam`, shape (B, T, H, W).
 
     Returns:
-        Tensor: Shares, shape (B, T), summing to 1; even where a clip has no evidence at all.
+        Tensor: Shares, shape (B, T), summing to 1; all equal where a clip has no evidence at all.
     """
     sums = maps.sum(dim=(2, 3))
     total = sums.sum(dim=1, keepdim=True)
-    even = torch.full_like(sums, 1 / sums.shape[1])
-    return torch.where(total > 0, sums / total.clamp(min=torch.finfo(sums.dtype).tiny), even)
+    equal = torch.full_like(sums, 1 / sums.shape[1])
+    return torch.where(total > 0, sums / total.clamp(min=torch.finfo(sums.dtype).tiny), equal)
 
 
 def attention_entropy(attention: Tensor) -> Tensor:
-    """How evenly a clip's frames are attended to.
+    """How evenly the attention is spread over the frames of a clip.
 
     Args:
         attention (Tensor): Shares of :func:`frame_attention`, shape (B, T).

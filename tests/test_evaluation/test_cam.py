@@ -1,11 +1,11 @@
-"""Maps to look at: against captum, and leaving the model as it was."""
+"""GradCAM and the attention of frames: against closed forms, and the model stays as it was."""
 
 import pytest
 import torch
 from helpers import Conv3dNet, assert_same, build_recognizer, data_samples, snapshot, tsm_config
 
 from adv_plugins import make_adversarial
-from adv_plugins.visualization import attention_entropy, frame_attention, gradcam
+from adv_plugins.evaluation.cam import attention_entropy, frame_attention, gradcam
 
 
 def test_gradcam_is_cam_for_global_pooling_and_a_linear_head(net, clips):

@@ -1,0 +1,171 @@
+"""The records of an evaluation: cells, one for each condition, and flags on the whole of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+KINDS = ('clean', 'corruption', 'attack', 'curve', 'deepfool', 'sanity')
+DEEPFOOL = ('rho', 'success', 'iterations')
+"""The values of a DeepFool cell."""
+
+
+@dataclass
+class Cell:
+    """One condition under which every video was predicted.
+
+    Args:
+        kind (str): One of ``'clean'``, ``'corruption'``, ``'attack'``, ``'curve'`` (one eps of an
+            accuracy curve), ``'deepfool'`` and ``'sanity'`` (what the sanity flags are computed
+            from).
+        name (str): Name of the corruption or attack. Defaults to ''.
+        level (float, optional): Severity of a corruption, or eps of an attack as a fraction of the
+            value range. Defaults to None.
+        options (dict): The options of the corruption or attack, made of JSON types; tuples become
+            lists and non-finite numbers become strings, as in a file. Defaults to none.
+        videos (list[int]): Dataset indices, in the order of all further lists. Defaults to none.
+        predictions (list[int]): The class with the highest score; none for ``'deepfool'``.
+        ranks (list[int]): The rank of the true class, 0 for the highest score; none for
+            ``'deepfool'``. Ties must be broken as for ``predictions``.
+        values (dict[str, list[float]]): Further numbers of each video, such as ``'entropy'`` and
+            ``'cam_shift'``. ``'deepfool'`` has ``'rho'``, ``'success'`` and ``'iterations'``.
+        seconds (float): How long it took. Defaults to 0.
+
+    Raises:
+        ValueError: The kind, the name or an option is not as described.
+    """
+
+    kind: str
+    name: str = ''
+    level: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    videos: list[int] = field(default_factory=list)
+    predictions: list[int] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
+    values: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f'kind must be one of {KINDS}, got {self.kind!r}')
+        needs_name = self.kind in ('corruption', 'attack', 'curve')
+        if needs_name != bool(self.name) or '/' in self.name:
+            example = "a name without '/', such as 'snow'" if needs_name else "the name ''"
+            raise ValueError(f'a {self.kind} cell must have {example}, got {self.name!r}')
+        if self.level is None and self.kind in ('corruption', 'curve'):
+            raise ValueError(f'the {self.kind} cell of {self.name!r} must have a level, got None')
+        # Arrays and tensors are accepted as well, and null in a file stands for NaN.
+        self.videos, self.predictions, self.ranks = (
+            [int(value) for value in column]
+            for column in (self.videos, self.predictions, self.ranks)
+        )
+        self.values = {
+            name: [math.nan if value is None else float(value) for value in column]
+            for name, column in self.values.items()
+        }
+        try:
+            # As a file would give them back, so that cells of a file equal those still to be run.
+            self.options = json.loads(json.dumps(_finite(self.options), allow_nan=False))
+        except TypeError as error:
+            raise ValueError(
+                f'the options of {self.key!r} must be numbers, strings, lists and dicts: {error}'
+            ) from error
+
+    @property
+    def key(self) -> str:
+        """``'clean'``, ``'corruption/snow/3'``, ``'attack/pgd'``, ``'curve/pgd/0.01569'``."""
+        parts = [self.kind, self.name]
+        if self.kind in ('corruption', 'curve'):
+            parts.append(f'{self.level:.4g}')
+        return '/'.join(part for part in parts if part)
+
+    def to_json(self) -> dict[str, Any]:
+        """The arguments as a JSON object; values that are not finite become null."""
+        values = {
+            name: [value if math.isfinite(value) else None for value in column]
+            for name, column in self.values.items()
+        }
+        return {**vars(self), 'values': values}
+
+    def validate(self, labels: Mapping[int, int], num_classes: int) -> None:
+        """Check that the lists fit each other, the labels and the number of classes.
+
+        Args:
+            labels (Mapping[int, int]): The true class of each video, by dataset index.
+            num_classes (int): Number of classes.
+
+        Raises:
+            ValueError: They do not fit.
+        """
+        count = len(self.videos)
+        if count == 0 or len(set(self.videos)) != count:
+            raise ValueError(f'the cell {self.key!r} has no videos, or one twice: {count} videos')
+        unknown = [video for video in self.videos if video not in labels]
+        if unknown:
+            raise ValueError(
+                f'the cell {self.key!r} has the video {unknown[0]}, which has no label; set '
+                'labels before adding cells'
+            )
+        has_predictions = self.kind != 'deepfool'
+        lengths = {name: len(column) for name, column in self.values.items()}
+        if has_predictions:
+            lengths |= {'predictions': len(self.predictions), 'ranks': len(self.ranks)}
+        elif any(name not in self.values for name in DEEPFOOL):
+            raise ValueError(f'a deepfool cell has the values {DEEPFOOL}, got {list(lengths)}')
+        wrong = [name for name, length in lengths.items() if length != count]
+        if wrong:
+            raise ValueError(
+                f'the cell {self.key!r} has {count} videos and {lengths[wrong[0]]} {wrong[0]}'
+            )
+        if has_predictions:
+            self._validate_predictions(labels, num_classes)
+
+    def _validate_predictions(self, labels: Mapping[int, int], num_classes: int) -> None:
+        rows = zip(self.videos, self.predictions, self.ranks, strict=True)
+        for video, prediction, rank in rows:
+            if not (0 <= prediction < num_classes and 0 <= rank < num_classes):
+                raise ValueError(
+                    f'the cell {self.key!r} has the prediction {prediction} and the rank {rank} '
+                    f'for video {video}; there are {num_classes} classes'
+                )
+            if (rank == 0) != (prediction == labels[video]):
+                raise ValueError(
+                    f'the cell {self.key!r} has the rank {rank} for video {video} of class '
+                    f'{labels[video]}, predicted as {prediction}; only a prediction of the '
+                    'true class has the rank 0: where scores are equal or NaN, take both from '
+                    'one scores.argsort(descending=True, stable=True)'
+                )
+
+
+@dataclass
+class Flag:
+    """A check of the evaluation itself, such as that more steps do not make an attack weaker.
+
+    Args:
+        name (str): What is checked.
+        raised (bool, optional): Whether it gives cause for doubt; None: it could not be checked.
+        message (str): The finding, in a sentence.
+    """
+
+    name: str
+    raised: bool | None
+    message: str
+
+
+def split_key(key: str) -> tuple[str, str, float | None]:
+    """Kind, name and level of a key."""
+    kind, _, rest = key.partition('/')
+    name, _, level = rest.partition('/')
+    return kind, name, float(level) if level else None
+
+
+def _finite(value: Any) -> Any:
+    """A JSON value with non-finite numbers as strings."""
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,148 @@
+"""A comparison of checkpoints as a Markdown page."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from .comparison import ClassChange, Comparison, Row
+from .intervals import NOISE, Interval
+from .tables import NO_NUMBER, markdown_table, percent
+
+_DIRECTIONS = {'better': 'higher', 'worse': 'lower', NOISE: NOISE}
+"""Of values of which neither more nor less is better, such as the attention entropy."""
+
+
+def comparison_page(comparison: Comparison, highlight: Collection[str] = ()) -> str:
+    """The page; see :func:`~adv_plugins.evaluation.markdown`.
+
+    Args:
+        comparison (Comparison): The comparison.
+        highlight (Collection[str]): Names of classes to mark. Defaults to none.
+
+    Raises:
+        ValueError: A class is unknown.
+    """
+    # Computed once, since each takes a bootstrap for every class.
+    class_changes = {
+        model: comparison.class_changes('clean', model, highlight)
+        for model in comparison.others
+        if 'clean' in comparison.shared
+    }
+    main = [row for row in comparison.rows if not row.detail]
+    detail = [row for row in comparison.rows if row.detail]
+    left_out = [f'- {key}: {reason}' for key, reason in comparison.left_out.items()]
+    sections = [
+        _heading(comparison, class_changes, highlight),
+        '## Accuracy\n\n' + _accuracy_table(comparison, main),
+        _value_section(comparison),
+        *(
+            _class_section(comparison, model, changes, highlight)
+            for model, changes in class_changes.items()
+        ),
+        '## Severity by severity\n\n' + _accuracy_table(comparison, detail) if detail else '',
+        '## Not compared\n\n' + ('\n'.join(left_out) or 'Nothing.'),
+    ]
+    return '\n\n'.join(section for section in sections if section) + '\n'
+
+
+def _heading(
+    comparison: Comparison,
+    class_changes: dict[int, list[ClassChange]],
+    highlight: Collection[str],
+) -> str:
+    count = sum(len(row.changes) - 1 for row in (*comparison.rows, *comparison.values))
+    count += sum(len(changes) + 2 * bool(highlight) for changes in class_changes.values())
+    lines = [f'# Comparison with {comparison.models[comparison.baseline]}', '']
+    lines += [
+        f'- {results.model}: {results.checkpoint or NO_NUMBER} ({results.config or NO_NUMBER})'
+        for results in comparison.results
+    ]
+    lines += [
+        '',
+        'Each difference is to the baseline, on the same videos, with a 95 % interval: paired '
+        'bootstrap over videos, 10000 resamples. A verdict needs an interval without 0 and, '
+        "where videos are right or wrong, p < 0.05 in McNemar's exact test. The interval "
+        'reflects the choice of videos; only other seeds show how much another training run '
+        'would differ.',
+        '',
+        f'{count} intervals are shown. Between equal models about 5 % of them, '
+        f'{count / 20:.3g}, would exclude 0 by chance.',
+    ]
+    for results in comparison.results:
+        raised = ', '.join(flag.name for flag in results.flags if flag.raised)
+        if raised:
+            warning = f'**Read {results.model} with care: sanity flags are raised ({raised}).**'
+            lines += ['', warning]
+    return '\n'.join(lines)
+
+
+def _accuracy_table(comparison: Comparison, rows: Sequence[Row]) -> str:
+    header = ['condition', 'videos', *comparison.models]
+    for index in comparison.others:
+        name = '' if len(comparison.others) == 1 else f' of {comparison.models[index]}'
+        header += [f'difference{name}', 'p', 'verdict']
+    lines = []
+    for row in rows:
+        line = [f'{row.name} ({row.note})' if row.note else row.name, str(row.num_videos)]
+        line += map(percent, row.means)
+        for change in filter(None, row.changes):
+            line += _change_cells(change)
+        lines.append(line)
+    return markdown_table(header, lines)
+
+
+def _value_section(comparison: Comparison) -> str:
+    if not comparison.values:
+        return ''
+    header = ['mean over videos', 'videos', *comparison.models]
+    for index in comparison.others:
+        header += [f'difference of {comparison.models[index]}', '']
+    lines = []
+    for row in comparison.values:
+        line = [row.name, str(row.num_videos), *[f'{mean:.4g}' for mean in row.means]]
+        for change in filter(None, row.changes):
+            value, low, high = (f'{x:+.3g}' for x in change[:3])
+            line += [f'{value} [{low}, {high}]', _DIRECTIONS[change.verdict]]
+        lines.append(line)
+    return '## Attention and DeepFool\n\n' + markdown_table(header, lines)
+
+
+def _class_section(
+    comparison: Comparison, model: int, changes: list[ClassChange], highlight: Collection[str]
+) -> str:
+    before, after = comparison.models[comparison.baseline], comparison.models[model]
+    lines = [f'## Classes: {after} against {before}, clean', '']
+    if highlight:
+        marked = [change.name for change in changes if change.highlighted]
+        rest = [change.name for change in changes if not change.highlighted]
+        for word, names in (('marked', marked), ('other', rest)):
+            text = NO_NUMBER
+            if names:
+                text = _points(comparison.change('clean', model, names))
+            lines.append(f'- the {len(names)} {word} classes: {text}')
+        lines.append('')
+    rows = [
+        [
+            f'**{change.name}**' if change.highlighted else change.name,
+            str(change.num_videos),
+            percent(change.before),
+            percent(change.after),
+            *_change_cells(change.change),
+        ]
+        for change in changes
+    ]
+    header = ['class', 'videos', before, after, 'difference', 'p', 'verdict']
+    return '\n'.join([*lines, markdown_table(header, rows)])
+
+
+def _change_cells(change: Interval) -> list[str]:
+    """Difference, p-value and verdict of an accuracy."""
+    p_value = NO_NUMBER if change.p_value is None else f'{change.p_value:.2g}'
+    verdict = change.verdict if change.verdict == NOISE else f'**{change.verdict}**'
+    return [_points(change), p_value, verdict]
+
+
+def _points(change: Interval) -> str:
+    """``+1.3 [+0.4, +2.2]``, in percentage points."""
+    value, low, high = (percent(x, '+') for x in change[:3])
+    return f'{value} [{low}, {high}]'

@@ -1,0 +1,37 @@
+"""Markdown tables, and how their numbers are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+NO_NUMBER = '—'
+"""What a table shows where there is no number."""
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table: the first column is aligned to the left, the others to the right."""
+    lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
+    # A bar within a name would end its column.
+    return '\n'.join(
+        f'| {" | ".join(text.replace("|", chr(92) + "|") for text in line)} |' for line in lines
+    )
+
+
+def percent(value: float, sign: str = '') -> str:
+    """A number with one decimal, or a dash where it is not finite.
+
+    Args:
+        value (float): The number.
+        sign (str): ``'+'`` writes the sign of positive numbers as well. Defaults to ''.
+    """
+    # Adding 0 turns -0.0 into 0.0.
+    return f'{round(value, 1) + 0.0:{sign}.1f}' if math.isfinite(value) else NO_NUMBER
+
+
+def eps_text(level: float | None) -> str:
+    """An eps as ``8/255`` where it is a whole number of grey levels, in decimals otherwise."""
+    if level is None:
+        return NO_NUMBER
+    grey = round(255 * level)
+    return f'{grey}/255' if 0 < grey < 255 and abs(255 * level - grey) < 1e-6 else f'{level:.4g}'
