@@ -46,9 +46,9 @@ def find_cam_layer(model: nn.Module) -> str:
     """
     backbone = getattr(model, 'backbone', None)
     for layer in () if backbone is None else _candidates(model):
-        found = _resolve(backbone, layer)
-        if found is not None:
-            return f'backbone.{found}'
+        name = _resolve(backbone, layer)
+        if name is not None:
+            return f'backbone.{name}'
     kind = type(model if backbone is None else backbone).__name__
     raise ValueError(
         f'the CAM layer of {kind} is not known; name its last stage, e.g. '

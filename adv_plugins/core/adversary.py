@@ -85,7 +85,7 @@ class Adversary:
             self._rehearse(batch, target)
         with torch.enable_grad():
             if active:
-                losses = self._adversarial_losses(batch, target, trains)
+                losses = self._adversarial_losses(batch, target)
             else:
                 losses = self._clean_losses(batch, target)
         if trains:
@@ -153,10 +153,9 @@ class Adversary:
             losses[first] = losses[first] + inject_gradients(zero, dict.fromkeys(auxiliary))
         return losses
 
-    def _adversarial_losses(self, batch: Batch, target: Any, trains: bool) -> dict[str, Tensor]:
+    def _adversarial_losses(self, batch: Batch, target: Any) -> dict[str, Tensor]:
         if not self.schedule.started:
             copy_clean_to_auxiliary(self.model)
-            self.schedule.started = trains
         mirror_requires_grad(self.model)
         result = self._step(batch, target)
         return {**self.adapter.report(result, self.recipe), **result.metrics}

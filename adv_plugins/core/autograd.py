@@ -167,14 +167,14 @@ def autograd_clock() -> int:
 
 def graph_nodes(value: Tensor) -> list[Any]:
     """The nodes of the graph of a scalar."""
-    found: set[Any] = set()
+    nodes: set[Any] = set()
     waiting: list[Any] = [value.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is not None and node not in found:
-            found.add(node)
+        if node is not None and node not in nodes:
+            nodes.add(node)
             waiting.extend(following for following, _ in node.next_functions)
-    return list(found)
+    return list(nodes)
 
 
 def leaves_of(nodes: Iterable[Any]) -> list[Tensor]:

@@ -61,6 +61,7 @@ class Schedule:
     def step_taken(self, adversarial: bool) -> None:
         """Count a training step."""
         self.adversarial_steps += adversarial
+        self.started |= adversarial
         if not self._shared:
             self.rehearsed = True
             self.iteration += 1

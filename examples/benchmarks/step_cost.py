@@ -12,7 +12,8 @@ Markdown tables ``step_cost.md`` to ``--out``.
 ``--size small`` is for two CPU cores, ``full`` is the papers' sizes, for CUDA. Where other programs
 use the machine too, ``--cpu-time`` counts the seconds that this process computed, on one thread.
 torchattacks takes part if it is installed. Trust the ratios, which come from one run on one
-machine, rather than the seconds.
+machine, rather than the seconds. One file, long as it is: it can be copied to a cluster and run
+there beside an installed package.
 """
 
 from __future__ import annotations

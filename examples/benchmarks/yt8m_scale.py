@@ -16,7 +16,8 @@ From that it projects the full set, with its assumptions. Writes ``yt8m_scale.js
 Markdown tables, ``yt8m_scale.md`` to ``--out``. Needs Linux (memory and open files are read from
 /proc) and ``pip install "adv_plugins[mmaction,yt8m]"``. Trust the ratios, which come from one run
 on one machine, rather than the seconds. "Cold" is after the shards were dropped from this system's
-page cache; the cache of a virtual machine's host, or of the disk, may still have them.
+page cache; the cache of a virtual machine's host, or of the disk, may still have them. One file,
+long as it is: it can be copied to the machine with the data and run there.
 """
 
 from __future__ import annotations

@@ -267,11 +267,11 @@ def test_two_micro_batches_accumulate(clips):
         net.zero_grad()
         net.adversarial_loss(inputs[part], labels[part])['loss'].backward()
         parts.append([value.grad.clone() for value in net.parameters()])
-        get_adversary(net).schedule.iteration = 0
+        get_adversary(net).schedule.go_to(0)
     net.zero_grad()
     for part in (slice(0, 2), slice(2, 5)):
         net.adversarial_loss(inputs[part], labels[part])['loss'].backward()
-        get_adversary(net).schedule.iteration = 0
+        get_adversary(net).schedule.go_to(0)
     for value, first, second in zip(net.parameters(), *parts, strict=True):
         torch.testing.assert_close(value.grad, first + second)
 

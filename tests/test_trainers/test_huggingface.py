@@ -206,7 +206,7 @@ def test_part_of_a_micro_batch_keeps_its_weight():
     model = make_adversarial(vit().double().train(), CEAugmentation(alpha=0.0, fraction=0.5))
     inputs, labels = batch_for(model)
     alone = model(inputs, labels=labels).loss
-    get_adversary(model).schedule.iteration = 0
+    get_adversary(model).schedule.go_to(0)
     share = model(inputs, labels=labels, num_items_in_batch=torch.tensor(16)).loss
     torch.testing.assert_close(share, alone / 4)
 
