@@ -24,9 +24,11 @@ from adv_plugins import (
 )
 from adv_plugins.core import norm
 from adv_plugins.core.autograd import graph_nodes
+from adv_plugins.core.batch import Batch
 from adv_plugins.core.conversion import get_adversary
 from adv_plugins.core.norm import ADVERSARIAL, CLEAN, auxiliary_parameters
 from adv_plugins.core.randomness import private_random
+from adv_plugins.core.step import Step
 from adv_plugins.functional import temporal_cam, temporal_cam_loss
 
 RECIPES = {
@@ -872,3 +874,15 @@ def test_attack_dtype_without_a_forward_of_the_attack_is_an_error(recipe):
 def test_attack_dtype_is_one_of_two():
     with pytest.raises(ValueError, match="attack_dtype='half'.*bfloat16"):
         TAF(attack_dtype='half')
+
+
+@pytest.mark.parametrize('recipe', [TAF(alpha=0.6), AdvProp(steps=1)], ids=['TAF', 'AdvProp'])
+def test_the_total_is_the_sum_of_its_parts(clips, recipe):
+    """clean_weight · L(clean) + adv_weight · L(adversarial), and the trainer is given that sum."""
+    net = make_adversarial(Conv3dNet(), recipe)
+    adversary = get_adversary(net)
+    result = Step(adversary.attacker, recipe)(Batch(clips[0]), clips[1], seed=1)
+    assert result.clean_loss == recipe.clean_weight * result.clean.loss
+    assert result.adv_loss == recipe.adv_weight * result.adversarial.loss
+    assert result.total == result.clean_loss + result.adv_loss
+    assert adversary.adapter.report(result, recipe)['loss'] is result.total

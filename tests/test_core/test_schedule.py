@@ -1,0 +1,69 @@
+"""The clock of a converted model, and the stream that it seeds."""
+
+import pytest
+import torch
+
+from adv_plugins import TAF
+from adv_plugins.core.randomness import private_random, random_state, set_random_state
+from adv_plugins.core.schedule import Schedule
+
+
+def test_counts_unless_it_is_told():
+    schedule, recipe = Schedule(), TAF(begin=2, interval=2)
+    active = []
+    for _ in range(5):
+        active.append(schedule.is_active(recipe))
+        schedule.step_taken(adversarial=active[-1])
+    assert active == [False, False, True, False, True]
+    assert (schedule.iteration, schedule.adversarial_steps, schedule.started) == (5, 2, True)
+    schedule.go_to(8, epoch=1)
+    assert not schedule.is_active(recipe)
+    schedule.go_to(epoch=2)
+    assert schedule.iteration == 8 and schedule.is_active(recipe)
+
+
+def test_steps_of_one_iteration_are_at_one_point():
+    schedule = Schedule()
+    streams = []
+    with schedule.one_iteration():
+        for _ in range(3):
+            streams.append(schedule.stream())
+            assert not schedule.rehearsed
+            schedule.step_taken(adversarial=True)
+    assert len(set(streams)) == 1 and schedule.stream() not in streams
+    assert (schedule.iteration, schedule.adversarial_steps) == (1, 3) and schedule.rehearsed
+
+
+def test_an_iteration_that_failed_is_none():
+    schedule = Schedule()
+    with pytest.raises(RuntimeError), schedule.one_iteration():
+        raise RuntimeError
+    schedule.step_taken(adversarial=False)
+    assert schedule.iteration == 1
+
+
+def test_state_comes_back():
+    schedule, other = Schedule(), Schedule()
+    schedule.reseed(7)
+    schedule.go_to(3)
+    schedule.step_taken(adversarial=True)
+    other.load_state_dict(schedule.state_dict())
+    assert (other.seed, other.iteration, other.started) == (7, 4, True)
+    assert other.stream() == schedule.stream()
+
+
+def test_private_stream_leaves_the_global_one_and_repeats():
+    before = torch.get_rng_state()
+    drawn = []
+    for _ in range(2):
+        with pytest.raises(KeyError), private_random(torch.device('cpu'), 5):
+            drawn.append(torch.rand(3))
+            raise KeyError
+    assert torch.equal(*drawn) and torch.equal(torch.get_rng_state(), before)
+
+
+def test_random_state_can_be_put_back():
+    state = random_state(torch.device('cpu'))
+    first = torch.rand(3)
+    set_random_state(state)
+    assert torch.equal(torch.rand(3), first)
