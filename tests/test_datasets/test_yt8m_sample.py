@@ -16,7 +16,7 @@ pytest.importorskip('sklearn', reason='the sample draws the digits of scikit-lea
 from mmengine.registry import DATASETS
 
 from adv_plugins.datasets.ordered_digits import CLASSES
-from adv_plugins.datasets.yt8m import dequantize, read_examples
+from adv_plugins.datasets.yt8m import checksum, dequantize, read_examples
 from adv_plugins.datasets.yt8m_sample import (
     SAMPLE_CLASSES,
     SPLITS,
@@ -327,4 +327,11 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path: Path, fake_shards: 
 def test_wrong_options_are_told(options: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         YT8MSample(**{'data_root': str(tmp_path / 'sample'), **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_checksum_library_is_told_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(checksum, 'google_crc32c', None)
+    with pytest.raises(ImportError, match=r'adv_plugins\[yt8m\]'):
+        write_sample(tmp_path / 'sample', dict(train=6, validate=3, test=3))
     assert not list(tmp_path.iterdir())

@@ -39,7 +39,7 @@ class YT8MSample(YT8MFrameDataset):
         **kwargs: Further arguments of ``YT8MFrameDataset``, such as ``max_frames``.
 
     Raises:
-        ImportError: If scikit-learn is not installed.
+        ImportError: If scikit-learn or google-crc32c is not installed.
         ValueError: If an argument is out of its range.
         FileExistsError: If ``data_root`` holds something else.
 

@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 
 from ...core.checks import is_integer
 from ..yt8m import quantize, write_examples
+from ..yt8m.checksum import require_crc32c
 from .features import audio_features, visual_features
 from .projection import FeatureProjection, fit_projection
 from .video import SPLITS, SampleRenderer, checked_seed
@@ -44,7 +45,7 @@ def write_sample(
         seed (int): Chooses the videos. Defaults to 0.
 
     Raises:
-        ImportError: If scikit-learn is not installed.
+        ImportError: If scikit-learn or google-crc32c is not installed.
         ValueError: If an argument is out of its range.
         FileExistsError: If the folder holds something else.
 
@@ -58,6 +59,8 @@ def write_sample(
     # Looked at before the lock as well: a finished sample may be on a read-only disk.
     if _is_current(root, wanted):
         return
+    # Not after a minute of rendering.
+    require_crc32c()
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{root}.lock'):
         if _is_current(root, wanted):
