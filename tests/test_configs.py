@@ -90,7 +90,6 @@ def _recipe(hook):
     return dict(hook, type=hook['type'].removesuffix('Hook'))
 
 
-@pytest.mark.slow
 def test_sample_trains_stops_and_tests(tmp_path):
     """The paper's protocol on a tiny sample: the rate is cut before the run is stopped."""
 
@@ -130,7 +129,6 @@ def test_sample_trains_stops_and_tests(tmp_path):
     assert 0 < metrics['fgm/ratio_rgb'] < 1 and metrics['fgm/eps'] == 0.5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('file', EMBEDDED, ids=lambda file: file.stem)
 def test_embedded_config_takes_a_training_step(file, tmp_path):
     config = Config.fromfile(file)
@@ -255,7 +253,6 @@ def test_pipelines_give_clips_of_the_models_size(file):
 STEPPED: list[str] = []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('file', TABLE1, ids=lambda file: file.stem)
 def test_row_of_table1_takes_a_training_step(file, tmp_path):
     """With the config's own model, optimizer, schedule and hooks, on small synthetic clips."""
@@ -307,7 +304,6 @@ def test_row_of_table1_takes_a_training_step(file, tmp_path):
     STEPPED.append(file.stem)
 
 
-@pytest.mark.slow
 def test_rows_that_took_a_step(request, capsys):
     """Prints how many configs of table 1 were loaded, built and trained for a step."""
     asked = [

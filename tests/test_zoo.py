@@ -284,7 +284,6 @@ def total(losses: dict[str, Tensor]) -> Tensor:
     return sum(value for name, value in losses.items() if 'loss' in name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', FAMILIES)
 @pytest.mark.filterwarnings('ignore:.*has no batch normalisation')
 def test_family(name):
@@ -335,7 +334,6 @@ def test_family(name):
     PASSED.append(name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', ['mvit', 'swin', 'timesformer joint', 'uniformer', 'videomaev2'])
 def test_dual_layer_norms(name):
     """Every LayerNorm has entries for the adversarial path, which that path alone trains."""
@@ -360,7 +358,6 @@ def test_dual_layer_norms(name):
     assert list(model.state_dict()) == keys
 
 
-@pytest.mark.slow
 def test_families_passed(request, capsys):
     """Prints how many passed; fails where one was collected and did not."""
     asked = [

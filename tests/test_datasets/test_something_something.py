@@ -135,7 +135,6 @@ def write_list(cls: type, *lines: str, split: str = 'train') -> None:
     path.write_text(''.join(f'{line}\n' for line in lines))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('cls', 'prepare', 'labels', 'shape'),
     [
@@ -171,7 +170,6 @@ def test_an_empty_list():
     assert 'is empty' in error(SomethingSomethingV2)
 
 
-@pytest.mark.slow
 def test_the_tool_leaves_an_empty_test_list_behind(data):
     prepare_diving48(data)
     with pytest.raises(subprocess.CalledProcessError):
@@ -195,7 +193,6 @@ def test_the_official_annotations_are_no_list(data):
     assert 'not a text file' in error(Diving48, ann_file='binary.txt')
 
 
-@pytest.mark.slow
 def test_what_the_tool_writes_without_the_prefix_of_the_frames(data):
     prepare_sthv1(data)
     run_the_documented_command(SomethingSomethingV1, 'train', without='--rgb-prefix 0')

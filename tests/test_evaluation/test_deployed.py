@@ -114,7 +114,6 @@ def test_a_recipe_attacks_every_view(kind):
     assert not torch.equal(taf, moved)
 
 
-@pytest.mark.slow
 def test_tpn_follows_its_weights():
     """TPNHead keeps the classifier of its first test (mmaction2#831)."""
     from mmengine.config import Config
@@ -191,7 +190,6 @@ def test_weights_that_do_not_fit_are_told(tmp_path):
     assert weights_digest(model) == digest
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', FAMILIES)
 @pytest.mark.filterwarnings('ignore')
 def test_every_family_is_attacked_as_it_predicts(name):

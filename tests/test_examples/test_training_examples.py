@@ -56,7 +56,6 @@ def configs(tmp_path, monkeypatch):
     return files
 
 
-@pytest.mark.slow
 def test_quickstart(configs, tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, 'BASELINE', configs['tsm', 'baseline'])
     monkeypatch.setattr(quickstart, 'TAF', configs['tsm', 'TAF'])
@@ -76,7 +75,6 @@ def test_quickstart(configs, tmp_path, monkeypatch):
     assert 'resumed epoch: 1' in taf
 
 
-@pytest.mark.slow
 def test_table_keeps_finished_cells(configs, tmp_path, monkeypatch):
     folder = tmp_path / 'out'
     monkeypatch.setattr(sys, 'argv', ['table', '--work-dir', str(folder), '--seeds', '0', '1'])
@@ -101,7 +99,6 @@ def test_table_keeps_finished_cells(configs, tmp_path, monkeypatch):
     ]
 
 
-@pytest.mark.slow
 def test_sweep_of_table_2(configs, tmp_path, monkeypatch, capsys):
     folder = tmp_path / 'out'
     monkeypatch.setattr(sys, 'argv', ['sweep', '--work-dir', str(folder), '--seeds', '0', '1'])
@@ -123,7 +120,6 @@ def test_sweep_of_table_2(configs, tmp_path, monkeypatch, capsys):
     taf_sweep.main()
 
 
-@pytest.mark.slow
 def test_sweep_fine_tunes_a_checkpoint(configs, tmp_path, monkeypatch):
     """As in the paper, where all rows start from one trained model."""
     names = {
@@ -153,7 +149,6 @@ def test_sweep_fine_tunes_a_checkpoint(configs, tmp_path, monkeypatch):
         taf_sweep.main()
 
 
-@pytest.mark.slow
 def test_cheaper_rows_are_compared_with_the_baseline(configs, tmp_path, monkeypatch, capsys):
     folder = tmp_path / 'out'
     arguments = ['--dataset', 'ordered-digits', '--work-dir', str(folder), '--seeds', '0', '1']

@@ -329,7 +329,6 @@ def test_adversarial_state_of_a_checkpoint_fits_make_adversarial(train, tmp_path
     assert_equal_state(ours, theirs)
 
 
-@pytest.mark.slow
 def test_tpn_validates_with_its_current_classifier(train, tmp_path):
     """The stock TPN of Something-Something under TAF, validated twice (mmaction2#831)."""
     stock = 'mmaction::recognition/tpn/tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb.py'

@@ -63,7 +63,6 @@ def looks(monkeypatch):
     return seen
 
 
-@pytest.mark.slow
 def test_same_clips_at_every_interval_and_the_same_training(train, tmp_path, looks):
     plain = train('plain', **validated(4))
     runner = train('drawn', **validated(4, custom_hooks=[dict(HOOK, interval=2)]))
@@ -80,7 +79,6 @@ def test_same_clips_at_every_interval_and_the_same_training(train, tmp_path, loo
         assert torch.equal(value, runner.model.state_dict()[name]), name
 
 
-@pytest.mark.slow
 def test_after_a_test_and_what_is_written(train, tmp_path):
     import cv2
 
@@ -101,7 +99,6 @@ def test_after_a_test_and_what_is_written(train, tmp_path):
     assert (page == (40, 39, 214)).all(-1).sum() > 1000
 
 
-@pytest.mark.slow
 def test_iterations_are_steps_where_the_run_counts_them(train, tmp_path):
     train(
         **validated()
@@ -115,7 +112,6 @@ def test_iterations_are_steps_where_the_run_counts_them(train, tmp_path):
     assert images(tmp_path) == ['adversarial_val_4_3.png']
 
 
-@pytest.mark.slow
 def test_beside_adversarial_training(train, tmp_path, looks):
     """The clean path is shown, and neither path is touched."""
     taf = dict(type='TAFHook', eps=8 / 255, step_size=8 / 255)
@@ -130,7 +126,6 @@ def test_beside_adversarial_training(train, tmp_path, looks):
     assert all(seen.adversarial is not None for _, seen in looks)
 
 
-@pytest.mark.slow
 def test_the_validated_weights_are_shown(train, looks):
     """EMAHook swaps them in for a validation, and out after it."""
     runner = train(**validated(custom_hooks=[dict(type='EMAHook', momentum=0.5), HOOK]))
@@ -141,7 +136,6 @@ def test_the_validated_weights_are_shown(train, looks):
     assert not torch.equal(shown['cls_head.fc_cls.weight'], trained)
 
 
-@pytest.mark.slow
 def test_a_broken_picture_is_a_warning(train, tmp_path):
     hook = dict(HOOK, cam_layer='backbone.layer5')
     runner = train(**validated(2, custom_hooks=[hook]))
@@ -167,7 +161,6 @@ def test_random_streams_are_kept():
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
-@pytest.mark.slow
 def test_tensorboard(train, tmp_path):
     pytest.importorskip('tensorboard', reason='needs adv_plugins[test]')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -78,7 +78,6 @@ def test_amp_without_an_adversarial_weight_is_the_plain_run(train, amp):
     assert_same_weights(ours, train('b', optim_wrapper=amp))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
 @pytest.mark.parametrize('name', HOOKS_OF)
 def test_compile_in_the_config(train, name, backend):

@@ -76,7 +76,6 @@ def probabilities(model, inputs, samples):
     return torch.stack([sample.pred_score for sample in predicted])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     'name',
     [
@@ -133,7 +132,6 @@ def test_families(name):
     assert any((clip.cam != clip.adversarial.cam).any() for clip in seen)
 
 
-@pytest.mark.slow
 def test_what_tpn_head_keeps_is_neither_used_nor_lost():
     """The classifier of its first test, and the pool of the size of its first clips."""
     model = build(FAMILIES['tpn tsm']).eval()
@@ -537,7 +535,6 @@ def test_other_tokens_are_told():
         frame_attention_map(weights[0], 13)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'count', 'options'),
     [
@@ -578,7 +575,6 @@ def test_attention_of_video_transformers(name, count, options):
     torch.testing.assert_close(found.double(), torch.stack(layers).mean(0), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', ['swin', 'timesformer space only', 'uniformerv2 base'])
 def test_attention_without_an_axis_of_frames_is_told(name):
     model = build(FAMILIES[name]).eval()
@@ -597,7 +593,6 @@ def example():
     return module
 
 
-@pytest.mark.slow
 def test_example(example, tmp_path, capsys):
     pytest.importorskip('sklearn', reason='OrderedDigits draws the digits of scikit-learn')
     av = pytest.importorskip('av', reason='needs adv_plugins[data]')
