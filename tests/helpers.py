@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import uuid
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -16,6 +17,12 @@ import adv_plugins  # noqa: F401 (heals MMAction2 before its first import)
 NUM_CLASSES = 6
 MEAN = [123.675, 116.28, 103.53]
 STD = [58.395, 57.12, 57.375]
+
+
+def default_tier(choose: Callable[[Any], bool], values: Iterable[Any]) -> list[Any]:
+    """Values of a parameter, of which those that are not chosen wait for ``-m exhaustive``."""
+    late = pytest.mark.exhaustive
+    return [value if choose(value) else pytest.param(value, marks=late) for value in values]
 
 
 class Conv3dNet(nn.Module):
