@@ -178,15 +178,15 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 class Clips(torch.utils.data.Dataset):
-    """Eight fixed clips of random pixels, as the stock pipelines pack them."""
+    """A few fixed clips of random pixels, as the stock pipelines pack them."""
 
     metainfo: dict[str, Any] = {}
 
-    def __init__(self, format_shape: str = 'NCTHW') -> None:
-        self.format_shape = format_shape
+    def __init__(self, format_shape: str = 'NCTHW', size: int = 8) -> None:
+        self.format_shape, self.size = format_shape, size
 
     def __len__(self) -> int:
-        return 8
+        return self.size
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(index)

@@ -9,11 +9,12 @@ from helpers import (
     assert_same,
     build_recognizer,
     data_samples,
+    default_tier,
     slowonly_config,
     snapshot,
     tsm_config,
 )
-from test_zoo import FAMILIES, build
+from test_zoo import FAMILIES, KINDS, build
 from torch import nn
 
 from adv_plugins.core.recipe import TAF, CEAugmentation
@@ -190,7 +191,11 @@ def test_weights_that_do_not_fit_are_told(tmp_path):
     assert weights_digest(model) == digest
 
 
-@pytest.mark.parametrize('name', FAMILIES)
+# Beside a member of each kind: several paths, heads with an average of their own, random frames.
+ODD = ('mvit', 'slowfast', 'timesformer divided', 'tpn tsm', 'trn')
+
+
+@pytest.mark.parametrize('name', default_tier({*KINDS, *ODD}.__contains__, FAMILIES))
 @pytest.mark.filterwarnings('ignore')
 def test_every_family_is_attacked_as_it_predicts(name):
     """Scores, their gradient and the frames' attention, for each family of MMAction2."""

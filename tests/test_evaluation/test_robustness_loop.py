@@ -25,6 +25,9 @@ from adv_plugins.evaluation.results import Robustness
 from adv_plugins.evaluation.videos import Videos, corrupted, read
 from adv_plugins.visualization.clip_pictures import evenly_spread
 
+# One process has the finished run that tests of one and of two processes look at.
+pytestmark = pytest.mark.xdist_group('two_ranks')
+
 ATTACKS = dict(
     noise=dict(type='UniformNoise', restarts=2),
     fgsm=dict(type='FGSM'),
