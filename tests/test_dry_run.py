@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import NUM_CLASSES, build_recognizer, feature_config, runner_config, tsm_config
-from torch import distributed as dist
-from torch import multiprocessing as mp
+from helpers import NUM_CLASSES, build_recognizer, feature_config, runner_config, slowonly_config
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -28,9 +25,9 @@ from adv_plugins.dry_run import DryRunner
 CONFIG = Path(__file__).resolve().parents[1] / 'mm_configs/taf'
 CONFIG = CONFIG / 'taf-tsm_r18_1x1x8_ordered-digits-rgb.py'
 PIPELINE = [
-    dict(type='SampleFrames', clip_len=1, frame_interval=1, num_clips=4, test_mode=True),
+    dict(type='SampleFrames', clip_len=4, frame_interval=1, num_clips=1, test_mode=True),
     dict(type='RawFrameDecode'),
-    dict(type='FormatShape', input_format='NCHW'),
+    dict(type='FormatShape', input_format='NCTHW'),
     dict(type='PackActionInputs'),
 ]
 
@@ -126,8 +123,8 @@ def test_a_good_config_passes_and_nothing_is_changed(frames, report, hooks):
     assert not found.error and 'All is well.' in found.text and 'warning' not in found.text
     for stage in ('train', 'val', 'test'):
         assert f'{stage}: 6 videos, 6 classes (RawframeDataset)' in found.text
-    assert 'Recognizer2D, 11,' in found.text
-    assert 'inputs 2 x (4, 3, 32, 32)' in found.text and 'loss_cls' in found.text
+    assert 'Recognizer3D, 499,' in found.text
+    assert 'inputs 2 x (1, 3, 4, 32, 32)' in found.text and 'loss_cls' in found.text
     # However late the schedule starts, the adversarial step is tried.
     assert ('adv_loss_cls' in found.text) == bool(hooks)
     assert ('adversarial: TAF(' in found.text) == bool(hooks)
@@ -252,7 +249,7 @@ def test_a_checkpoint_that_is_not_there(frames, report, resume):
 
 
 def checkpoint(folder: Path, num_classes: int = NUM_CLASSES, **changes: Any) -> str:
-    config = tsm_config()
+    config = slowonly_config()
     config['cls_head']['num_classes'] = num_classes
     state = {**build_recognizer(config).state_dict(), **changes}
     state = {name: value for name, value in state.items() if value is not None}
@@ -270,13 +267,13 @@ def test_a_checkpoint_for_another_number_of_classes(frames, report):
     path = checkpoint(frames, num_classes=9)
     found = report(full_config(frames, load_from=path))
     assert not found.error and '2 weights of the head start untrained' in found.text
-    assert 'cls_head.fc_cls.weight ((9, 512) in the file, (6, 512) wanted)' in found.text
+    assert 'cls_head.fc_cls.weight ((9, 64) in the file, (6, 64) wanted)' in found.text
     found = report_again(full_config(frames, load_from=path, resume=True))
-    assert 'cls_head.fc_cls.weight ((9, 512) in the file' in found
+    assert 'cls_head.fc_cls.weight ((9, 64) in the file' in found
 
 
 def test_a_checkpoint_of_another_model(frames, report):
-    name = 'backbone.layer1.0.conv1.conv.net.weight'
+    name = 'backbone.layer1.0.conv1.conv.weight'
     path = checkpoint(frames, other=torch.zeros(1), **{'module.' + name: None, name: None})
     found = report(full_config(frames, load_from=path))
     assert f'1 weights of the model do not come from {path}: {name} (not in' in found.error
@@ -361,8 +358,6 @@ def worker(rank: int, folder: str) -> None:
     """A dry run on one of two ranks, of which the second has lost a video."""
     from mmengine.model import MMDistributedDataParallel
 
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
     texts = []
     for lost in (False, True):
         config = full_config(Path(folder), custom_hooks=[dict(type='TAFHook')])
@@ -378,14 +373,10 @@ def worker(rank: int, folder: str) -> None:
         except RuntimeError as error:
             texts.append(str(error))
     torch.save(texts, f'{folder}/{rank}.pt')
-    dist.barrier()
-    dist.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_all_ranks_end_with_what_one_has_found(frames):
-    os.environ['OMP_NUM_THREADS'] = '1'
-    mp.spawn(worker, (str(frames),), nprocs=2)
+def test_all_ranks_end_with_what_one_has_found(frames, two_ranks):
+    two_ranks(worker, str(frames))
     first, second = (torch.load(frames / f'{rank}.pt') for rank in range(2))
     assert first[0] == second[0] == ''
     assert first[1] == second[1]
@@ -398,7 +389,6 @@ def mim(*args: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(call, capture_output=True, text=True, check=False, cwd=folder)
 
 
-@pytest.mark.slow
 def test_the_command(tmp_path):
     options = ['--cfg-options', 'runner_type=DryRunner', 'train_dataloader.batch_size=4']
     done = mim(str(CONFIG), *options, folder=tmp_path)
@@ -407,12 +397,16 @@ def test_the_command(tmp_path):
     assert 'All is well.' in output and 'adv_loss_cls' in output
     assert not [name for name in files(tmp_path) if not name.endswith('.log')]
 
-    done = mim(str(CONFIG), *options, 'model.cls_head.num_classes=10', folder=tmp_path)
+
+# The next one fails as well, and takes the option on the same way.
+@pytest.mark.exhaustive
+def test_the_command_fails_where_the_dry_run_does(tmp_path):
+    options = ['runner_type=DryRunner', 'model.cls_head.num_classes=10']
+    done = mim(str(CONFIG), '--cfg-options', *options, folder=tmp_path)
     assert done.returncode != 0
     assert 'labels lie outside 0..9' in done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_the_command_on_a_stock_config(tmp_path):
     config = 'tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb.py'
     options = ['runner_type=adv_plugins.dry_run.DryRunner', 'model.backbone.pretrained=no.pth']

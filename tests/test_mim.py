@@ -36,7 +36,6 @@ def mim(command: str, *args: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_train_resume_and_test(tmp_path):
     work_dir = ['--work-dir', str(tmp_path)]
     output = mim('train', *work_dir, *SHORT, 'train_cfg.max_epochs=2')

@@ -667,7 +667,6 @@ def test_activation_checkpointing(bf16: bool) -> None:
     torch.testing.assert_close(found[-1], reference[-1])
 
 
-@pytest.mark.slow
 def test_compiled_regions_are_left_alone() -> None:
     inner = SDPA()
     model = Stack(SDPA(), torch.compile(inner, backend='eager'))

@@ -136,7 +136,6 @@ def test_any_clip_keeps_its_shape(count, height, width, name, severity, seed, te
     )
 
 
-@pytest.mark.slow
 def test_the_same_in_another_process():
     """With another seed of Python's hash."""
     code = (

@@ -61,7 +61,6 @@ def test_in_the_pipeline_of_ordered_digits(name: str):
         np.testing.assert_array_equal(after['inputs'].numpy().transpose(0, 2, 3, 1), expected)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures('mmaction_scope')
 def test_the_same_from_any_number_of_workers():
     from torch.utils.data import DataLoader

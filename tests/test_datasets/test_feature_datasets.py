@@ -322,7 +322,6 @@ def test_a_resumed_run_goes_on_where_it_was(
     assert order(yt8m_dataset(), 0, 9) + order(yt8m_dataset(), 9, 20) == whole
 
 
-@pytest.mark.slow
 def test_a_spawned_worker_reads_the_same(yt8m_dataset: Callable, own_dataset: Callable) -> None:
     for dataset in (yt8m_dataset(), own_dataset('rows')):
         again = pickle.loads(pickle.dumps(dataset))

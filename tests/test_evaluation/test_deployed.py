@@ -9,11 +9,12 @@ from helpers import (
     assert_same,
     build_recognizer,
     data_samples,
+    default_tier,
     slowonly_config,
     snapshot,
     tsm_config,
 )
-from test_zoo import FAMILIES, build
+from test_zoo import FAMILIES, KINDS, build
 from torch import nn
 
 from adv_plugins.core.recipe import TAF, CEAugmentation
@@ -112,7 +113,6 @@ def test_a_recipe_attacks_every_view(kind):
     assert not torch.equal(taf, moved)
 
 
-@pytest.mark.slow
 def test_tpn_follows_its_weights():
     """TPNHead keeps the classifier of its first test (mmaction2#831)."""
     from mmengine.config import Config
@@ -163,8 +163,11 @@ def test_other_models_are_refused():
         Deployed(nn.Linear(2, 2))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', FAMILIES)
+# Beside a member of each kind: several paths, heads with an average of their own, random frames.
+ODD = ('mvit', 'slowfast', 'timesformer divided', 'tpn tsm', 'trn')
+
+
+@pytest.mark.parametrize('name', default_tier({*KINDS, *ODD}.__contains__, FAMILIES))
 @pytest.mark.filterwarnings('ignore')
 def test_every_family_is_attacked_as_it_predicts(name):
     """Scores, their gradient and the frames' attention, for each family of MMAction2."""

@@ -4,8 +4,6 @@ import pytest
 import torch
 from helpers import assert_same, data_samples, feature_config, snapshot, tsm_config
 from mmengine.runner import Runner
-from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from adv_plugins import make_adversarial
 from adv_plugins.attention import AttentionMap, capture_attention
@@ -202,22 +200,16 @@ def test_model_without_attention_says_so(tmp_path):
 
 def worker(rank, folder, config):
     """Test on one of two ranks; the sampler repeats a video to give both as many."""
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
     metrics = runner(f'{folder}/{rank}', test_cfg=config).test()
     torch.save(metrics, f'{folder}/{rank}.pt')
-    dist.barrier()
-    dist.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_two_processes_report_what_one_does(tmp_path, monkeypatch):
-    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+def test_two_processes_report_what_one_does(tmp_path, two_ranks):
     attacks = {name: ATTACKS[name] for name in ('fgm', 'pgd')}
     config = dict(
         type='AdversarialTestLoop', attacks=attacks, attention=True, deepfool=dict(max_iter=5)
     )
-    mp.spawn(worker, (str(tmp_path), config), nprocs=2)
+    two_ranks(worker, str(tmp_path), config)
     first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
     assert first == pytest.approx(second, rel=0, abs=0, nan_ok=True)
     alone = runner(tmp_path / 'alone', test_cfg=config).test()

@@ -7,9 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from helpers import runner_config
-from torch import distributed as dist
-from torch import multiprocessing as mp
+from helpers import runner_config, tsm_config
 from torch import nn
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
@@ -27,6 +25,9 @@ from adv_plugins.evaluation.measurements import Measurements
 from adv_plugins.evaluation.results import Robustness
 from adv_plugins.evaluation.selection import evenly_spread
 from adv_plugins.evaluation.videos import Videos, corrupted, read
+
+# One process has the finished run that tests of one and of two processes look at.
+pytestmark = pytest.mark.xdist_group('two_ranks')
 
 ATTACKS = dict(
     noise=dict(type='UniformNoise', restarts=2),
@@ -81,6 +82,7 @@ def config(work_dir, labels=(), unreadable=(), workers=0, head='TSMHead', **loop
     )
     cfg = runner_config(
         work_dir,
+        model=tsm_config(num_segments=8, dropout=0.0),
         train_dataloader=None,
         train_cfg=None,
         optim_wrapper=None,
@@ -89,7 +91,6 @@ def config(work_dir, labels=(), unreadable=(), workers=0, head='TSMHead', **loop
         test_evaluator=dict(type='AccMetric'),
         test_cfg={**LOOP, **loop},
     )
-    cfg.model.backbone.num_segments = cfg.model.cls_head.num_segments = 8
     cfg.model.cls_head.type = head
     cfg.model.cls_head.num_classes = 12
     return cfg
@@ -421,7 +422,6 @@ def test_an_attack_that_is_set_up_wrong(weights, tmp_path):
     assert seen == {'one step beats many'}
 
 
-@pytest.mark.slow
 def test_half_precision_and_workers(whole, weights, tmp_path):
     run(tmp_path, weights, workers=2, fp16=True, attack_videos=2, deepfool=None)
     stored = results(tmp_path)
@@ -432,15 +432,11 @@ def test_half_precision_and_workers(whole, weights, tmp_path):
 
 
 def _rank(rank, folder, weights, options):
-    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    torch.set_num_threads(1)
     run(folder / 'run', weights, **options)
-    dist.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_two_processes_find_the_same(whole, weights, tmp_path):
-    mp.spawn(_rank, args=(tmp_path, weights, {}), nprocs=2)
+def test_two_processes_find_the_same(whole, weights, tmp_path, two_ranks):
+    two_ranks(_rank, tmp_path, weights, {})
     stored, wanted = results(tmp_path / 'run'), copy.deepcopy(whole[2])
     # Random labels of the CAM attack are drawn batch by batch, and the batches are others.
     for each in (stored, wanted):
@@ -450,12 +446,13 @@ def test_two_processes_find_the_same(whole, weights, tmp_path):
     same(stored, wanted)
 
 
-@pytest.mark.slow
-def test_what_two_processes_began_one_goes_on_with(whole, weights, tmp_path, monkeypatch):
+def test_what_two_processes_began_one_goes_on_with(
+    whole, weights, tmp_path, two_ranks, monkeypatch
+):
     from adv_plugins.evaluation.robustness_loop import RobustnessTestLoop as Loop
 
     begun = dict(attacks={}, curve=None, deepfool=None)
-    mp.spawn(_rank, args=(tmp_path, weights, begun), nprocs=2)
+    two_ranks(_rank, tmp_path, weights, begun)
     seen, rows = [], Loop._rows
     monkeypatch.setattr(
         Loop, '_rows', lambda self, c, bad: seen.append(c.cell.key) or rows(self, c, bad)
@@ -472,13 +469,12 @@ def test_what_two_processes_began_one_goes_on_with(whole, weights, tmp_path, mon
         assert str(cell) == str(without_times(wanted).cells[key]), key
 
 
-@pytest.mark.slow
-def test_two_processes_leave_out_the_same_videos(weights, tmp_path):
+def test_two_processes_leave_out_the_same_videos(weights, tmp_path, two_ranks):
     """One rank alone meets the broken file; both must plan the next cells without it."""
     options = dict(
         unreadable=(4,), corruptions=('jumble',), severities=(2,), attacks={}, curve=None
     )
-    mp.spawn(_rank, args=(tmp_path, weights, dict(options, deepfool=None)), nprocs=2)
+    two_ranks(_rank, tmp_path, weights, dict(options, deepfool=None))
     stored = results(tmp_path / 'run')
     assert 'file 4 is broken' in stored.missing['video 4']
     rest = [index for index in range(12) if index != 4]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch import distributed as dist
-from torch import multiprocessing as mp
 
 pytest.importorskip('mmengine', reason='needs adv_plugins[mmaction]')
 
@@ -155,22 +152,16 @@ def worker(rank: int, folder: str) -> None:
     """One of two ranks, with the videos that mmengine's sampler gives it."""
     from mmengine.dataset import DefaultSampler
 
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
     scores, labels = videos()
     rows = list(DefaultSampler(range(len(scores)), shuffle=False))
     assert len(rows) == 52  # of 103 videos: one is repeated
     result = feed(build(folder), scores[rows], labels[rows], 5 + rank).evaluate(len(scores))
     with open(f'{folder}/{rank}.json', 'w') as file:
         json.dump(result, file)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_two_processes_equal_one(tmp_path: Any) -> None:
-    os.environ['OMP_NUM_THREADS'] = '1'
-    mp.spawn(worker, (str(tmp_path),), nprocs=2)
+def test_two_processes_equal_one(tmp_path: Any, two_ranks: Any) -> None:
+    two_ranks(worker, str(tmp_path))
     scores, labels = videos()
     alone = feed(build(str(tmp_path)), scores, labels).evaluate(size=len(scores))
     # As text: bit for bit, and NaN equals NaN.

@@ -35,7 +35,6 @@ def configs(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.slow
 def test_table_has_the_papers_layout_and_keeps_finished_cells(configs, tmp_path, monkeypatch):
     folder = tmp_path / 'out'
     arguments = ['--dataset', 'tiny', '--work-dir', str(folder), '--seeds', '0', '1']
@@ -54,7 +53,6 @@ def test_table_has_the_papers_layout_and_keeps_finished_cells(configs, tmp_path,
     assert (folder / 'table.md').read_text() == table
 
 
-@pytest.mark.slow
 def test_sweep(configs, tmp_path, monkeypatch, capsys):
     folder = tmp_path / 'out'
     arguments = ['--dataset', 'tiny', '--work-dir', str(folder), '--eps', '1']

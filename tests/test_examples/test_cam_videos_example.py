@@ -18,7 +18,6 @@ def example():
     return module
 
 
-@pytest.mark.slow
 def test_example(example, tmp_path, capsys):
     pytest.importorskip('sklearn', reason='OrderedDigits draws the digits of scikit-learn')
     av = pytest.importorskip('av', reason='needs adv_plugins[data]')

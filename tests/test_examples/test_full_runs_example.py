@@ -48,7 +48,6 @@ def test_operations_by_hand():
     assert full_runs.operations(Recognizer(Attention()), inputs, []) == 3 * 2 * (2 * 2 * 6 * 6 * 8)
 
 
-@pytest.mark.slow
 def test_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(full_runs, 'PIXELS', 32)
     monkeypatch.setattr(full_runs, 'FRAMES_OF_YT8M', 4)

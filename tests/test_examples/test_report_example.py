@@ -50,7 +50,6 @@ def checkpoints(tmp_path_factory):
     return [str(file) for file in files]
 
 
-@pytest.mark.slow
 def test_the_page(report, checkpoints, tmp_path):
     protocol = tmp_path / 'protocol.py'
     protocol.write_text(PROTOCOL)

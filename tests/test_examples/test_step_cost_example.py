@@ -34,7 +34,6 @@ def results(tmp_path, monkeypatch):
     return json.loads((tmp_path / 'step_cost.json').read_text()), tmp_path / 'step_cost.md'
 
 
-@pytest.mark.slow
 def test_the_table(results):
     found, page = results
     steps = found['models']['slowonly']['steps']

@@ -1,4 +1,4 @@
-"""The quickstart and the table, end to end on a handful of clips."""
+"""The quickstart, the tables and the sweep, end to end on a narrow model and a handful of clips."""
 
 import json
 import sys
@@ -30,6 +30,11 @@ test_dataloader = dict(dataset=dict(clips_per_class=1))
 param_scheduler = []
 default_hooks = dict(checkpoint=dict(interval=1))
 custom_hooks = {hooks}
+model = dict(
+    backbone=dict(
+        _delete_=True, type='MobileNetV2TSM', num_segments=8, shift_div=8, widen_factor=0.1,
+        pretrained2d=False),
+    cls_head=dict(in_channels=1280))
 """
 HOOKS = {
     'baseline': '[]',
@@ -56,7 +61,6 @@ def configs(tmp_path, monkeypatch):
     return files
 
 
-@pytest.mark.slow
 def test_quickstart(configs, tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, 'BASELINE', configs['tsm', 'baseline'])
     monkeypatch.setattr(quickstart, 'TAF', configs['tsm', 'TAF'])
@@ -76,14 +80,19 @@ def test_quickstart(configs, tmp_path, monkeypatch):
     assert 'resumed epoch: 1' in taf
 
 
-@pytest.mark.slow
-def test_table_keeps_finished_cells(configs, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    'methods', [['TAF'], pytest.param(['TAF', 'CE', 'AdvProp'], marks=pytest.mark.exhaustive)]
+)
+def test_table_keeps_finished_cells(configs, tmp_path, monkeypatch, methods):
     folder = tmp_path / 'out'
-    monkeypatch.setattr(sys, 'argv', ['table', '--work-dir', str(folder), '--seeds', '0', '1'])
+    arguments = ['--work-dir', str(folder), '--seeds', '0', '1', '--methods', *methods]
+    monkeypatch.setattr(sys, 'argv', ['table', *arguments])
     ordered_digits_table.main()
-    assert len(list(folder.glob('*/result.json'))) == 2 * len(HOOKS)
+    assert len(list(folder.glob('*/result.json'))) == 2 * (1 + len(methods))
     table = (folder / 'table.md').read_text()
-    assert table.count('±') == 4 * 3 + 3 and table.count('fine-tuned') == 2
+    # Two accuracies and the attention of each, and what a method gains.
+    assert table.count('±') == 3 + 4 * len(methods)
+    assert table.count('fine-tuned') == len({'TAF', 'CE'}.intersection(methods))
     with monkeypatch.context() as patch:
         patch.setattr(ordered_digits_table, 'train', None)
         ordered_digits_table.main()
@@ -101,7 +110,7 @@ def test_table_keeps_finished_cells(configs, tmp_path, monkeypatch):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_sweep_of_table_2(configs, tmp_path, monkeypatch, capsys):
     folder = tmp_path / 'out'
     monkeypatch.setattr(sys, 'argv', ['sweep', '--work-dir', str(folder), '--seeds', '0', '1'])
@@ -123,7 +132,6 @@ def test_sweep_of_table_2(configs, tmp_path, monkeypatch, capsys):
     taf_sweep.main()
 
 
-@pytest.mark.slow
 def test_sweep_fine_tunes_a_checkpoint(configs, tmp_path, monkeypatch):
     """As in the paper, where all rows start from one trained model."""
     names = {
@@ -153,32 +161,41 @@ def test_sweep_fine_tunes_a_checkpoint(configs, tmp_path, monkeypatch):
         taf_sweep.main()
 
 
-@pytest.mark.slow
-def test_cheaper_rows_are_compared_with_the_baseline(configs, tmp_path, monkeypatch, capsys):
+COSTS = {
+    'full': ('| TAF', '1.44'),
+    'budget': ('| `budget=1.25`', '1.24'),
+    'low': ("| `attack_scale=0.5, attack_dtype='bfloat16'`", '1.39'),
+}
+
+
+@pytest.mark.parametrize(
+    ('rows', 'seeds'),
+    [
+        (['full', 'budget'], ['0']),
+        pytest.param(list(COSTS), ['0', '1'], marks=pytest.mark.exhaustive),
+    ],
+)
+def test_cheaper_rows_are_compared_with_the_baseline(
+    configs, tmp_path, monkeypatch, capsys, rows, seeds
+):
     folder = tmp_path / 'out'
-    arguments = ['--dataset', 'ordered-digits', '--work-dir', str(folder), '--seeds', '0', '1']
-    arguments += ['--rows', 'full', 'budget', 'low']
+    common = ['--dataset', 'ordered-digits', '--work-dir', str(folder), '--rows']
+    arguments = [*common, *rows, '--seeds', *seeds]
     cheaper.main(arguments)
     table = (folder / 'cheaper-ordered-digits.md').read_text()
     assert table in capsys.readouterr().out
-    rows = [row.split(' | ') for row in table.splitlines()[2:]]
-    assert [row[0] for row in rows] == [
-        '| baseline',
-        '| TAF',
-        '| `budget=1.25`',
-        "| `attack_scale=0.5, attack_dtype='bfloat16'`",
-    ]
-    assert [row[1] for row in rows] == ['1.00', '1.44', '1.24', '1.39']
+    printed = [tuple(row.split(' | ')[:2]) for row in table.splitlines()[2:]]
+    assert printed == [('| baseline', '1.00'), *(COSTS[row] for row in rows)]
     numbers = [json.loads(file.read_text()) for file in folder.glob('*/*/result.json')]
-    assert len(numbers) == 8
+    assert len(numbers) == len(seeds) * (1 + len(rows))
     assert all(0 <= cell['pgd'] <= cell['clean'] <= 1 for cell in numbers)
     # One of the training, one of the test.
-    logs = (folder / 'ordered-digits/budget-1').glob('*/*.log')
+    logs = (folder / f'ordered-digits/budget-{seeds[-1]}').glob('*/*.log')
     log = ''.join(file.read_text() for file in logs)
     assert 'resumed epoch: 1' in log and 'budget=1.25: interval=' in log
     monkeypatch.setattr(cheaper, 'train', None)
     cheaper.main(arguments)
     assert (folder / 'cheaper-ordered-digits.md').read_text() == table
     with pytest.raises(SystemExit):
-        cheaper.main([*arguments[:6], '--rows', 'dearer'])
+        cheaper.main([*common, 'dearer'])
     assert 'ordered-digits has full budget' in capsys.readouterr().err

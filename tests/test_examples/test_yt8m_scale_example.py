@@ -66,7 +66,6 @@ def keep_open(monkeypatch: pytest.MonkeyPatch, opening: Callable[[str], Any]) ->
     monkeypatch.setattr(YT8MShards, '__getitem__', keeping)
 
 
-@pytest.mark.slow
 def test_the_figures_agree(tmp_path: Path) -> None:
     sizes = dict(shards=2, records=3, reads=20, workers=1, repeats=1)
     sizes |= {'max-shards': 12, 'batch-size': 2, 'disk-bandwidth': 1000}

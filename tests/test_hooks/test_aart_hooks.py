@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
 import torch
 from helpers import data_samples, feature_config
-from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from adv_plugins import AART, ART, make_adversarial
 
@@ -82,24 +79,18 @@ def worker(rank: int, folder: str, hook: dict[str, Any]) -> None:
     from mmengine.model import MMDistributedDataParallel
     from mmengine.runner import Runner
 
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
     config = feature_config(f'{folder}/{rank}', train_iters=4, custom_hooks=[hook])
     runner = Runner.from_cfg(config)
     runner.model = MMDistributedDataParallel(runner.model, broadcast_buffers=False)
     runner.train()
     torch.save(runner.model.module.state_dict(), f'{folder}/{rank}.pt')
-    dist.barrier()
-    dist.destroy_process_group()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     'hook', [dict(type='AARTHook', beta=0.1), dict(type='AARTHook', interval=2)], ids=str
 )
-def test_ranks_stay_bit_equal(tmp_path, hook):
-    os.environ['OMP_NUM_THREADS'] = '1'
-    mp.spawn(worker, (str(tmp_path), hook), nprocs=2)
+def test_ranks_stay_bit_equal(tmp_path, two_ranks, hook):
+    two_ranks(worker, str(tmp_path), hook)
     first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import build_recognizer, data_samples, runner_config, tsm_config
+from helpers import (
+    build_recognizer,
+    clips_loader,
+    data_samples,
+    runner_config,
+    slowonly_config,
+    tsm_config,
+)
 from mmengine.hooks import Hook
 from mmengine.hub import get_config
 from mmengine.registry import HOOKS
@@ -30,17 +37,26 @@ def assert_equal_state(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
-def test_one_line_in_a_config_trains_with_taf(train, tmp_path):
-    runner = train(custom_hooks=[dict(type='TAFHook')])
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """A finished run with TAF, and its last checkpoint, for tests that only look at them."""
+    folder = tmp_path_factory.mktemp('finished')
+    runner = Runner.from_cfg(runner_config(folder, custom_hooks=[dict(type='TAFHook')]))
+    runner.train()
+    return runner, str(folder / 'epoch_2.pth')
+
+
+def test_one_line_in_a_config_trains_with_taf(finished):
+    runner, file = finished
     logged = scalars(runner)[-1]
     for key in ('loss_cls', 'top1_acc', 'adv_loss_cls', 'adv_top1_acc', 'adv_nonfinite'):
         assert key in logged
     assert logged['loss'] == pytest.approx(logged['loss_cls'] + logged['adv_loss_cls'], rel=1e-4)
-    untouched = build_recognizer(tsm_config())
-    checkpoint = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=True)
+    untouched = build_recognizer(slowonly_config())
+    checkpoint = torch.load(file, weights_only=True)
     untouched.load_state_dict(checkpoint['state_dict'], strict=True)
     assert_equal_state(untouched.state_dict(), runner.model.state_dict())
-    inputs, samples = torch.randn(1, 4, 3, 32, 32), data_samples([0])
+    inputs, samples = torch.randn(1, 1, 3, 4, 32, 32), data_samples([0])
     ours = runner.model.eval()(inputs, samples, mode='predict')[0].pred_score
     assert torch.equal(ours, untouched.eval()(inputs, samples, mode='predict')[0].pred_score)
 
@@ -57,7 +73,8 @@ def test_adversarial_parameters_join_their_twins_groups(train):
         constructor='TSMOptimWrapperConstructor',
         paramwise_cfg=dict(fc_lr5=True),
     )
-    runner = train(custom_hooks=[dict(type='TAFHook')], optim_wrapper=wrapper)
+    model = tsm_config(dropout=0.0)
+    runner = train(custom_hooks=[dict(type='TAFHook')], optim_wrapper=wrapper, model=model)
     groups = runner.optim_wrapper.optimizer.param_groups
     home = {}
     for index, group in enumerate(groups):
@@ -91,20 +108,23 @@ def test_resume_is_bit_exact(train, tmp_path, ema, kind):
     assert_equal_state(files[0]['adversarial'], files[1]['adversarial'])
     if ema:
         assert_equal_state(files[0]['ema_state_dict'], files[1]['ema_state_dict'])
-        build_recognizer(tsm_config()).load_state_dict(files[0]['state_dict'], strict=True)
+        build_recognizer(slowonly_config()).load_state_dict(files[0]['state_dict'], strict=True)
 
 
 @pytest.mark.parametrize('constructor', [None, 'TSMOptimWrapperConstructor'])
 def test_plain_run_resumed_with_the_hook_is_the_one_run(train, tmp_path, constructor):
     """Clean epochs, then TAF: in one run, or by resuming the clean run's checkpoint."""
     wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-3))
+    model = slowonly_config()
     if constructor:
         wrapper.update(constructor=constructor, paramwise_cfg=dict(fc_lr5=True))
+        model = tsm_config(dropout=0.0)
+    options = dict(optim_wrapper=wrapper, model=model)
     hooks = [dict(type='TAFHook', begin=1)]
-    straight = train('a', optim_wrapper=wrapper, custom_hooks=hooks)
-    train('b', optim_wrapper=wrapper)
+    straight = train('a', custom_hooks=hooks, **options)
+    train('b', **options)
     last = str(tmp_path / 'b/epoch_1.pth')
-    resumed = train('c', optim_wrapper=wrapper, custom_hooks=hooks, load_from=last, resume=True)
+    resumed = train('c', custom_hooks=hooks, load_from=last, resume=True, **options)
     assert_equal_state(straight.model.state_dict(), resumed.model.state_dict())
     states = [adversarial_state_dict(runner.model) for runner in (straight, resumed)]
     assert_equal_state(*states)
@@ -116,7 +136,7 @@ def test_plain_run_resumed_with_other_groups_of_parameters_is_an_error(train, tm
         paramwise_cfg=dict(custom_keys=dict(fc=dict(lr_mult=5))),
     )
     train('a', optim_wrapper=wrapper)
-    model = dict(type='AdversarialModel', model=tsm_config(), recipe=dict(type='TAF'))
+    model = dict(type='AdversarialModel', model=slowonly_config(), recipe=dict(type='TAF'))
     with pytest.raises(ValueError, match='custom_hooks=.*recipe.*in place of AdversarialModel'):
         train(
             'b', optim_wrapper=wrapper, model=model, custom_hooks=[dict(type='AdversarialHook')],
@@ -279,13 +299,12 @@ def test_other_wrappers_are_refused(tmp_path):
     MODEL_WRAPPERS.module_dict.pop('FancyWrapper')
 
 
-def test_testing_needs_no_conversion(train, tmp_path):
-    train(custom_hooks=[dict(type='TAFHook')])
-    config = runner_config(tmp_path / 'test', custom_hooks=[dict(type='TAFHook')])
+def test_testing_needs_no_conversion(finished, tmp_path):
+    config = runner_config(tmp_path, custom_hooks=[dict(type='TAFHook')])
     config.test_dataloader = config.train_dataloader
     config.test_cfg = dict(type='TestLoop')
     config.test_evaluator = dict(type='AccMetric')
-    config.load_from = str(tmp_path / 'run/epoch_2.pth')
+    config.load_from = finished[1]
     runner = Runner.from_cfg(config)
     metrics = runner.test()
     assert not is_adversarial(runner.model) and 'acc/top1' in metrics
@@ -310,26 +329,25 @@ def test_validation_is_the_clean_path(train):
     assert len(values[0]) == 2 and values[0] == values[1]
 
 
-def test_checkpoint_loads_with_mmengine(train, tmp_path):
-    runner = train(custom_hooks=[dict(type='TAFHook')])
-    model = build_recognizer(tsm_config())
-    load_checkpoint(model, str(tmp_path / 'run/epoch_2.pth'), strict=True)
+def test_checkpoint_loads_with_mmengine(finished):
+    runner, file = finished
+    model = build_recognizer(slowonly_config())
+    load_checkpoint(model, file, strict=True)
     assert_equal_state(model.state_dict(), runner.model.state_dict())
 
 
-def test_adversarial_state_of_a_checkpoint_fits_make_adversarial(train, tmp_path):
+def test_adversarial_state_of_a_checkpoint_fits_make_adversarial(finished):
     from adv_plugins import load_adversarial_state_dict
 
-    runner = train(custom_hooks=[dict(type='TAFHook')])
-    checkpoint = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=True)
-    model = make_adversarial(build_recognizer(tsm_config()), 'taf')
+    runner, file = finished
+    checkpoint = torch.load(file, weights_only=True)
+    model = make_adversarial(build_recognizer(slowonly_config()), 'taf')
     load_adversarial_state_dict(model, checkpoint['adversarial'])
     ours, theirs = adversarial_state_dict(model), adversarial_state_dict(runner.model)
     del ours['adversary.iteration'], theirs['adversary.iteration']
     assert_equal_state(ours, theirs)
 
 
-@pytest.mark.slow
 def test_tpn_validates_with_its_current_classifier(train, tmp_path):
     """The stock TPN of Something-Something under TAF, validated twice (mmaction2#831)."""
     stock = 'mmaction::recognition/tpn/tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb.py'
@@ -346,16 +364,18 @@ def test_tpn_validates_with_its_current_classifier(train, tmp_path):
             head = runner.model.cls_head
             seen.append(torch.equal(head.new_cls.weight.flatten(1), head.fc_cls.weight))
 
-    loader = runner_config('unused').train_dataloader
+    loader = clips_loader(model)
+    loader['dataset']['size'] = 2
     runner = train(
         model=model,
+        train_dataloader=loader,
         train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=1),
         val_dataloader=loader,
         val_cfg=dict(type='ValLoop'),
         val_evaluator=dict(type='AccMetric'),
         custom_hooks=[dict(type='TAFHook'), dict(type='LookAtClassifier', _scope_='mmengine')],
     )
-    assert seen == [True] * 4
+    assert seen == [True] * 2
     assert 'adv_loss_aux' in scalars(runner)[0]
     state = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=True)['state_dict']
     assert not [name for name in state if 'new_cls' in name]

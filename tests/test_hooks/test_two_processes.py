@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import os
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from helpers import runner_config
-from torch import distributed as dist
-from torch import multiprocessing as mp
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -23,8 +20,6 @@ def worker(rank: int, folder: str, hook: dict[str, Any], settings: dict[str, Any
     from mmengine.registry import HOOKS
     from mmengine.runner import Runner
 
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
     config = runner_config(f'{folder}/rank{rank}', custom_hooks=[hook], max_epochs=4)
     config.train_dataloader.batch_size = 2
     trace = []
@@ -53,11 +48,8 @@ def worker(rank: int, folder: str, hook: dict[str, Any], settings: dict[str, Any
         },
         f'{folder}/{rank}.pt',
     )
-    dist.barrier()
-    dist.destroy_process_group()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('hook', 'settings'),
     [
@@ -69,9 +61,8 @@ def worker(rank: int, folder: str, hook: dict[str, Any], settings: dict[str, Any
     ],
     ids=str,
 )
-def test_ranks_stay_bit_equal(tmp_path, hook, settings):
-    os.environ['OMP_NUM_THREADS'] = '1'
-    mp.spawn(worker, (str(tmp_path), hook, settings), nprocs=2)
+def test_ranks_stay_bit_equal(tmp_path, two_ranks, hook, settings):
+    two_ranks(worker, str(tmp_path), hook, settings)
     first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
     twins = [name for name in first['parameters'] if 'adv_' in name]
     assert len(twins) == 40
@@ -91,7 +82,7 @@ def test_ranks_stay_bit_equal(tmp_path, hook, settings):
     assert different, 'the ranks saw the same clips'
 
 
-def train_and_trace(folder: str, rank: int, ranks: int, epochs: int, checkpoint: str) -> None:
+def train_and_trace(rank: int, ranks: int, folder: str, epochs: int, checkpoint: str) -> None:
     """Train on one of ``ranks`` ranks and write down where the rank began and ended."""
     from mmengine.hooks import Hook
     from mmengine.model import MMDistributedDataParallel
@@ -128,31 +119,21 @@ def everything(model: Any) -> dict[str, Any]:
     return dict([*model.named_parameters(), *model.named_buffers()])
 
 
-def resuming_worker(rank: int, folder: str, epochs: int, checkpoint: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
-    train_and_trace(folder, rank, 2, epochs, checkpoint)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize('ranks', [(2, 1), (1, 2)], ids=['two, then one', 'one, then two'])
-def test_another_number_of_ranks_resumes_the_run(tmp_path, ranks):
+def test_another_number_of_ranks_resumes_the_run(tmp_path, two_ranks, ranks):
     """All begin with the checkpoint's state, both paths' and the optimizer's, and end as one.
 
     With as many clips a rank there are half or twice the iterations an epoch, and the learning
     rate is the user's to adapt, as in any run of mmengine.
     """
-    os.environ['OMP_NUM_THREADS'] = '1'
     checkpoint = ''
     for count, epochs in zip(ranks, (1, 2), strict=True):
         folder = tmp_path / f'{count}'
         folder.mkdir()
         if count == 1:
-            train_and_trace(str(folder), 0, 1, epochs, checkpoint)
+            train_and_trace(0, 1, str(folder), epochs, checkpoint)
         else:
-            mp.spawn(resuming_worker, (str(folder), epochs, checkpoint), nprocs=2)
+            two_ranks(train_and_trace, 2, str(folder), epochs, checkpoint)
         checkpoint = checkpoint or str(folder / 'rank0/epoch_1.pth')
     saved = torch.load(checkpoint, weights_only=True)
     saved_state = saved['state_dict'] | saved['adversarial']

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import NUM_CLASSES, Clips, tsm_config
+from helpers import NUM_CLASSES, Clips, clips_loader, slowonly_config
 
 pytest.importorskip('mmengine', reason='needs adv_plugins[mmaction]')
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
@@ -21,13 +21,10 @@ from adv_plugins.hooks.visualization_hook import AdversarialVisualizationHook
 
 RECIPE = dict(type='CEAugmentation', eps=8 / 255, step_size=8 / 255)
 HOOK = dict(type='AdversarialVisualizationHook', recipe=RECIPE)
-LOADER = dict(
-    batch_size=4,
-    num_workers=0,
-    dataset=dict(type='Clips', _scope_='mmengine'),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    collate_fn=dict(type='pseudo_collate'),
-)
+MODEL = slowonly_config()
+# A picture that drew random numbers would change the training.
+MODEL['cls_head']['dropout_ratio'] = 0.5
+LOADER = clips_loader(MODEL)
 
 
 def validated(max_epochs=1, **changes):
@@ -37,8 +34,7 @@ def validated(max_epochs=1, **changes):
         val_dataloader=copy.deepcopy(LOADER),
         val_cfg=dict(),
         val_evaluator=dict(type='AccMetric'),
-        # Dropout: a picture that drew random numbers would change the training.
-        model=tsm_config(),
+        model=copy.deepcopy(MODEL),
         **changes,
     )
 
@@ -63,7 +59,6 @@ def looks(monkeypatch):
     return seen
 
 
-@pytest.mark.slow
 def test_same_clips_at_every_interval_and_the_same_training(train, tmp_path, looks):
     plain = train('plain', **validated(4))
     runner = train('drawn', **validated(4, custom_hooks=[dict(HOOK, interval=2)]))
@@ -71,7 +66,7 @@ def test_same_clips_at_every_interval_and_the_same_training(train, tmp_path, loo
         f'adversarial_val_{index}_{step}.png' for index in (2, 6) for step in (2, 4)
     ]
     for (_, seen), index in zip(looks, (2, 6, 2, 6), strict=True):
-        pixels = Clips()[index]['inputs'].permute(0, 2, 3, 1).numpy()
+        pixels = Clips()[index]['inputs'][0].permute(1, 2, 3, 0).numpy()
         np.testing.assert_array_equal(seen.frames, pixels)
         assert seen.label == index % NUM_CLASSES
         assert 0 < np.abs(seen.perturbation).max() <= 8 + 1e-3
@@ -80,7 +75,6 @@ def test_same_clips_at_every_interval_and_the_same_training(train, tmp_path, loo
         assert torch.equal(value, runner.model.state_dict()[name]), name
 
 
-@pytest.mark.slow
 def test_after_a_test_and_what_is_written(train, tmp_path):
     import cv2
 
@@ -101,7 +95,6 @@ def test_after_a_test_and_what_is_written(train, tmp_path):
     assert (page == (40, 39, 214)).all(-1).sum() > 1000
 
 
-@pytest.mark.slow
 def test_iterations_are_steps_where_the_run_counts_them(train, tmp_path):
     train(
         **validated()
@@ -115,7 +108,6 @@ def test_iterations_are_steps_where_the_run_counts_them(train, tmp_path):
     assert images(tmp_path) == ['adversarial_val_4_3.png']
 
 
-@pytest.mark.slow
 def test_beside_adversarial_training(train, tmp_path, looks):
     """The clean path is shown, and neither path is touched."""
     taf = dict(type='TAFHook', eps=8 / 255, step_size=8 / 255)
@@ -130,7 +122,6 @@ def test_beside_adversarial_training(train, tmp_path, looks):
     assert all(seen.adversarial is not None for _, seen in looks)
 
 
-@pytest.mark.slow
 def test_the_validated_weights_are_shown(train, looks):
     """EMAHook swaps them in for a validation, and out after it."""
     runner = train(**validated(custom_hooks=[dict(type='EMAHook', momentum=0.5), HOOK]))
@@ -141,7 +132,6 @@ def test_the_validated_weights_are_shown(train, looks):
     assert not torch.equal(shown['cls_head.fc_cls.weight'], trained)
 
 
-@pytest.mark.slow
 def test_a_broken_picture_is_a_warning(train, tmp_path):
     hook = dict(HOOK, cam_layer='backbone.layer5')
     runner = train(**validated(2, custom_hooks=[hook]))
@@ -167,7 +157,6 @@ def test_random_streams_are_kept():
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
-@pytest.mark.slow
 def test_tensorboard(train, tmp_path):
     pytest.importorskip('tensorboard', reason='needs adv_plugins[test]')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import build_recognizer, data_samples, tsm_config
+from helpers import build_recognizer, data_samples, slowonly_config
 
 from adv_plugins import TAF
 from adv_plugins.core.conversion import get_adversary, is_adversarial
@@ -17,20 +17,20 @@ RECIPE = dict(type='TAF', eps=6 / 255, step_size=2 / 255)
 
 
 def wrapped(**changes):
-    return dict(type='AdversarialModel', model={**tsm_config(), **changes}, recipe=RECIPE)
+    return dict(type='AdversarialModel', model={**slowonly_config(), **changes}, recipe=RECIPE)
 
 
 def test_it_is_the_recognizer_converted():
     model = build_recognizer(wrapped())
-    plain = build_recognizer(tsm_config())
+    plain = build_recognizer(slowonly_config())
     assert isinstance(model, type(plain)) and list(model.state_dict()) == list(plain.state_dict())
     assert get_adversary(model).recipe == TAF(eps=6 / 255, step_size=2 / 255)
-    losses = model(torch.randn(2, 4, 3, 32, 32), data_samples([0, 1]), mode='loss')
+    losses = model(torch.randn(2, 1, 3, 4, 32, 32), data_samples([0, 1]), mode='loss')
     assert 'adv_loss_cls' in losses
 
 
 @pytest.mark.parametrize('hooks', [[], [dict(type='AdversarialHook')]])
-@pytest.mark.parametrize('norm', ['BN', 'SyncBN'])
+@pytest.mark.parametrize('norm', ['BN3d', 'SyncBN'])
 def test_trains_in_a_runner(tmp_path, hooks, norm):
     """Every parameter is in one group, and SyncBN's reversal does not drop the auxiliary norms."""
     config = runner_config(tmp_path, custom_hooks=hooks, max_epochs=1)
@@ -43,7 +43,7 @@ def test_trains_in_a_runner(tmp_path, hooks, norm):
     assert len(ids) == len(set(ids)) and set(ids) == {id(v) for v in runner.model.parameters()}
     checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
     assert ('adversarial' in checkpoint) == bool(hooks)
-    build_recognizer(tsm_config()).load_state_dict(checkpoint['state_dict'], strict=True)
+    build_recognizer(slowonly_config()).load_state_dict(checkpoint['state_dict'], strict=True)
 
 
 def test_two_recipes_are_one_too_many(tmp_path):
@@ -54,7 +54,7 @@ def test_two_recipes_are_one_too_many(tmp_path):
 
 
 def test_ready_module_is_converted_in_place():
-    module = build_recognizer(tsm_config())
+    module = build_recognizer(slowonly_config())
     model = MODELS.build(dict(type='AdversarialModel', model=module, recipe='taf'))
     assert model is module and is_adversarial(model)
 

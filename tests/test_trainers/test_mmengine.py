@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
-from helpers import build_recognizer, runner_config, tsm_config  # noqa: E402
+from helpers import build_recognizer, runner_config, slowonly_config, tsm_config  # noqa: E402
 from mmengine.hooks import Hook  # noqa: E402
 from mmengine.registry import HOOKS  # noqa: E402
 from mmengine.runner import FlexibleRunner  # noqa: E402
@@ -78,7 +78,6 @@ def test_amp_without_an_adversarial_weight_is_the_plain_run(train, amp):
     assert_same_weights(ours, train('b', optim_wrapper=amp))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
 @pytest.mark.parametrize('name', HOOKS_OF)
 def test_compile_in_the_config(train, name, backend):
@@ -168,7 +167,7 @@ def test_flexible_runner(tmp_path):
     runner = flexible_run(tmp_path, strategy=dict(type='SingleDeviceStrategy'))
     assert get_adversary(runner.model).schedule.adversarial_steps == 2
     checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
-    build_recognizer(tsm_config()).load_state_dict(checkpoint['state_dict'], strict=True)
+    build_recognizer(slowonly_config()).load_state_dict(checkpoint['state_dict'], strict=True)
     norm = next(name for name in checkpoint['adversarial'] if name.endswith('adv_weight'))
     plain = checkpoint['state_dict'][norm.replace('adv_', '')]
     assert not torch.equal(checkpoint['adversarial'][norm], plain)

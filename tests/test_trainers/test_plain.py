@@ -273,7 +273,6 @@ def test_channels_last_is_kept(build, memory_format, shape, options, autocast):
     assert all(kept)
 
 
-@pytest.mark.slow
 def test_example(capsys):
     clean, attacked = plain_amp.main(['--steps', '60'])
     assert clean > 0.5

@@ -178,7 +178,6 @@ def test_every_parameter_is_in_one_group_beside_its_twin(name, recipe, options):
         assert homes[id(clean)] == homes[id(twin)]
 
 
-@pytest.mark.slow
 def test_example(capsys):
     assert timm_loop.main(['--epochs', '2']) > 50
     assert 'in an untouched resnet18' in capsys.readouterr().out

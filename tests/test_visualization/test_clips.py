@@ -46,7 +46,6 @@ def probabilities(model, inputs, samples):
     return torch.stack([sample.pred_score for sample in predicted])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     'name',
     [
@@ -103,7 +102,6 @@ def test_families(name):
     assert any((clip.cam != clip.adversarial.cam).any() for clip in seen)
 
 
-@pytest.mark.slow
 def test_what_tpn_head_keeps_is_neither_used_nor_lost():
     """The classifier of its first test, and the pool of the size of its first clips."""
     model = build(FAMILIES['tpn tsm']).eval()

@@ -50,7 +50,6 @@ def test_other_tokens_are_told():
         frame_attention_map(weights[0], 13)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'count', 'options'),
     [
@@ -91,7 +90,6 @@ def test_attention_of_video_transformers(name, count, options):
     torch.testing.assert_close(found.double(), torch.stack(layers).mean(0), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', ['swin', 'timesformer space only', 'uniformerv2 base'])
 def test_attention_without_an_axis_of_frames_is_told(name):
     model = build(FAMILIES[name]).eval()
