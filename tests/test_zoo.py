@@ -28,7 +28,7 @@ from adv_plugins import AdvProp, CEAugmentation, make_adversarial, remove_advers
 from adv_plugins.adapters import cam_layers
 from adv_plugins.adapters.cam_layers import find_cam_layer
 from adv_plugins.core.conversion import get_adversary
-from adv_plugins.core.recipe import TAF
+from adv_plugins.recipes import TAF
 
 CONFIGS = Path(mmaction.__file__).parent / '.mim/configs/recognition'
 README = Path(__file__).resolve().parents[1] / 'README.md'

@@ -42,7 +42,7 @@ def build(option: str, base: type[Any], kinds: Kinds, entry: Any, **options: Any
     wanted = str(name).lower().replace('_', '')
     if wanted not in folded:
         near = near_names(wanted, folded)
-        choices = ' or '.join(repr(folded[match]) for match in near)
+        choices = (' or ' if len(near) <= 3 else ', ').join(repr(folded[match]) for match in near)
         raise ValueError(f'{option}={name!r} is unknown; write {choices}')
     kind = kinds[folded[wanted]]
     _check_arguments(folded[wanted], kind, options)

@@ -21,6 +21,7 @@ from helpers import (
 
 from adv_plugins import TAF, CEAugmentation, Regularizer, make_adversarial, remove_adversarial
 from adv_plugins.core.adversary import Adversary
+from adv_plugins.core.autograd import graph_nodes, leaves_of
 from adv_plugins.core.conversion import get_adversary
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
@@ -357,11 +358,11 @@ def test_every_parameter_is_reached_without_eager_gradients():
 
     model = make_adversarial(omni_recognizer(), 'taf', regularizers=[Nothing()])
     losses = model(*omni_sources(), mode='loss')
-    nodes, reached = [value.grad_fn for name, value in losses.items() if 'loss' in name], set()
-    for node in nodes:
-        reached.add(getattr(node, 'variable', None))
-        nodes += {n for n, _ in node.next_functions if n is not None} - set(nodes)
-    assert {n for n, value in model.named_parameters() if value not in reached} == set()
+    total = sum(value for name, value in losses.items() if 'loss' in name)
+    reached = leaves_of(graph_nodes(total))
+    assert {
+        n for n, value in model.named_parameters() if not any(value is leaf for leaf in reached)
+    } == set()
 
 
 def test_each_source_rehearses_a_schedule_that_begins_later(monkeypatch):
@@ -371,8 +372,8 @@ def test_each_source_rehearses_a_schedule_that_begins_later(monkeypatch):
     monkeypatch.setattr(
         Adversary,
         '_rehearse',
-        lambda self, inputs, target: (
-            rehearsed.append(inputs.ndim) or rehearse(self, inputs, target)
+        lambda self, batch, target: (
+            rehearsed.append(batch.inputs.ndim) or rehearse(self, batch, target)
         ),
     )
     for _ in range(2):

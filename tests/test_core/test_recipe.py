@@ -134,7 +134,7 @@ def test_composed_from_parts():
     [
         (lambda: build_recipe('tav'), "recipe='tav' is unknown; write 'TAF'"),
         (lambda: build_recipe(dict(type='Advprops')), "write 'AdvProp'"),
-        (lambda: build_recipe('zzz'), "'Recipe' or .*'AdvProp' or .*'TAF'"),
+        (lambda: build_recipe('zzz'), "'Recipe', .*'AdvProp', .*'TAF'"),
         (lambda: build_recipe('taf', step=1), 'write steps, step_size'),
         (lambda: build_recipe('taf', objective='loss'), 'TAF has no option objective='),
         (lambda: build_recipe('Recipe'), 'needs the options objective, eps'),

@@ -17,12 +17,12 @@ from helpers import (
 from test_zoo import FAMILIES, KINDS, build
 from torch import nn
 
-from adv_plugins.core.recipe import TAF, CEAugmentation
 from adv_plugins.evaluation.deployed import (
     Deployed,
     hard_labels,
     rank_labels,
 )
+from adv_plugins.recipes import TAF, CEAugmentation
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 

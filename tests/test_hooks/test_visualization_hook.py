@@ -188,4 +188,4 @@ def test_a_wrong_option_is_told_before_the_run(options, message):
 
 def test_without_attack_and_by_default():
     assert AdversarialVisualizationHook(recipe=None).recipe is None
-    assert type(AdversarialVisualizationHook().recipe).__name__ == 'TAF'
+    assert AdversarialVisualizationHook().recipe.name == 'TAF'

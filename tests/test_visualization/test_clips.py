@@ -19,8 +19,8 @@ from test_zoo import FAMILIES, build
 from video_clips import LABELS, clips_of
 
 from adv_plugins import make_adversarial
-from adv_plugins.core.recipe import CEAugmentation
 from adv_plugins.evaluation.cam import frame_attention, gradcam
+from adv_plugins.recipes import CEAugmentation
 from adv_plugins.visualization.clips import look, middle_view, recipe_attack, spread, upsample
 from adv_plugins.visualization.token_attention import video_attention
 
