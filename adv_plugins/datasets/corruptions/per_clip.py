@@ -62,7 +62,9 @@ def _encode_h264(frames: np.ndarray, crf: int) -> list[Any]:
     encoder.thread_count = 1
     packets = []
     for t, frame in enumerate(frames):
-        picture = av.VideoFrame.from_ndarray(frame, format='rgb24').reformat(format='yuv420p')
+        # One thread here too: once, on a busy machine, two runs were seen to differ.
+        picture = av.VideoFrame.from_ndarray(frame, format='rgb24')
+        picture = picture.reformat(format='yuv420p', threads=1)
         picture.pts = t
         packets += encoder.encode(picture)
     return packets + encoder.encode()
@@ -74,7 +76,7 @@ def _decode_h264(packets: list[Any]) -> np.ndarray:
     decoder.thread_count = 1
     pictures = [picture for packet in packets for picture in decoder.decode(packet)]
     pictures += decoder.decode()
-    return np.stack([picture.to_ndarray(format='rgb24') for picture in pictures])
+    return np.stack([picture.reformat(format='rgb24', threads=1).to_ndarray() for picture in pictures])
 
 
 def _av() -> Any:
