@@ -76,7 +76,8 @@ def _decode_h264(packets: list[Any]) -> np.ndarray:
     decoder.thread_count = 1
     pictures = [picture for packet in packets for picture in decoder.decode(packet)]
     pictures += decoder.decode()
-    return np.stack([picture.reformat(format='rgb24', threads=1).to_ndarray() for picture in pictures])
+    frames = [picture.reformat(format='rgb24', threads=1).to_ndarray() for picture in pictures]
+    return np.stack(frames)
 
 
 def _av() -> Any:
