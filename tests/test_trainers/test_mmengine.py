@@ -89,7 +89,7 @@ def test_compile_in_the_config(train, name, backend):
         for folder, options in (('a', {}), ('b', dict(compile=dict(backend=backend))))
     ]
     assert torch._dynamo.utils.counters['stats']['unique_graphs'] > 0
-    assert get_adversary(runs[1].model).walks == 2
+    assert get_adversary(runs[1].model).schedule.adversarial_steps == 2
     assert_same_weights(*runs, rtol=1e-4, atol=1e-5)
 
 
