@@ -359,3 +359,11 @@ def test_metafiles_name_every_config_and_the_papers_numbers():
             assert metrics['Top 1 Accuracy'] == metrics['Top 5 Accuracy'] == 'not measured'
             top1, top5 = (metrics[f'Top {k} Accuracy (paper)'] for k in (1, 5))
             assert printed == f'{top1} / {top5}'
+
+
+@pytest.mark.parametrize('file', SAMPLE, ids=lambda file: file.stem)
+def test_sample_is_tested_on_videos_that_chose_nothing(file):
+    config = Config.fromfile(file)
+    stages = ('train', 'val', 'test')
+    splits = [config[f'{stage}_dataloader'].dataset.split for stage in stages]
+    assert splits == ['train', 'validate', 'test']

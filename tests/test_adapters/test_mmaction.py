@@ -390,3 +390,13 @@ def test_sources_of_an_iteration_share_its_place_in_the_schedule(order):
         sources = [omni_sources()[i] for i in order]
         taken.append(f'adv_loss_cls_{number}' in model(*sources, mode='loss'))
     assert taken == [True, False, True, False] and get_adversary(model).schedule.iteration == 4
+
+
+def test_every_source_is_attacked_in_the_same_iterations():
+    """By a recipe that attacks images too, so that each source takes a step of its own."""
+    model = make_adversarial(omni_recognizer(), 'ceaugmentation', interval=2)
+    taken = []
+    for _ in range(4):
+        losses = model(*omni_sources(), mode='loss')
+        taken.append([f'adv_loss_cls_{number}' in losses for number in (0, 1)])
+    assert taken == [[True, True], [False, False]] * 2

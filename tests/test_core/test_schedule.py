@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from helpers import Conv3dNet
 
-from adv_plugins import TAF
+from adv_plugins import TAF, make_adversarial
+from adv_plugins.core.conversion import get_adversary
 from adv_plugins.core.randomness import private_random, random_state, set_random_state
 from adv_plugins.core.schedule import Schedule
 
@@ -67,3 +69,18 @@ def test_random_state_can_be_put_back():
     first = torch.rand(3)
     set_random_state(state)
     assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.parametrize('epoch', [None, 0], ids=['by iteration', 'by epoch'])
+@pytest.mark.parametrize(('begin', 'interval'), [(0, 1), (6, 3), (4, 3), (1, 5)])
+def test_the_first_attack_is_where_the_schedule_has_it(begin, interval, epoch):
+    recipe = TAF(begin=begin, interval=interval)
+    adversary = get_adversary(make_adversarial(Conv3dNet(), recipe))
+    schedule = adversary.schedule
+    schedule.go_to(0, epoch)
+    adversary.go_to_first_attack()
+    assert schedule.is_active(recipe)
+    if epoch is None:
+        assert not any(recipe.is_active(i, i) for i in range(schedule.iteration))
+    else:
+        assert schedule.epoch == begin

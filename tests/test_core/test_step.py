@@ -17,6 +17,7 @@ from adv_plugins import (
     AdvProp,
     CEAugmentation,
     Recipe,
+    TemporalCAM,
     adversarial_state_dict,
     load_adversarial_state_dict,
     make_adversarial,
@@ -886,3 +887,26 @@ def test_the_total_is_the_sum_of_its_parts(clips, recipe):
     assert result.adv_loss == recipe.adv_weight * result.adversarial.loss
     assert result.total == result.clean_loss + result.adv_loss
     assert adversary.adapter.report(result, recipe)['loss'] is result.total
+
+
+def test_every_step_draws_anew(clips):
+    """The private stream is of seed and iteration: a step that is repeated draws as before."""
+    labels, starts = [], []
+
+    class Noted(TemporalCAM):
+        def targets(self, record):
+            labels.append(super().targets(record))
+            return labels[-1]
+
+    recipe = Recipe(objective=Noted(), eps=0.1, step_size=0.0, random_start=True)
+    net, inputs = make_adversarial(Conv3dNet(), recipe), clips[0]
+    predicted = net(inputs).argmax(dim=1)
+    for iteration in (0, 1, 0):
+        get_adversary(net).schedule.go_to(iteration)
+        starts.append(net.perturb(inputs, predicted) - inputs)
+        net.adversarial_loss(inputs, predicted)
+    # What perturb has drawn is what the step then draws.
+    wrong = [labels[i : i + 2] for i in range(0, 6, 2)]
+    assert all(torch.equal(*pair) for pair in wrong)
+    for first, second, repeated in (starts, [pair[0] for pair in wrong]):
+        assert torch.equal(first, repeated) and not torch.equal(first, second)

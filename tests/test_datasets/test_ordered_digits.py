@@ -272,3 +272,14 @@ def test_a_missing_scikit_learn_is_an_error_that_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
     with pytest.raises(ImportError, match=r'adv_plugins\[data\]'):
         OrderedDigits()
+
+
+def test_the_splits_share_no_scene():
+    """Not only the glyphs differ: neither where they move, nor over what."""
+    train, val = OrderedDigits('train'), OrderedDigits('val')
+    for pair in range(len(PAIRS)):
+        for draw in range(3):
+            one, other = train.scene(pair, draw), val.scene(pair, draw)
+            assert np.mean(one.background != other.background) > 0.5
+            paths = [np.stack([s.x, s.y, s.side, s.angle]) for s in (one, other)]
+            assert not np.array_equal(*paths)

@@ -132,3 +132,23 @@ def test_background_is_labelled_and_mixed_in(monkeypatch: pytest.MonkeyPatch) ->
         heard |= {tuple(sounds)}
     assert () in heard
     assert len(heard) >= 5
+
+
+def test_videos_of_one_class_share_no_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four events in each video, all of the same motion and length."""
+    scenes: list = []
+    monkeypatch.setattr(renderer_module, '_EVENTS', (0, 0, 0, 1))
+    monkeypatch.setattr(renderer_module, '_LENGTHS', (8,))
+    monkeypatch.setattr(renderer_module, 'CLASSES', renderer_module.CLASSES[:1])
+    monkeypatch.setattr(
+        renderer_module,
+        'render_scene',
+        lambda scene: (scenes.append(scene), render_scene(scene))[1],
+    )
+    renderer = SampleRenderer('train')
+    for index in range(3):
+        assert 0 in renderer.render(index).labels
+    assert len(scenes) == 12
+    for i, scene in enumerate(scenes):
+        for other in scenes[:i]:
+            assert np.mean(scene.background != other.background) > 0.5

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers import assert_same, data_samples, feature_config, snapshot, tsm_config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from adv_plugins import make_adversarial
@@ -229,3 +230,24 @@ def test_half_precision_evaluation(tmp_path):
     assert half['fgm/ratio_rgb'] == pytest.approx(full['fgm/ratio_rgb'], rel=1e-2)
     for key in ('GAP', 'fgm/GAP'):
         assert half[key] == pytest.approx(full[key], abs=0.05)
+
+
+class Scores(Hook):
+    """What the hooks of an evaluation are given."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.seen += [sample.pred_score for sample in outputs]
+
+
+def test_hooks_get_the_clean_predictions(tmp_path):
+    attacks = dict(fgm=dict(type='ART', eps=50.0))
+    run = runner(tmp_path, test_cfg=dict(type='AdversarialTestLoop', attacks=attacks))
+    scores = Scores()
+    run.register_hook(scores)
+    run.test()
+    with torch.no_grad():
+        expected = [run.model(data['inputs']).sigmoid() for data in batches(run)]
+    torch.testing.assert_close(torch.stack(scores.seen), torch.cat(expected))

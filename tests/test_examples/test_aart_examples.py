@@ -67,3 +67,14 @@ def test_sweep(configs, tmp_path, monkeypatch, capsys):
     assert 'alpha=2' in log and 'adv_eps: 0.5000' in log
     log = ''.join(file.read_text() for file in folder.glob('*beta0.1*/*/*.log'))
     assert 'AART(' in log and 'beta=0.1' in log
+
+
+def test_best_is_the_highest_validation_of_a_run(tmp_path):
+    """A run that was resumed has two logs; training and test have entries of their own."""
+    for name, gaps in (('first', (0.2, 0.6)), ('second', (0.5, 0.3))):
+        file = tmp_path / name / 'vis_data/scalars.json'
+        file.parent.mkdir(parents=True)
+        lines = [{'loss': 0.9, 'step': 1}, {'GAP': 0.8, 'step': 1}]
+        lines += [{'GAP': gap, 'num_videos': 8, 'step': 2} for gap in gaps]
+        file.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    assert aart_table.best_gap(tmp_path) == 0.6

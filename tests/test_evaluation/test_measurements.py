@@ -1,0 +1,42 @@
+"""What is measured of a video depends on the video, and not on its batch."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from helpers import build_recognizer, data_samples, tsm_config
+
+from adv_plugins.evaluation.attacks import Attack
+from adv_plugins.evaluation.deployed import Deployed
+from adv_plugins.evaluation.measurements import Measurements, VideoBatch
+
+pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomStart(Attack):
+    """Notes where an attack would start, sample by sample."""
+
+    starts: list = field(default_factory=list)
+
+    def _run(self, search):
+        self.starts.extend(search.random(torch.arange(len(search.best))))
+
+
+def test_random_starts_belong_to_the_video():
+    deployed = Deployed(build_recognizer(tsm_config()).eval())
+
+    def starts(videos, seed=0):
+        inputs, samples = torch.zeros(len(videos), 4, 3, 32, 32), data_samples(videos)
+        with torch.no_grad():
+            views = deployed.views(inputs, samples)
+        labels, numbers = torch.tensor(videos), torch.tensor(videos)
+        attack = RandomStart(eps=0.1)
+        batch = VideoBatch(inputs, samples, labels, numbers, views)
+        Measurements(deployed, seed).attack(attack, False, batch)
+        return dict(zip(videos, attack.starts, strict=True))
+
+    together, apart = starts([2, 4, 5]), {**starts([4, 2]), **starts([5])}
+    assert all(torch.equal(together[video], apart[video]) for video in together)
+    assert not torch.equal(together[2], together[4])
+    assert not torch.equal(together[2], starts([2], seed=1)[2])
