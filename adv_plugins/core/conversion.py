@@ -248,7 +248,7 @@ def _check_convertible(model: nn.Module) -> None:
         if is_adversarial(module) or isinstance(module, DualNorm):
             raise TypeError(
                 f'{type(module).__name__} is adversarial already; call remove_adversarial first '
-                'to change its recipe, or convert only the whole model'
+                'to change its recipe, or convert the whole model once'
             )
         compiled = getattr(module, '_compiled_call_impl', None) is not None
         if compiled or hasattr(module, '_orig_mod'):

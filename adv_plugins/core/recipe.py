@@ -101,7 +101,7 @@ RULES = (
     Rule(
         'joint',
         lambda r: not r.joint or r.dims is None,
-        'means one norm over the whole sample, dims={dims} one over some axes; write only one',
+        'is one norm over the whole sample, dims={dims} one over some axes; write one of them',
     ),
     Rule(
         'dims',
