@@ -1,4 +1,4 @@
-"""Adversarial training for the trainers you have: hooks for MMAction2, one call for PyTorch."""
+"""Adversarial training for existing trainers: hooks for MMAction2, one call for PyTorch."""
 
 from importlib.util import find_spec as _find_spec
 
@@ -58,7 +58,7 @@ _NEED_MMENGINE = (
 )
 
 if _find_spec('mmengine') is not None:
-    # Imported for what they register, which configs name.
+    # Importing them registers the classes that configs name.
     from . import datasets, dry_run, evaluation, hooks, models  # noqa: F401
     from .hooks import (  # noqa: F401
         AARTHook,

@@ -1,4 +1,4 @@
-"""A dry run: everything that training does up to its first update, with a report of all problems.
+"""A dry run: do everything that training does before its first update, and report all problems.
 
 Example:
     mim train mmaction2 CONFIG --cfg-options runner_type=DryRunner
@@ -35,7 +35,7 @@ STAGES = ('train', 'val', 'test')
 
 
 class _NoModel(BaseModel):
-    """Stands in for a model that cannot be built, so that the rest is still checked."""
+    """A placeholder for a model that cannot be built, so that the rest can still be checked."""
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         """Never called."""
@@ -52,16 +52,16 @@ class DryRunner(Runner):
       ``cls_head``, and the first video of each goes through its pipeline;
     - model, hooks, loops, evaluators, optimizer and schedulers build;
     - ``before_run`` of the hooks runs, which makes the model adversarial if the config says so;
-    - weights load: what ``init_cfg`` or ``pretrained`` names, and ``load_from`` or ``resume``,
-      whose entries must fit the model. A head that ``load_from`` does not fit is only a warning, as
-      fine-tuning for other classes needs another head;
+    - weights load: those named by ``init_cfg`` or ``pretrained``, and those of ``load_from`` or
+      ``resume``, whose entries must fit the model. If only the head does not fit ``load_from``,
+      that is just a warning, because fine-tuning for other classes needs another head;
     - one training batch passes through the ``train_step`` of the model, forward and backward, with
-      the adversarial recipe whatever its schedule. No parameter changes.
+      the adversarial recipe regardless of its schedule. No parameter changes.
 
     A failure does not stop the dry run: checks that depend on it are skipped, the others still run,
-    and one report and one error at the end list all problems. Only the log is written: no
-    checkpoint, no config, and nothing to visualisation backends. In a distributed run each rank
-    makes its own checks, and all end with the same error.
+    and the report and the error at the end list all problems. The dry run writes only the log: no
+    checkpoint, no config, and nothing to visualisation backends. In a distributed run, each rank
+    makes its own checks, and all of them end with the same error.
 
     Raises:
         RuntimeError: There are problems; raised at the end of ``train``.
@@ -123,13 +123,13 @@ class DryRunner(Runner):
         self._check(f'hook {name}', super().register_hook, hook, priority)
 
     def build_visualizer(self, visualizer: Any = None) -> Any:
-        """Build the visualizer without its backends, as a dry run is no experiment to record."""
+        """Build the visualizer without its backends, because a dry run should not be recorded."""
         visualizer = super().build_visualizer(visualizer)
         visualizer._vis_backends = {}
         return visualizer
 
     def dump_config(self) -> None:
-        """Write no config, which would replace that of a real run in the work directory."""
+        """Do nothing: a written config would replace that of a real run in the work directory."""
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """Load a checkpoint and report what does not fit, which Runner only logs."""
@@ -187,7 +187,7 @@ class DryRunner(Runner):
         self._problems.append(text)
 
     def _check_stage(self, stage: str) -> None:
-        """Check the data of a stage, and the loop that uses them."""
+        """Check the data of a stage and the loop that uses it."""
         dataset = f'{stage} dataset'
         self._check(dataset, self._check_dataset, stage)
         for part, check in (
@@ -196,7 +196,7 @@ class DryRunner(Runner):
             ('first video', self._check_first_video),
         ):
             self._check(f'{stage} {part}', check, stage, needs=(dataset,))
-        # With a stand-in, the loop and everything that asks it for the schedule can be checked.
+        # With a placeholder, the loop and everything that reads its schedule can be checked.
         if dataset not in self._passed:
             setattr(self, f'_{stage}_dataloader', DataLoader([None]))
         self._check(f'{stage} loop', lambda: getattr(self, f'{stage}_loop'))
@@ -298,7 +298,7 @@ class DryRunner(Runner):
         self.optim_wrapper.zero_grad()
 
     def _share_problems(self) -> None:
-        """Share the problems of each rank with all, and count as passed what passed everywhere."""
+        """Gather the problems of all ranks, and count a check as passed if it passed on all."""
         if get_world_size() == 1:
             return
         gathered = all_gather_object((self._problems, self._passed))
@@ -351,7 +351,7 @@ def _num_classes(model: nn.Module) -> tuple[str, int | None]:
 
 @contextlib.contextmanager
 def _without_updates(wrapper: BaseOptimWrapper) -> Iterator[None]:
-    """Keep parameters and gradients as the backward pass leaves them."""
+    """Disable ``step`` and ``zero_grad``, so that parameters and gradients can be inspected."""
     wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
     wrappers = list(wrappers)
     for one in wrappers:

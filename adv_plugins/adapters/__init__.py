@@ -1,4 +1,4 @@
-"""How families of models are called, one file a family; the most special is asked first."""
+"""Adapters: how each family of models is called, one file per family; the last is tried first."""
 
 from .classifier import ClassifierAdapter
 from .huggingface import AdversarialPreTrainedModel, HuggingFaceAdapter

@@ -1,9 +1,9 @@
-"""Where the feature maps F' of each family of recognizers are, and what their axes mean.
+"""The CAM layer of each family of recognizers, and the meaning of its output's axes.
 
-The temporal CAM (TAF, eq. 2) belongs to the last place where every frame has a map of its own
-and the class scores are computed from it: the last stage of a convolutional backbone, the last
-block of a Transformer that averages its tokens, the last block but one of a Transformer that reads
-a class token, as the other tokens of its last block reach no class score.
+The temporal CAM (TAF, eq. 2) needs the last layer whose output has one map per frame and still
+determines the class scores. That is the last stage of a convolutional backbone, or the last block
+of a Transformer that averages its tokens. For a Transformer with a class token it is the last block
+but one, because the scores do not depend on the other tokens of the last block.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# By the class of the backbone in MMAction2: the layer below it, where -1 is the last entry of a
-# list, and the axes of what it returns, where their number does not tell.
+# By the class of the backbone in MMAction2: the name of the layer inside it (-1 is the last entry
+# of a list), and the axes of its output, or None to infer them from their number.
 FAMILIES: dict[str, tuple[str, str | None]] = {
     'C3D': ('conv5b', None),
     'MViT': ('blocks.-2', 'b 1+(t h w) c'),
@@ -28,7 +28,7 @@ FAMILIES: dict[str, tuple[str, str | None]] = {
     'VisionTransformer': ('blocks.-1', 'b (t h w) c'),
     'X3D': ('conv5', None),
 }
-# What backbones of stages call the list of their stages' names.
+# Attributes under which backbones list the names of their stages.
 STAGES = ('res_layers', 'stages', 'layers')
 
 
@@ -42,7 +42,7 @@ def find_cam_layer(model: nn.Module) -> str:
         str: The name.
 
     Raises:
-        ValueError: It is not known; the message says to write ``cam_layer``.
+        ValueError: The layer is not known; the message says to write ``cam_layer``.
     """
     backbone = getattr(model, 'backbone', None)
     for layer in () if backbone is None else _candidates(model):
@@ -60,27 +60,28 @@ def find_cam_layer(model: nn.Module) -> str:
 def feature_map(
     model: nn.Module, layer: str, output: Any, clip: Tensor, layout: str | None = None
 ) -> tuple[Any, str | None]:
-    """The feature map in what a layer returned, and the layout of its axes.
+    """Pick the feature map from the output of a layer, with the layout of its axes.
 
     Args:
         model (nn.Module): A recognizer with a ``backbone``.
         layer (str): The dotted name of the layer.
-        output (Any): What it returned: the map, or tokens with their grid (t, h, w).
-        clip (Tensor): The batch, (..., H, W), which tells how many patches there are.
-        layout (str, optional): The layout that the user says it has. Defaults to None: found.
+        output (Any): The layer's output: the map, or tokens with their grid (t, h, w).
+        clip (Tensor): The batch, (..., H, W), from which the number of patches follows.
+        layout (str, optional): The layout given by the user. Defaults to None: determined from the
+            backbone.
 
     Returns:
         tuple[Any, str | None]: The map and its axes as an einops pattern, see
-        :func:`~adv_plugins.core.capture.to_frames`; None where their number tells, or where they
-        are known for other layers of this backbone alone.
+        :func:`~adv_plugins.core.capture.to_frames`; None to infer them from their number, or if
+        this layer of the backbone is not a known one.
 
     Raises:
-        ValueError: timm does not say what the axes are.
+        ValueError: The output does not match what timm says about the layer.
     """
     backbone, size = model.backbone, clip.shape[-2:]
     grid = None
     if _family(backbone) == 'MViT' and isinstance(output, tuple):
-        # Its blocks pool their tokens, and say how many are left.
+        # Its blocks pool their tokens and return the remaining grid.
         output, grid = output
     if layout is not None:
         return output, layout
@@ -97,20 +98,22 @@ def feature_map(
 
 
 def patch_grid(model: nn.Module, size: Sequence[int]) -> tuple[int, int]:
-    """How many patches a Transformer cuts frames of some height and width into, down and across:
-    its first convolution embeds them."""
+    """The number of patches per frame, (rows, columns), by the stride of the patch embedding.
+
+    The patch embedding is taken to be the model's first convolution.
+    """
     convolutions = (nn.Conv2d, nn.Conv3d)
     stride = next(m for m in model.modules() if isinstance(m, convolutions)).stride
     return size[-2] // int(stride[-2]), size[-1] // int(stride[-1])
 
 
 def _candidates(model: nn.Module) -> Iterator[str]:
-    """Names of layers below the backbone that its kind may have, the likeliest first."""
+    """Possible names of the CAM layer inside the backbone, the likeliest first."""
     backbone, source = model.backbone, getattr(model, 'backbone_from', '')
     if source == 'timm':
         yield from (entry['module'] for entry in list(backbone.feature_info)[-1:])
     elif source == 'torchvision':
-        # The part of a torchvision model that Recognizer2D calls.
+        # Recognizer2D calls only this part of a torchvision model.
         yield from ('features', 'layer4')
     elif _family(backbone):
         yield _stage(backbone)
@@ -122,13 +125,13 @@ def _candidates(model: nn.Module) -> Iterator[str]:
 
 
 def _family(backbone: nn.Module) -> str:
-    """The backbone's class in MMAction2, which shares names with other packages."""
+    """The backbone's class in FAMILIES; MMAction2's own only, as other packages share the names."""
     kinds = (k for k in type(backbone).__mro__ if k.__module__.split('.')[0] == 'mmaction')
     return next((kind.__name__ for kind in kinds if kind.__name__ in FAMILIES), '')
 
 
 def _stage(backbone: nn.Module) -> str:
-    """The layer of a family, with the options that move it."""
+    """The CAM layer of the backbone's family, adjusted to the options that change it."""
     family = _family(backbone)
     layer = FAMILIES[family][0]
     if family == 'MViT' and not backbone.with_cls_token:
@@ -140,13 +143,13 @@ def _stage(backbone: nn.Module) -> str:
     elif (
         family == 'VisionTransformer' and backbone.fc_norm is None and not backbone.return_feat_map
     ):
-        # use_mean_pooling=False reads the first token alone.
+        # With use_mean_pooling=False the head reads only the first token.
         layer = 'blocks.-2'
     return layer
 
 
 def _resolve(backbone: nn.Module, layer: str) -> str | None:
-    """The name with list entries counted from the front; None where there is no such layer."""
+    """The name with its negative list indices resolved; None if there is no such layer."""
     module: nn.Module | None = backbone
     names = []
     for name in layer.split('.'):
@@ -159,7 +162,7 @@ def _resolve(backbone: nn.Module, layer: str) -> str | None:
 
 
 def _layout(backbone: nn.Module, layer: str) -> str | None:
-    """The axes of a layer of MMAction2's: known for all entries of the family's list."""
+    """The axes of a layer in an MMAction2 backbone; known for all blocks of the family's list."""
     family = _family(backbone)
     stages, layout = FAMILIES.get(family, ('', None))
     if not re.fullmatch(rf'backbone\.{re.escape(stages.rpartition(".")[0])}\.\d+', layer):
@@ -172,7 +175,7 @@ def _layout(backbone: nn.Module, layer: str) -> str | None:
 
 
 def _timm_layout(backbone: nn.Module, layer: str, output: Any, size: Sequence[int]) -> str | None:
-    """The axes of timm's last stage, by the channels and the stride that timm says it has."""
+    """The axes of timm's last stage, inferred from the channels and stride in ``feature_info``."""
     info = list(backbone.feature_info)[-1]
     if layer != f'backbone.{info["module"]}' or not isinstance(output, Tensor):
         return None

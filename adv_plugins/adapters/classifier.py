@@ -1,4 +1,4 @@
-"""Plain classifiers: any module whose call on a batch gives class scores."""
+"""Plain classifiers: any module that maps a batch to class scores."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class ClassifierAdapter(Adapter):
         model (nn.Module): The classifier.
         loss_fn (Callable, optional): ``loss_fn(logits, target)``, a mean over the batch.
             Defaults to None: cross-entropy.
-        mean (float | Sequence | Tensor, optional): Normalisation of the inputs.
-        std (float | Sequence | Tensor, optional): Normalisation of the inputs.
-        value_range (tuple[float, float], optional): Range of the pixels before it.
+        mean (float | Sequence | Tensor, optional): Mean of the inputs' normalisation.
+        std (float | Sequence | Tensor, optional): Standard deviation of the inputs' normalisation.
+        value_range (tuple[float, float], optional): Range of the pixels before normalisation.
     """
 
     mixin = AdversarialModule
@@ -82,7 +82,7 @@ class ClassifierAdapter(Adapter):
         if inputs.ndim < 2 or inputs.shape[1] != len(value):
             raise ValueError(
                 f'mean or std has {len(value)} channels, but axis 1 of the input '
-                f'{tuple(inputs.shape)} has not; give tensors that broadcast to the input, e.g. '
+                f'{tuple(inputs.shape)} does not; give tensors that broadcast to the input, e.g. '
                 'mean=torch.tensor([...]).view(3, 1, 1) for (B, T, C, H, W)'
             )
         return value.view(-1, *[1] * (inputs.ndim - 2))
@@ -90,7 +90,7 @@ class ClassifierAdapter(Adapter):
     def select(self, target: Any, index: Tensor) -> Any:
         if not isinstance(target, Tensor):
             raise TypeError(
-                f'fraction < 1 takes a part of the batch, which it cannot of a target of type '
+                f'fraction < 1 selects part of the batch, but cannot select from a target of type '
                 f'{type(target).__name__}; write fraction=1.0 (interval=4 in place of budget), or '
                 'pass a tensor'
             )

@@ -1,8 +1,8 @@
-"""Hugging Face classifiers: all is read from the model, which `transformers.Trainer` takes as is.
+"""Hugging Face classifiers, for use with an unmodified `transformers.Trainer`.
 
-The model's ``forward`` is the step: called in training mode with labels, it answers with its own
-output class, the adversarial total as its ``loss`` and the clean logits. A checkpoint is a plain
-one; the adversarial state lies beside it in the file ``adversarial.pt``.
+In training mode with labels, the model's ``forward`` takes the adversarial step: it returns the
+model's own output class with the adversarial total as ``loss`` and the clean logits. Checkpoints
+are plain ones; the adversarial state is saved next to the weights in ``adversarial.pt``.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from .cam_layers import patch_grid
 from .classifier import ClassifierAdapter
 
 STATE_FILE = 'adversarial.pt'
-"""Lies beside the weights in a checkpoint folder: what the adversarial path owns."""
+"""The file in a checkpoint folder that holds the state of the adversarial path."""
 
-# By the model's class: the block whose output is F', and the axes of that output. A class token
-# reads no other token of the last block, so the map is one block earlier (see cam_layers.py).
+# By the model's class: the block whose output is F', and the axes of that output. With a class
+# token it is the last block but one (see cam_layers.py).
 FAMILIES: dict[str, tuple[int, str]] = {
     'TimesformerForVideoClassification': (-2, 'b 1+(h w t) c'),
     'VideoMAEForVideoClassification': (-1, 'b (t h w) c'),
@@ -52,14 +52,14 @@ class AdversarialPreTrainedModel(AdversarialModule):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         plain = cls.__bases__[1]
-        # transformers goes by names: a checkpoint's architectures, tasks, label columns.
+        # transformers uses class names: for a checkpoint's architectures, tasks, label columns.
         cls.__name__, cls.__qualname__ = plain.__name__, plain.__qualname__
         cls.forward = _with_step(plain.forward)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], is_main_process: bool = True, **kwargs: Any
     ) -> Any:
-        """As the model's own, with the adversarial state in a file of its own."""
+        """Save the model as usual, and the adversarial state in a file of its own."""
         saved = super().save_pretrained(save_directory, is_main_process, **kwargs)
         if is_main_process:
             state = {name: value.cpu() for name, value in adversarial_state_dict(self).items()}
@@ -69,20 +69,20 @@ class AdversarialPreTrainedModel(AdversarialModule):
 
 @register_adapter
 class HuggingFaceAdapter(ClassifierAdapter):
-    """A classifier of transformers: ``forward(pixel_values, labels=...)`` gives its loss.
+    """A transformers classifier whose ``forward(pixel_values, labels=...)`` returns its loss.
 
-    ``adversarial_loss(inputs, target)`` and ``perturb(inputs, target)`` take the main input (or a
-    dict of inputs) and the labels, or a dict of all else that ``forward`` takes, the ``labels``
-    among it.
+    In ``adversarial_loss(inputs, target)`` and ``perturb(inputs, target)``, ``inputs`` is the main
+    input or a dict of inputs, and ``target`` is the labels or a dict of all other arguments of
+    ``forward``, including ``labels``.
 
     Args:
         model (nn.Module): The classifier.
         loss_fn (Callable, optional): ``loss_fn(logits, labels)``, a mean over the batch. Defaults
             to None: the model's own.
-        mean (float | Sequence | Tensor, optional): Normalisation of the pixels, what the image
-            processor calls ``image_mean``: one number, or one a channel.
-        std (float | Sequence | Tensor, optional): Like ``mean``: ``image_std``.
-        value_range (tuple[float, float], optional): Range of the pixels before it.
+        mean (float | Sequence | Tensor, optional): Mean of the pixels' normalisation (the image
+            processor's ``image_mean``): one number, or one per channel.
+        std (float | Sequence | Tensor, optional): Its standard deviation (``image_std``), likewise.
+        value_range (tuple[float, float], optional): Range of the pixels before normalisation.
     """
 
     mixin = AdversarialPreTrainedModel
@@ -102,7 +102,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
         if 'forward' in vars(model):
             raise TypeError(
                 f'a trainer (accelerate) has replaced the forward of this {name}, which would '
-                'hide the adversarial one; call make_adversarial before, or write: del '
+                'hide the adversarial one; call make_adversarial first, or write: del '
                 'model.forward'
             )
         _teach_trainer_to_load()
@@ -117,7 +117,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
         named = inputs if isinstance(inputs, Mapping) else {self.model.main_input_name: inputs}
         given = dict(target) if isinstance(target, Mapping) else {'labels': target}
         labels = given['labels'] if self.loss_fn is None else given.pop('labels')
-        # Past the mixin, and past what accelerate puts around it, which is active already.
+        # Skip the mixin and accelerate's wrapper around it, which is already active.
         run = super(AdversarialPreTrainedModel, self.model).forward
         output = run(**named, **given, return_dict=True)
         loss = output.loss if self.loss_fn is None else self._own_loss(output, labels, given)
@@ -135,14 +135,14 @@ class HuggingFaceAdapter(ClassifierAdapter):
         return super().report(result, recipe)
 
     def take_output(self) -> Any:
-        """What the clean forward of the last step returned, which is not kept any longer."""
+        """Return the clean output of the last step, and forget it."""
         output, self._output = self._output, None
         return output
 
     def _own_loss(self, output: Any, labels: Any, given: Mapping[str, Any]) -> Tensor:
         loss = self.loss_fn(output.logits, labels)
         total = given.get('num_items_in_batch')
-        # Trainer sums micro-batches that are divided by the size of all of them together.
+        # Trainer sums the losses of micro-batches, each divided by the size of the whole batch.
         return loss if total is None else loss * len(labels) / total
 
     def _on_channels(self, value: Tensor, inputs: Tensor) -> Tensor:
@@ -151,8 +151,8 @@ class HuggingFaceAdapter(ClassifierAdapter):
             return value
         if inputs.ndim < 4 or inputs.shape[-3] != len(value):
             raise ValueError(
-                f'mean or std has {len(value)} channels, but the pixels {tuple(inputs.shape)} '
-                'have not, at the third axis from the end; give tensors that broadcast to them'
+                f'mean or std has {len(value)} channels, but the third axis from the end of the '
+                f'pixels {tuple(inputs.shape)} does not; give tensors that broadcast to them'
             )
         return value.view(-1, 1, 1)
 
@@ -162,7 +162,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
         count = len(target['labels'])
         part = take_entries(target, index, count)
         if part.get('num_items_in_batch') is not None:
-            # The part stands for the whole batch: its loss stays a mean.
+            # The part stands for the whole batch, so its loss must remain a mean.
             part['num_items_in_batch'] = part['num_items_in_batch'] * len(index) / count
         return part
 
@@ -172,13 +172,13 @@ class HuggingFaceAdapter(ClassifierAdapter):
         if not family or not blocks:
             raise ValueError(
                 f'the CAM layer of {type(self.model).__name__} is not known; name its last stage '
-                "with cam_layer, and its axes with cam_layout, e.g. 'b (t h w) c; h=14 w=14'. A "
-                'model of images has no frames to move attention between: write '
+                "with cam_layer, and its axes with cam_layout, e.g. 'b (t h w) c; h=14 w=14'. An "
+                'image model has no frames to move attention between: write '
                 "'advprop' or 'ceaugmentation'"
             )
         index = FAMILIES[family][0]
         if getattr(config, 'use_mean_pooling', True) is False:
-            # VideoMAE then reads its first token alone.
+            # VideoMAE then reads only its first token.
             index = -2
         return f'{blocks}.{config.num_hidden_layers + index}'
 
@@ -186,7 +186,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
         self, layer: str, output: Any, batch: Batch, layout: str | None
     ) -> tuple[Any, str | None]:
         if isinstance(output, tuple):
-            # Blocks return their attention maps too.
+            # Some blocks also return their attention maps.
             output = output[0]
         family = _family(self.model)
         known = family and layer.rpartition('.')[0] == _blocks(self.model)
@@ -198,12 +198,12 @@ class HuggingFaceAdapter(ClassifierAdapter):
 
 
 def _with_step(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """The ``forward`` of a converted class, under the signature that trainers inspect."""
+    """The ``forward`` of a converted class, with the plain signature, which trainers inspect."""
     signature = inspect.signature(plain)
 
     @functools.wraps(plain)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # accelerate keeps this function on a model that is plain again.
+        # accelerate may keep this function on a model after remove_adversarial.
         if not (is_adversarial(self) and self.training and torch.is_grad_enabled()):
             return plain(self, *args, **kwargs)
         given = dict(signature.bind(self, *args, **kwargs).arguments)
@@ -212,7 +212,7 @@ def _with_step(plain: Callable[..., Any]) -> Callable[..., Any]:
         if given.get(self.main_input_name) is None or given.get('labels') is None:
             warnings.warn(
                 f'{type(self).__name__} was called in training mode without labels: this is the '
-                "plain model's forward. Where Trainer takes the labels away (label smoothing, "
+                "plain model's forward. If Trainer removes the labels (label smoothing, "
                 'compute_loss_func), write make_adversarial(model, loss_fn=...) instead',
                 stacklevel=2,
             )
@@ -223,13 +223,13 @@ def _with_step(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _step(model: Any, given: dict[str, Any]) -> Any:
-    """The adversarial loss of a call, in the output that the plain call would have given."""
+    """Take the adversarial step for a call, and return its loss in the model's output class."""
     adversary = get_adversary(model)
     if adversary.model is not model:
         raise RuntimeError(
             'torch.nn.DataParallel runs copies of the model, which share one adversarial state; '
-            'start one process a GPU (torchrun, accelerate launch), or show the process one GPU '
-            'with CUDA_VISIBLE_DEVICES'
+            'start one process per GPU (torchrun, accelerate launch), or restrict the process to '
+            'one GPU with CUDA_VISIBLE_DEVICES'
         )
     as_dict = given.pop('return_dict', None)
     as_dict = model.config.return_dict if as_dict is None else as_dict
@@ -241,13 +241,13 @@ def _step(model: Any, given: dict[str, Any]) -> Any:
 
 @functools.cache
 def _teach_trainer_to_load() -> None:
-    """Let Trainer load the adversarial state with the weights that it resumes from, or ends with.
+    """Let Trainer load the adversarial state when it resumes or loads the best checkpoint.
 
-    The model is given the weights then and not the folder they are from, and callbacks are not
-    told either: its two methods that know the folder are extended.
+    Neither the model nor the callbacks learn the folder of these weights, so the two methods of
+    Trainer that know it are extended.
     """
     if find_spec('accelerate') is None:
-        # There is no Trainer without it.
+        # Trainer needs accelerate.
         return
     from transformers import Trainer
 
@@ -274,9 +274,9 @@ def _teach_trainer_to_load() -> None:
 
 
 def _load_renamed_weights(model: Any, folder: Path) -> None:
-    """Load what is saved under other names than the model has (VideoMAE's biases, ViT's blocks).
+    """Load weights that are saved under other names (VideoMAE's biases, ViT's blocks).
 
-    Trainer resumes without it (transformers#43701); ``from_pretrained`` knows the names.
+    Trainer skips them when it resumes (transformers#43701); ``from_pretrained`` knows the names.
     """
     from safetensors import safe_open
 
@@ -296,18 +296,18 @@ def _load_state(model: nn.Module, file: Path) -> None:
     else:
         warnings.warn(
             f'{file.parent} has no {STATE_FILE}: it is from a plain run, and the schedule of the '
-            'recipe starts anew',
+            'recipe starts from the beginning',
             stacklevel=2,
         )
 
 
 def _family(model: nn.Module) -> str:
-    """Which class in FAMILIES the model is of, or derives from; empty for others."""
+    """The class in FAMILIES that the model is an instance of; '' if there is none."""
     return next((kind.__name__ for kind in type(model).__mro__ if kind.__name__ in FAMILIES), '')
 
 
 def _blocks(model: Any) -> str:
-    """The dotted name of the list of the backbone's blocks; empty where there is none."""
+    """The dotted name of the list of the backbone's blocks; '' if there is none."""
     depth = getattr(model.config, 'num_hidden_layers', None)
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
@@ -316,7 +316,7 @@ def _blocks(model: Any) -> str:
 
 
 def _detach(value: Any) -> Any:
-    """The values without the graph, which the step has freed."""
+    """Detach all tensors in a nested value, because the step has freed their graph."""
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""MMAction2 recognizers and their kin: all is read from the model, nothing of it is changed."""
+"""MMAction2 recognizers and similar models; all information is read from the unchanged model."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PIXELS = (0.0, 255.0)
 
 
 class AdversarialRecognizer(AdversarialModule):
-    """A recognizer that answers ``mode='loss'`` in training with the adversarial losses."""
+    """A recognizer that returns the adversarial losses for ``mode='loss'`` in training mode."""
 
     def forward(
         self, inputs: Any, data_samples: Any = None, mode: str = 'tensor', **kwargs: Any
     ) -> Any:
-        """As the recognizer's own; hooks that run it without gradients get the clean path."""
+        """Like the recognizer's own forward; calls without gradients take the clean path."""
         if mode == 'loss' and self.training and torch.is_grad_enabled():
             return self.adversarial_loss(inputs, data_samples)
         return super().forward(inputs, data_samples, mode=mode, **kwargs)
@@ -37,20 +37,19 @@ class AdversarialRecognizer(AdversarialModule):
 
 @register_adapter
 class RecognizerAdapter(Adapter):
-    """MMAction2's Recognizer2D, Recognizer3D and kin: backbone, optional neck, ``cls_head``.
+    """MMAction2's Recognizer2D, Recognizer3D and the like: backbone, optional neck, ``cls_head``.
 
-    Any mmengine model with a ``cls_head`` whose output are the class scores is called alike, such
-    as :class:`~adv_plugins.models.FeatureTransformer`, and so is an image classifier of mmpretrain,
-    whose head is its ``head``.
+    It also handles any other mmengine model with a ``cls_head`` that outputs the class scores, such
+    as :class:`~adv_plugins.models.FeatureTransformer`, and mmpretrain's image classifiers, whose
+    head is called ``head``.
 
     Losses come from ``loss()``, logits from the head, labels from the data samples, and the
-    pixel units from the data preprocessor. RGB frames that it leaves as they are have pixels
-    between 0 and 255; other inputs without normalisation (features, heatmaps, skeletons) their
-    own units.
+    pixel units from the data preprocessor. If it does not normalise, RGB frames have pixels between
+    0 and 255, and other inputs (features, heatmaps, skeletons) keep their own units.
 
     Args:
         model (nn.Module): The recognizer.
-        **options: None is allowed here; the recognizer knows them.
+        **options: Must all be None, because the recognizer itself determines them.
     """
 
     mixin = AdversarialRecognizer
@@ -60,7 +59,7 @@ class RecognizerAdapter(Adapter):
         given = [name for name, value in options.items() if value is not None]
         if given:
             raise ValueError(
-                f'{given[0]}= is not for a recognizer, which knows it itself: its loss is '
+                f'{given[0]}= is not for a recognizer, which defines it itself: its loss is '
                 'cls_head.loss_cls, its normalisation data_preprocessor'
             )
         if self.head is None:
@@ -71,7 +70,7 @@ class RecognizerAdapter(Adapter):
 
     @property
     def head(self) -> nn.Module | None:
-        """The module whose output are the class scores."""
+        """The module that outputs the class scores."""
         head = getattr(self.model, 'cls_head', None)
         return getattr(self.model, 'head', None) if head is None else head
 
@@ -109,7 +108,7 @@ class RecognizerAdapter(Adapter):
         return self.model.loss(inputs, target)
 
     def _labels(self, data_samples: Any, device: torch.device) -> Tensor | None:
-        # What mmpretrain's mixup leaves is in gt_score.
+        # After mmpretrain's mixup the labels are in gt_score.
         soft = hasattr(data_samples[0], 'gt_score')
         labels = [sample.gt_score if soft else sample.gt_label for sample in data_samples]
         if any(label.shape != labels[0].shape for label in labels):
@@ -123,14 +122,14 @@ class RecognizerAdapter(Adapter):
         preprocessor = getattr(preprocessor, 'preprocessors', {}).get(name, preprocessor)
         if getattr(preprocessor, 'mean', None) is None:
             if name and values.ndim == 3:
-                # Features (B, T, D) have no units but their own.
+                # Features (B, T, D) have no pixel units.
                 return InputSpace()
             images = values.ndim == 4 and 'mmpretrain.ImageClassifier' in class_names(self.model)
             if (values.ndim >= 5 and values.shape[2] == 3) or (images and values.shape[1] == 3):
                 return InputSpace.from_normalization(0.0, 1.0, PIXELS)
             warnings.warn(
                 'the data preprocessor has no mean and std, and the inputs '
-                f'{tuple(values.shape)} are no RGB frames: eps is in units of the input',
+                f'{tuple(values.shape)} are not RGB frames: eps is in units of the input',
                 stacklevel=2,
             )
             return InputSpace()
@@ -158,17 +157,17 @@ class RecognizerAdapter(Adapter):
         adversarial = _weighted(result.adversarial.losses, recipe.adv_weight)
         losses = clean | {f'adv_{name}': value for name, value in adversarial.items()}
         losses = {name: value.detach() for name, value in (losses | result.penalties).items()}
-        # The trainer sums all losses: the gradient of the step's total rides on the first of them.
+        # The trainer sums all losses, so the first of them carries the gradient of the total.
         first = next(name for name in losses if 'loss' in name)
         losses[first] = with_gradient_of(losses[first], result.total)
         return losses
 
 
 class AdversarialOmniRecognizer(AdversarialRecognizer):
-    """A RecognizerOmni that answers so for each of its sources: batches of clips, of images."""
+    """A RecognizerOmni that returns the adversarial losses of each source (clips, images)."""
 
     def forward(self, *sources: Any, mode: str, **kwargs: Any) -> Any:
-        """As the recognizer's own."""
+        """Like the recognizer's own forward."""
         if not (mode == 'loss' and self.training and torch.is_grad_enabled()):
             return super(AdversarialRecognizer, self).forward(*sources, mode=mode, **kwargs)
         adversary, losses = get_adversary(self), {}
@@ -176,7 +175,7 @@ class AdversarialOmniRecognizer(AdversarialRecognizer):
             for number, source in enumerate(sources):
                 inputs, data_samples = source['inputs'], source['data_samples']
                 if adversary.recipe.objective.needs_features and inputs.ndim == 4:
-                    # Images have no frames to move attention between, and are trained on as is.
+                    # Images have no frames to move attention between, so they are not attacked.
                     of_source = adversary.clean_losses(inputs, data_samples)
                 else:
                     of_source = self.adversarial_loss(inputs, data_samples)
@@ -188,8 +187,8 @@ class AdversarialOmniRecognizer(AdversarialRecognizer):
 class OmniAdapter(RecognizerAdapter):
     """MMAction2's RecognizerOmni, which trains on clips and on images in turn.
 
-    Its image path reads the weights of batch norms past their forward, and no statistics: images
-    share them on both paths.
+    For images it uses the weights of the batch norms directly, without their forward or running
+    statistics, so both paths share the clean norms for images.
     """
 
     mixin = AdversarialOmniRecognizer
@@ -205,7 +204,7 @@ class OmniAdapter(RecognizerAdapter):
 
 @contextmanager
 def fresh_pool(model: nn.Module) -> Iterator[None]:
-    """Let TPNHead pool anew: it keeps the pool of the first clips it saw, which fits no others."""
+    """Reset the pooling of TPNHead, which keeps a pool that fits only the first clips it saw."""
     head = getattr(model, 'cls_head', None)
     if not hasattr(head, 'avg_pool2d'):
         yield

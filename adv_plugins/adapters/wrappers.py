@@ -1,4 +1,4 @@
-"""Models inside the wrappers of mmengine's trainers."""
+"""Unwrapping models from mmengine's model wrappers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ def inner_model(model: nn.Module) -> nn.Module:
     """The model itself, without DistributedDataParallel or another wrapper.
 
     Args:
-        model (nn.Module): A model, as it is or wrapped by mmengine's Runner.
+        model (nn.Module): A model, plain or wrapped by mmengine's Runner.
 
     Returns:
-        nn.Module: The model as it was built.
+        nn.Module: The unwrapped model.
     """
     inner: nn.Module = model.module if is_model_wrapper(model) else model
     return inner

@@ -1,4 +1,4 @@
-"""Attention maps: read out of a forward pass, and kept from moving under attack."""
+"""Attention maps: capturing them in a forward pass, and regularising them under attack."""
 
 from .capture import AttentionMap, capture_attention
 from .frobenius import AttentionFrobenius

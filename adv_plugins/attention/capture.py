@@ -1,9 +1,9 @@
-"""Reading attention maps out of a forward pass, without touching the model.
+"""Capturing attention maps in a forward pass; leaves the model unchanged.
 
-No module is hooked: PyTorch's fused encoder layers switch themselves off, and then round
-differently, where a module inside them has a hook. Instead the few functions that attention is
-computed with are replaced, for the length of the ``with`` block, by ones that call the original
-and read its arguments, and PyTorch's hooks common to all modules tell which module is calling.
+No module gets a hook of its own, because a hook inside PyTorch's fused encoder layers switches the
+fused kernel off, which changes the rounding. Instead, the few functions that compute attention are
+wrapped during the ``with`` block: the wrappers call the original and read its arguments. PyTorch's
+global module hooks tell which module is calling.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from torch.nn.modules.module import (
 from ..core.batch import per_sample
 from ..core.capture import find_module
 
-# The genuine function: a softmax of ours must not be read, by an outer block either.
+# The original function: our own softmax must not be captured, not even by an outer block.
 _softmax = torch.softmax
-# torch.compile traces what is replaced here too; older versions of PyTorch cannot tell.
+# torch.compile also traces the wrapped functions. Older versions of PyTorch lack this check.
 _compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', lambda: False)
 
 
@@ -41,14 +41,14 @@ class AttentionMap:
 
     Args:
         name (str): Dotted name of the module; ``''`` for the model itself.
-        weights (Tensor): Shape (N, Q, K), at least float32, with graph: how much of its attention
-            each query gives to each key, before dropout, averaged over heads. N is the batch times
-            whatever the module folds into it (windows, frames, places), the batch outermost. Rows
-            sum to 1. A query that a mask forbids every key has a row of zeros where PyTorch
-            computes the softmax (``F.scaled_dot_product_attention`` and fused layers), and what
-            the module computes, NaN, where it computes the softmax itself.
-        valid (Tensor, optional): Shape (N, K), bool: the keys that some query may attend to.
-            Defaults to None: all of them.
+        weights (Tensor): The attention of each query to each key, before dropout and averaged over
+            heads; shape (N, Q, K), at least float32, with its graph. N is the batch, as outermost
+            axis, times whatever the module folds into it (windows, frames, positions). Rows sum to
+            1, except for a query whose keys are all masked: its row is zero if PyTorch computes
+            the softmax (``F.scaled_dot_product_attention`` and fused layers), and NaN if the
+            module computes it.
+        valid (Tensor, optional): Shape (N, K), bool: the keys that at least one query may attend
+            to. Defaults to None: all of them.
     """
 
     name: str
@@ -56,15 +56,16 @@ class AttentionMap:
     valid: Tensor | None = None
 
     def per_sample(self, count: int) -> tuple[Tensor, Tensor | None]:
-        """The blocks of attention of each of ``count`` samples, and which frames are valid.
+        """Group the map by sample, with the mask of valid frames.
 
         Returns:
             tuple[Tensor, Tensor | None]: Weights of shape (count, W, Q, K), float32, and the mask
-            of shape (count, W, K) where queries and keys are the same frames.
+            of shape (count, W, K), or None if all keys are valid or queries and keys are not the
+            same frames.
         """
         weights = per_sample(self.weights.float(), count)
         square = weights.shape[-1] == weights.shape[-2]
-        # Cross-attention has no frames of its own to leave out.
+        # In cross-attention the mask of the keys says nothing about the queries.
         mask = None if self.valid is None or not square else per_sample(self.valid, count)
         return weights, mask
 
@@ -73,7 +74,7 @@ class AttentionMap:
         return replace(self, weights=self.weights.detach())
 
     def take(self, index: Tensor, batch_size: int) -> AttentionMap:
-        """The blocks of attention of the samples at ``index`` of a batch."""
+        """The map of the samples at ``index`` of a batch."""
         weights, valid = (
             None if part is None else per_sample(part, batch_size)[index].flatten(0, 1)
             for part in (self.weights, self.valid)
@@ -86,33 +87,34 @@ class AttentionMap:
 def capture_attention(
     model: nn.Module, modules: Sequence[str] | None = None
 ) -> Iterator[list[AttentionMap]]:
-    """Record the attention maps of the forwards of a model, in the order of the calls.
+    """Capture the attention maps of a model's forwards, in the order of the calls.
 
-    Read are, inside a running module of the model: ``F.scaled_dot_product_attention`` (timm,
-    ``nn.MultiheadAttention`` without weights), PyTorch's fused inference kernels of
-    ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer``, and each softmax over the last
-    axis of a tensor with the axes (N, heads, Q, K), which is how MMAction2's own attention classes
-    and timm's unfused ones are written. A map belongs to the innermost running module.
-    Outputs, gradients and the random stream of the model stay as they are, bit for bit.
+    These calls inside a running module of the model are captured:
+    ``F.scaled_dot_product_attention`` (timm, ``nn.MultiheadAttention`` without weights), PyTorch's
+    fused inference kernels of ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer``, and
+    every softmax over the last axis of a tensor (N, heads, Q, K), as in MMAction2's own attention
+    classes and timm's unfused ones. A map is attributed to the innermost running module. The
+    model's outputs, gradients and random stream do not change by a single bit.
 
-    Not read: regions under ``torch.compile``, functions imported by name (``from torch import
-    softmax``) rather than looked up when called, nested tensors outside PyTorch's fused layers
-    (in which they are as long as the batch's longest sequence), and the recomputation of activation
-    checkpointing. Maps carry no graph in PyTorch's fused kernels and under reentrant
+    Not captured are regions under ``torch.compile``, functions imported by name (``from torch
+    import softmax``), nested tensors outside PyTorch's fused layers, and the recomputation of
+    activation checkpointing. Inside fused layers, maps of nested tensors are padded to the longest
+    sequence of the batch. Maps carry no graph in PyTorch's fused kernels and under reentrant
     checkpointing. ``torch.func.grad`` refuses to run inside the block.
 
     Args:
         model (nn.Module): The model.
-        modules (Sequence[str], optional): Dotted names of the attention modules to read; nothing
-            is computed for others. A named module's softmax over three axes (N, Q, K) is read too,
-            such as MMAction2's non-local blocks. Defaults to None: all that compute attention.
+        modules (Sequence[str], optional): Dotted names of the attention modules to capture; nothing
+            is computed for others. For a named module, a softmax over three axes (N, Q, K) is
+            captured too, as in MMAction2's non-local blocks. Defaults to None: all modules that
+            compute attention.
 
     Yields:
-        list[AttentionMap]: Filled while the block runs; stays usable after it.
+        list[AttentionMap]: Filled while the block runs; still usable after it.
 
     Raises:
-        ValueError: A name that is no module of the model, or, on leaving the block without an
-            exception, a named module that computed no attention.
+        ValueError: A name is not a module of the model, or a named module computed no attention
+            (raised on leaving the block without an exception).
 
     Example:
         >>> with capture_attention(model, ['blocks.0.attn']) as maps:
@@ -139,7 +141,7 @@ def capture_attention(
 
 
 class _Recorder:
-    """Knows which module is running, and turns what it computes into maps."""
+    """Tracks which module is running, and turns its attention calls into maps."""
 
     def __init__(self, model: nn.Module, chosen: Sequence[str] | None) -> None:
         self.maps: list[AttentionMap] = []
@@ -148,11 +150,11 @@ class _Recorder:
         if chosen is not None:
             self.chosen = {self.names[find_module(model, name, 'modules')] for name in chosen}
         self.seen: dict[str, None] = {}
-        # A thread of its own runs what it runs: data loading, replicas, the backward of a GPU.
+        # By thread: data loading, replicas and the backward on a GPU run in threads of their own.
         self.running: dict[int, list[nn.Module]] = defaultdict(list)
 
     def enter(self, module: nn.Module, _args: Any) -> None:
-        # nn.Softmax is how a module computes attention, not the module that does.
+        # nn.Softmax is only a part of an attention module; its parent gets the map.
         if _compiling() or module not in self.names or isinstance(module, nn.Softmax):
             return
         self.running[threading.get_ident()].append(module)
@@ -163,7 +165,7 @@ class _Recorder:
             running.pop()
 
     def caller(self) -> nn.Module | None:
-        """The innermost running module; None outside the model and in a recomputation."""
+        """The innermost running module; None outside the model and during recomputation."""
         if _compiling():
             return None
         running = self.running[threading.get_ident()]
@@ -176,7 +178,7 @@ class _Recorder:
         return self.chosen is None or name in self.chosen
 
     def check(self) -> None:
-        """See that each chosen module computed attention."""
+        """Raise a ValueError unless each chosen module computed attention."""
         silent = sorted(name for name in self.chosen or () if name not in self.seen)
         if silent:
             others = ', '.join(repr(name) for name in self.seen)
@@ -219,8 +221,8 @@ class _Recorder:
         module = self.caller()
         if module is None or output.is_nested or dim not in (-1, output.ndim - 1):
             return
-        # (N * heads, Q, K) in nn.MultiheadAttention. Elsewhere three axes may as well be the class
-        # scores of several clips.
+        # nn.MultiheadAttention has (N * heads, Q, K). Elsewhere, three axes may just as well be the
+        # class scores of several clips.
         packed = isinstance(module, nn.MultiheadAttention) and output.ndim == 3
         least = 3 if packed or self.chosen is not None else 4
         if output.ndim < least or not self.wants(module):
@@ -258,7 +260,7 @@ class _Recorder:
         mask_type: int | None,
         norm: nn.LayerNorm | None = None,
     ) -> None:
-        """Add the map that a fused kernel of self-attention keeps to itself."""
+        """Recompute the map that a fused self-attention kernel does not return."""
         if not self.wants(module):
             return
         with _no_side_effects(query):
@@ -269,7 +271,7 @@ class _Recorder:
                 steps = torch.arange(query.shape[1], device=query.device)
                 allowed = (steps < lengths[:, None])[:, None, None]
             elif mask is not None:
-                # To the kernels each entry that is not 0 forbids; type 1 is (N, K).
+                # In the kernels, nonzero entries are masked out; a mask of type 1 is (N, K).
                 allowed = ~mask.bool()
                 allowed = allowed[:, None, None] if mask_type == 1 else allowed
             if norm is not None:
@@ -310,17 +312,18 @@ def _with_heads(scores: Tensor) -> Tensor:
 def _attention(
     query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The probabilities that ``F.scaled_dot_product_attention`` keeps to itself.
+    """The probabilities that ``F.scaled_dot_product_attention`` does not return.
 
     Args:
         query (Tensor): Shape (..., Q, D).
         key (Tensor): Shape (..., K, D).
-        mask (Tensor, optional): What broadcasts to (..., Q, K): bool, True where attention is
-            allowed, or what to add to the scores.
-        scale (float, optional): Factor of the scores; None is 1 / sqrt(D).
+        mask (Tensor, optional): Broadcastable to (..., Q, K): either bool, True where attention
+            is allowed, or values to add to the scores.
+        scale (float, optional): Factor of the scores; None means 1 / sqrt(D).
 
     Returns:
-        tuple[Tensor, Tensor | None]: The probabilities, and with a mask the masked scores.
+        tuple[Tensor, Tensor | None]: The probabilities, and the masked scores (None without a
+        mask).
     """
     precision = torch.promote_types(query.dtype, torch.float32)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
@@ -328,7 +331,7 @@ def _attention(
     if mask is None:
         return _softmax(scores, dim=-1), None
     scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-    # A softmax over nothing is NaN, and its gradient would be NaN in every row.
+    # With all keys masked, softmax gives NaN, and its gradient would be NaN in every row.
     nothing = (scores == -math.inf).all(-1, keepdim=True)
     probabilities = _softmax(scores.masked_fill(nothing, 0.0), dim=-1)
     return probabilities.masked_fill(nothing, 0.0), scores
@@ -336,10 +339,10 @@ def _attention(
 
 @contextmanager
 def _no_side_effects(tensor: Tensor) -> Iterator[None]:
-    """Compute in full precision, and leave no trace in what the model computes.
+    """Compute in full precision, without side effects on the model.
 
-    Activation checkpointing compares what autograd saves in a forward with what it saves in the
-    recomputation, in which nothing is read: what is saved here must not be counted.
+    Activation checkpointing compares the tensors that autograd saves in a forward with those saved
+    in the recomputation, where nothing is captured. Tensors saved here must therefore not count.
     """
     with (
         torch.autocast(tensor.device.type, enabled=False),
@@ -350,7 +353,7 @@ def _no_side_effects(tensor: Tensor) -> Iterator[None]:
 
 @contextmanager
 def _wrap_function(owner: Any, name: str, read: Callable[..., None]) -> Iterator[None]:
-    """Have ``read`` see the output and the arguments of each call of ``owner.name``."""
+    """Pass the output and the arguments of each call of ``owner.name`` to ``read``."""
     original = getattr(owner, name)
     inherited = name not in vars(owner)
 

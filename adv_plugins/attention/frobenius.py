@@ -22,20 +22,21 @@ from .capture import AttentionMap, capture_attention
 @register_regularizer
 @dataclass(frozen=True, kw_only=True, repr=False)
 class AttentionFrobenius(Regularizer):
-    """Attention maps shall not move: ``mean_i ||A_i - A_i^adv||_F`` (A-ART, section 2.2).
+    """Penalise changes of attention maps: ``mean_i ||A_i - A_i^adv||_F`` (A-ART, section 2.2).
 
-    Summed over the attention modules (one a modality in the paper's model; the paper does not say
-    how two are joined). A_i is averaged over the heads; only valid frames count; the gradient
-    goes through both maps.
+    The penalty is summed over the attention modules. The paper's model has one module per modality;
+    the paper does not say how to combine two. A_i is averaged over the heads, only valid frames
+    count, and the gradient flows through both maps.
 
     Args:
-        weight (float): β_Fr. Defaults to 0.001, which presumes a loss averaged over the classes.
+        weight (float): β_Fr. Defaults to 0.001, which assumes a loss averaged over the classes.
         modules (Sequence[str], optional): Dotted names of the attention modules. Defaults to
             None: all that are found.
-        option (str): What the user calls ``modules``, for errors. Defaults to ``'modules'``.
+        option (str): The option's name in error messages. Defaults to ``'modules'``.
 
     Raises:
-        ValueError: A weight that is negative or not finite, or one name in place of a list.
+        ValueError: The weight is negative or not finite, or ``modules`` is a single name instead
+            of a list.
 
     Example:
         >>> custom_hooks = [
@@ -54,7 +55,7 @@ class AttentionFrobenius(Regularizer):
         check_names(self.option, self.modules)
 
     def check(self, model: nn.Module) -> None:
-        """Raise a ValueError that names the nearest modules if one of ``modules`` is none."""
+        """Raise a ValueError with similar names if one of ``modules`` does not exist."""
         for name in self.modules or ():
             find_module(model, name, self.option)
 
@@ -63,7 +64,7 @@ class AttentionFrobenius(Regularizer):
         return capture_attention(model, self.modules)
 
     def __call__(self, clean: Record, adversarial: Record) -> Tensor:
-        """The sum over attention modules of the mean distance of the batch."""
+        """The mean distance over the batch, summed over the attention modules."""
         count = adversarial.batch_size
         total = adversarial.loss.new_zeros((), dtype=torch.float32)
         for before, after in zip(self._maps(clean), self._maps(adversarial), strict=True):
@@ -76,8 +77,8 @@ class AttentionFrobenius(Regularizer):
         maps = [entry for entry in record.recorded[self.name] if isinstance(entry, AttentionMap)]
         if not maps:
             raise ValueError(
-                'AttentionFrobenius found no attention maps in the model: it has no attention '
-                'that is known (nn.MultiheadAttention, scaled_dot_product_attention, a softmax '
+                'AttentionFrobenius found no attention maps in the model: it has no known kind of '
+                'attention (nn.MultiheadAttention, scaled_dot_product_attention, a softmax '
                 'with attention dropout), or it did not run; drop the regularizer'
             )
         return maps

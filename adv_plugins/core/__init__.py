@@ -1,1 +1,1 @@
-"""The adversarial step and its parts. Knows torch and einops, and no trainer or model zoo."""
+"""The adversarial step and its parts. Depends on torch and einops, on no trainer or model zoo."""

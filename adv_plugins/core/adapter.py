@@ -1,4 +1,4 @@
-"""What the core asks of a family of models."""
+"""The interface between the core and a family of models."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Adapter(ABC):
 
     Args:
         model (nn.Module): The model.
-        **options: What the user says about a model that cannot tell it: ``loss_fn``, ``mean``,
-            ``std`` and ``value_range`` of :func:`~adv_plugins.make_adversarial`.
+        **options: What the model itself does not reveal: ``loss_fn``, ``mean``, ``std`` and
+            ``value_range`` of :func:`~adv_plugins.make_adversarial`.
     """
 
     mixin: ClassVar[type[nn.Module]]
-    """The class mixed into the model's own: how the step enters the model's calls."""
+    """The class mixed into the model's class; it routes the model's calls to the step."""
 
     def __init__(self, model: nn.Module, **options: Any) -> None:
         self.model = model
@@ -32,19 +32,19 @@ class Adapter(ABC):
     @classmethod
     @abstractmethod
     def handles(cls, model: nn.Module) -> bool:
-        """Whether this adapter is made for the model."""
+        """Whether this adapter is meant for the model."""
 
     @abstractmethod
     def forward(self, batch: Batch, target: Any) -> Record:
-        """The model's own training forward."""
+        """Run the model's own training forward."""
 
     def losses(self, batch: Batch, target: Any) -> Mapping[str, Tensor]:
-        """The losses of :meth:`forward` alone, for an iteration without an attack."""
+        """Only the losses of :meth:`forward`, for an iteration without an attack."""
         return self.forward(batch, target).losses
 
     @abstractmethod
     def space(self, values: Tensor, name: str) -> InputSpace:
-        """The map from pixel units to the values of a modality (``''`` for a lone tensor)."""
+        """The map from pixel units to the values of a modality (``''`` for a single tensor)."""
 
     @abstractmethod
     def select(self, target: Any, index: Tensor) -> Any:
@@ -55,36 +55,36 @@ class Adapter(ABC):
         """The dotted name of the backbone's last stage.
 
         Raises:
-            ValueError: It is not known; the message says to write ``cam_layer``.
+            ValueError: The layer is not known; the message says to write ``cam_layer``.
         """
 
     def feature_map(
         self, layer: str, output: Any, batch: Batch, layout: str | None
     ) -> tuple[Any, str | None]:
-        """The feature map in what the CAM layer returned, and the layout of its axes.
+        """Pick the feature map from the output of the CAM layer, with the layout of its axes.
 
         Args:
             layer (str): The dotted name of the layer.
-            output (Any): What it returned.
+            output (Any): What the layer returned.
             batch (Batch): The batch it was computed from.
-            layout (str, optional): The layout that the user says it has.
+            layout (str, optional): The layout given by the user.
 
         Returns:
-            tuple[Any, str | None]: The map, and its axes as an einops pattern; None where their
-            number tells.
+            tuple[Any, str | None]: The map, and its axes as an einops pattern; None to infer them
+            from their number.
         """
         return output, layout
 
     @abstractmethod
     def report(self, result: StepResult, recipe: Recipe) -> dict[str, Tensor]:
-        """A step as the model's trainer reads it.
+        """Report a step in the form that the model's trainer expects.
 
         Args:
             result (StepResult): The step.
-            recipe (Recipe): The recipe, for the weights of what is logged.
+            recipe (Recipe): The recipe, for the weights of the logged losses.
 
         Returns:
-            dict[str, Tensor]: Losses and metrics, of which the trainer differentiates
+            dict[str, Tensor]: Losses and metrics. The trainer must end up differentiating
             ``result.total`` and nothing else.
         """
 
@@ -93,19 +93,21 @@ ADAPTERS: list[type[Adapter]] = []
 
 
 def register_adapter(adapter: type[Adapter]) -> type[Adapter]:
-    """Make an adapter known; the one registered last is asked first."""
+    """Register an adapter; the one registered last is tried first."""
     ADAPTERS.insert(0, adapter)
     return adapter
 
 
 def adapter_class(model: nn.Module) -> type[Adapter]:
-    """The adapter made for a model."""
+    """The first registered adapter that handles a model."""
     for adapter in ADAPTERS:
         if adapter.handles(model):
             return adapter
-    raise TypeError(f'no adapter handles {type(model).__name__}; write one: core.adapter.Adapter')
+    raise TypeError(
+        f'no adapter handles {type(model).__name__}; write one by subclassing core.adapter.Adapter'
+    )
 
 
 def class_names(model: nn.Module) -> set[str]:
-    """The classes of a model as ``package.Class``, which needs none of the packages."""
+    """The classes of a model as ``package.Class``, so that no package has to be imported."""
     return {f'{kind.__module__.split(".")[0]}.{kind.__name__}' for kind in type(model).__mro__}

@@ -1,4 +1,4 @@
-"""The adversarial side of one converted model: its attack, its step and its schedule."""
+"""The state that a converted model carries: its attack, its step and its schedule."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from .step import Step, trainable
 
 
 class Adversary:
-    """What :func:`~adv_plugins.make_adversarial` gives a model.
+    """The adversarial training of one model, attached by :func:`~adv_plugins.make_adversarial`.
 
     Args:
         adapter (Adapter): How the model is called.
-        recipe (Recipe): What the step does.
-        path (NormPath): The path its norms follow.
+        recipe (Recipe): The recipe of the step.
+        path (NormPath): The path that the model's norms follow.
 
     Attributes:
-        given (Recipe): The recipe as it was given.
+        given (Recipe): The recipe as the user gave it.
         recipe (Recipe): The recipe with the interval and the fraction that its budget pays for.
-        schedule (Schedule): Where the run is.
+        schedule (Schedule): How far the run has come.
     """
 
     def __init__(self, adapter: Adapter, recipe: Recipe, path: NormPath) -> None:
@@ -65,15 +65,15 @@ class Adversary:
     def losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
         """The losses of one training iteration; the plain ones where the schedule says so.
 
-        The first call takes the adversarial path in any case, so that a recipe that does not fit
-        the model, the data or the memory fails before anything is trained, and not on the day
-        its schedule begins. Under ``no_grad`` nothing is trained, and the schedule stands still.
+        The first call always tries the adversarial path. A recipe that does not fit the model, the
+        data or the memory thus fails before anything is trained, not days later when its schedule
+        begins. Under ``no_grad`` nothing is trained and the schedule does not advance.
         """
         schedule, trains, batch = self.schedule, torch.is_grad_enabled(), Batch(inputs)
         if any(value.requires_grad for value in batch.values.values()):
             raise ValueError(
-                'the inputs require a gradient, which an adversarial step does not pass on to what '
-                'is in front of the model; convert the whole model, or pass inputs.detach()'
+                'the inputs require a gradient, but an adversarial step passes no gradient on to '
+                'what computed them; convert the whole model, or pass inputs.detach()'
             )
         first = trains and not schedule.rehearsed
         if not schedule.rehearsed:
@@ -94,49 +94,54 @@ class Adversary:
 
     @not_compiled
     def clean_losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
-        """The plain model's losses, from which a backward still reaches every parameter: one
-        that it did not reach would be an error in DistributedDataParallel."""
+        """The plain model's losses.
+
+        Their backward still reaches the auxiliary parameters, because DistributedDataParallel
+        raises an error for a parameter that it does not reach.
+        """
         return self._clean_losses(Batch(inputs), target)
 
     @not_compiled
     def perturb(self, inputs: Inputs, target: Any) -> Inputs:
-        """The adversarial inputs; in eval mode those of the deployed (clean) path."""
+        """The adversarial inputs; in eval mode the deployed (clean) path is attacked."""
         self._check_model()
         trained = self.model.training and self.schedule.started
         branch = self.recipe.attack_path if trained else CLEAN
         return self.attacker.perturb(inputs, target, self.schedule.stream(), branch)
 
     def settle_budget(self, batch_size: int, share: float = 1.0) -> Recipe:
-        """Choose the interval and the fraction that the budget pays for, at the latest at the
-        first batch.
+        """Choose the interval and the fraction that the budget pays for.
+
+        Called at the first batch at the latest.
 
         Args:
-            batch_size (int): Samples of a batch.
+            batch_size (int): Number of samples in a batch.
             share (float): Part of the run in which the adversarial path is taken. Defaults to 1.0.
 
         Returns:
-            Recipe: The recipe with what was chosen, which is ``recipe`` from now on.
+            Recipe: The recipe with the chosen values; it also becomes ``self.recipe``.
         """
         self.recipe = within_budget(self.given, batch_size, share)
         return self.recipe
 
     def go_to_first_attack(self) -> None:
-        """Go to the first iteration that the schedule makes adversarial."""
+        """Move the schedule to its first adversarial iteration."""
         begin, interval = self.recipe.begin, self.recipe.interval
         by_epoch = self.schedule.epoch is not None
         self.schedule.go_to(-(-begin // interval) * interval, begin if by_epoch else None)
 
     def drop_unused_auxiliary_grads(self, since: int) -> int:
-        """Drop the gradients of the auxiliary parameters if they take no part in a step.
+        """Drop the gradients of the auxiliary parameters if no adversarial step produced them.
 
-        DistributedDataParallel turns the missing gradient of a clean iteration into zeros, from
-        which weight decay and momentum would move them. To be called before an optimizer steps.
+        In a clean iteration DistributedDataParallel fills their missing gradients with zeros, and
+        with a zero gradient weight decay and momentum would still move the parameters. Call this
+        before each step of the optimizer.
 
         Args:
-            since (int): What the call before the optimizer's last step returned.
+            since (int): What the previous call returned, before the optimizer's last step.
 
         Returns:
-            int: How many adversarial steps there were.
+            int: The number of adversarial steps so far.
         """
         steps = self.schedule.adversarial_steps
         if steps == since:
@@ -167,7 +172,7 @@ class Adversary:
         return result
 
     def _rehearse(self, batch: Batch, target: Any) -> None:
-        """Take the whole step, backward included, and leave no trace of it."""
+        """Try the whole step, backward included, and leave the model unchanged."""
         random = private_random(batch.device, self.schedule.stream())
         with random, self.path.use(CLEAN, tracking=False):
             result = self._step(batch, target)
@@ -177,26 +182,26 @@ class Adversary:
                     gradients(result.total, parameters)
 
     def _warn_if_unmoved(self, metrics: dict[str, Tensor], count: int) -> None:
-        """Say so if the first attack had no gradient to follow."""
+        """Warn if the first attack had no gradient to follow."""
         solver, layer = self.recipe.solver, self.attacker.layer
         unmoved = metrics['adv_unmoved'] == count and metrics['adv_nonfinite'] == 0
         if not unmoved or solver.eps == 0 or solver.step_size == 0:
             return
         where = f' of cam_layer={layer!r}' if layer else ''
         warnings.warn(
-            'the first attack moved no sample, as the gradient of the objective is zero '
+            'the first attack moved no sample, because the gradient of the objective is zero '
             f'everywhere: the class scores may not depend on the output{where} (a class token '
             'reads no other token of its own block: name the block before), stochastic depth may '
-            'have cut the way between them, or layers behind it may still have weights of zero',
+            'have skipped the layers between them, or later layers may still have weights of zero',
             stacklevel=2,
         )
 
     def _check_model(self) -> None:
-        """Raise if the model was changed after its conversion in a way that a step cannot bear."""
+        """Raise if the model was changed after its conversion in a way that breaks the step."""
         if any(getattr(part, '_is_fsdp_managed_module', False) for part in self.model.modules()):
             raise TypeError(
-                'the model is sharded by FSDP, which frees the parameters after a backward, and an '
-                'adversarial step has several; wrap it in DistributedDataParallel instead'
+                'the model is sharded by FSDP, which frees the parameters after each backward, but '
+                'an adversarial step has several; wrap it in DistributedDataParallel instead'
             )
         plain = plain_batch_norms(self.model)
         added = [name for name in plain if name not in self._left_plain]

@@ -1,8 +1,7 @@
-"""Where adversarial inputs may lie (the threat model) and how they are found (gradient ascent).
+"""The threat model (which perturbations are allowed) and the attack (projected gradient ascent).
 
-Perturbations are held in *pixel units*: fractions of the value range, 8/255 being eight grey
-levels. :class:`InputSpace` is the map between them and what the model sees after its own
-normalisation.
+Perturbations are kept in *pixel units*, i.e. fractions of the value range: 8/255 is eight grey
+levels. :class:`InputSpace` maps them to the values that the model sees after normalisation.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ class InputSpace:
     """The map between pixel units and the values a model sees.
 
     Args:
-        scale (Tensor | float): What one unit of perturbation (the whole value range) is in the
-            model's input, broadcastable to it: ``range / std``. Defaults to 1.0: the units of
-            the input itself.
+        scale (Tensor | float): The size of one unit of perturbation (the whole value range) in
+            the model's input, ``range / std``; broadcastable to the input. Defaults to 1.0: the
+            perturbation has the units of the input.
         low (Tensor | float, optional): The smallest valid input. Defaults to None: unbounded.
         high (Tensor | float, optional): The largest valid input. Defaults to None: unbounded.
-        valid (Tensor, optional): Boolean, broadcastable to the input: False is padding, which
-            stays as it is. Defaults to None: all of it may be perturbed.
+        valid (Tensor, optional): Boolean, broadcastable to the input: False marks padding, which
+            is never perturbed. Defaults to None: the whole input may be perturbed.
     """
 
     scale: Tensor | float = 1.0
@@ -53,20 +52,20 @@ class InputSpace:
         return torch.as_tensor(self.scale, dtype=values.dtype, device=values.device)
 
     def to_input(self, values: Tensor) -> Tensor:
-        """Pixel units in units of the model's input."""
+        """Convert pixel units to units of the model's input."""
         unscaled = isinstance(self.scale, float) and self.scale == 1
         return values if unscaled else values * self.scale_like(values)
 
     def pull_back(self, gradient: Tensor) -> Tensor:
-        """The gradient by a perturbation in pixel units, none of it on padding (chain rule)."""
+        """Turn a gradient w.r.t. the input into one w.r.t. pixel units; 0 on padding."""
         return self.drop_padding(self.to_input(gradient))
 
     def drop_padding(self, values: Tensor) -> Tensor:
-        """Zero wherever the input is padding."""
+        """Set values to zero wherever the input is padding."""
         return values if self.valid is None else values.masked_fill(~self.valid, 0)
 
     def clamp(self, perturbed: Tensor, clean: Tensor) -> Tensor:
-        """Clip to valid values, except that a clean value outside of them may stay."""
+        """Clip to the valid range, extended to the clean value where that lies outside."""
         if self.low is None or self.high is None:
             return perturbed
         low = torch.as_tensor(self.low, dtype=clean.dtype, device=clean.device)
@@ -84,7 +83,7 @@ class GradientAscent:
         step_size (float): β, the length of a step, in pixel units.
         steps (int): K.
         dims (tuple[int, ...], optional): The axes one norm runs over. Defaults to None: all
-            but the batch axis, one ball a sample and modality.
+            but the batch axis, i.e. one ball per sample and modality.
         joint (bool): Whether one norm runs over all modalities of a sample.
         random_start (bool): Whether the first gradient is taken at a random point of the ball.
         clamp (bool): Whether adversarial inputs are clipped to valid pixels.
@@ -106,34 +105,34 @@ class GradientAscent:
         gradient: Callable[[Values], Values],
         first: Values | None = None,
     ) -> tuple[Values, Tensor]:
-        """Ascend.
+        """Run the K steps.
 
         Args:
             clean (Mapping[str, Tensor]): The modalities of the batch to perturb, in the model's
                 input space.
-            spaces (Mapping[str, InputSpace]): The map to pixel units of each.
-            gradient (Callable): Gives the gradient of the objective at modalities like ``clean``.
-            first (dict[str, Tensor], optional): The gradient at ``clean`` itself where it is
-                already known; only used without a random start. It is emptied, so that no caller
-                holds the memory for the length of the attack. Defaults to None.
+            spaces (Mapping[str, InputSpace]): The input space of each modality.
+            gradient (Callable): Returns the gradient of the objective at the given modalities.
+            first (dict[str, Tensor], optional): The gradient at ``clean`` if it is already known;
+                only used without a random start. The dict is emptied, so that no caller keeps the
+                memory alive during the attack. Defaults to None.
 
         Returns:
-            tuple[dict[str, Tensor], Tensor]: The adversarial modalities (detached; shape, dtype
-            and space of ``clean``) and a boolean per sample that is False where a gradient was
-            not finite. Such a sample is returned clean.
+            tuple[dict[str, Tensor], Tensor]: The adversarial modalities (detached; with the shape,
+            dtype and space of ``clean``) and one boolean per sample, False where a gradient was
+            not finite. Such a sample is returned unperturbed.
         """
         clean = {name: value.detach() for name, value in clean.items()}
         for name, value in clean.items():
             if max(self.dims or (0,)) >= value.ndim:
                 raise ValueError(
                     f'dims={self.dims} has axes that the input {name or ""}{tuple(value.shape)} '
-                    'has not; None is all but the batch'
+                    'lacks; dims=None means all axes but the batch'
                 )
         some = next(iter(clean.values()))
         finite = torch.ones(len(some), dtype=torch.bool, device=some.device)
         delta = self._start(clean, spaces) if self.random_start else None
         for _ in range(self.steps):
-            # Only the perturbation lives from step to step, beside the next step's graph.
+            # Nothing but the perturbation is kept from one step to the next, to save memory.
             if delta is not None:
                 slope = gradient(self._apply(clean, delta, spaces))
             else:
@@ -146,7 +145,7 @@ class GradientAscent:
     def _step(
         self, delta: Values | None, slope: Values, spaces: Mapping[str, InputSpace]
     ) -> tuple[Values, Tensor]:
-        """The perturbation after one step of ascent, and which samples' gradient was finite."""
+        """The perturbation after one attack step, and which samples had a finite gradient."""
         grad = {}
         for name in list(slope):
             value = slope.pop(name).detach()
@@ -159,7 +158,7 @@ class GradientAscent:
         return self._per_ball(partial(project, eps=self.eps, norm=self.norm), moved), healthy
 
     def _per_ball(self, rule: Callable[..., Tensor], values: Values) -> Values:
-        """Apply a rule over the axes that one norm runs over; jointly: over the concatenation."""
+        """Apply a rule over the axes of one norm; if joint, over all modalities concatenated."""
         if not self.joint:
             return {
                 name: rule(value, dims=self.dims or tuple(range(1, value.ndim)))
@@ -173,7 +172,7 @@ class GradientAscent:
         }
 
     def _start(self, clean: Values, spaces: Mapping[str, InputSpace]) -> Values:
-        """A point drawn evenly from the ball."""
+        """A random point, uniform in the ball."""
         if self.norm == 'linf':
             noise = {
                 n: torch.empty_like(v, dtype=_wide(v)).uniform_(-self.eps, self.eps)
@@ -190,14 +189,14 @@ class GradientAscent:
         return uniform_in_ball(normal, torch.rand_like(length), self.eps, dims)
 
     def _apply(self, clean: Values, delta: Values, spaces: Mapping[str, InputSpace]) -> Values:
-        """The inputs at a perturbation, never further from ``clean`` than asked for."""
+        """Add a perturbation to the inputs; rounding never makes it larger."""
         return {name: self._shifted(clean[name], delta[name], spaces[name]) for name in clean}
 
     def _shifted(self, clean: Tensor, delta: Tensor, space: InputSpace) -> Tensor:
         shift = space.to_input(delta)
         perturbed = (clean.to(shift.dtype) + shift).to(clean.dtype)
         if clean.dtype in (torch.float16, torch.bfloat16):
-            # Rounding to few bits may leave the ball: step back towards the clean value.
+            # Rounding to 16 bits may leave the ball: step back towards the clean value.
             overshoot = (perturbed.float() - clean.float()).abs() > shift.abs()
             perturbed = torch.where(overshoot, _step_towards(perturbed, clean), perturbed)
         return space.clamp(perturbed, clean) if self.clamp else perturbed
@@ -208,21 +207,21 @@ def _wide(value: Tensor) -> torch.dtype:
 
 
 def _all_finite(values: Values) -> Tensor:
-    """Which samples are finite in every modality, shape (B,)."""
+    """Whether each sample is finite in every modality, shape (B,)."""
     flags = [value.flatten(1).isfinite().all(dim=1) for value in values.values()]
     return torch.stack(flags).all(dim=0)
 
 
 def _where(keep: Tensor, values: Values) -> Values:
-    """The values of the samples to keep, zero for the others."""
+    """Keep the values of some samples and set those of the others to zero."""
     return {name: value.masked_fill(~expand_like(keep, value), 0) for name, value in values.items()}
 
 
 def _step_towards(values: Tensor, target: Tensor) -> Tensor:
     """The neighbouring 16-bit floating-point number in the direction of ``target``.
 
-    torch.nextafter has no 16-bit kernels. Consecutive numbers of one sign have consecutive bit
-    patterns, so one integer step does it; crossing zero goes to zero.
+    torch.nextafter has no 16-bit kernels. Consecutive numbers of the same sign have consecutive
+    bit patterns, so adding or subtracting 1 is enough. Zero itself steps to ``target``.
     """
     bits = values.contiguous().view(torch.int16)
     outward = (target > values) == (values > 0)

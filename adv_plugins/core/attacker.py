@@ -1,4 +1,4 @@
-"""An adapter and a recipe give perturbed inputs: all that evaluation needs, and half of a step."""
+"""Perturb inputs by the attack of a recipe; used by the adversarial step and by evaluation."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ class Attacker:
 
     Args:
         adapter (Adapter): How the model is called.
-        recipe (Recipe): Of which the objective and the solver are used.
-        path (NormPath, optional): The path of the model's norms. Defaults to None: they are plain.
+        recipe (Recipe): The recipe; only its objective and its solver are used.
+        path (NormPath, optional): The path of the model's norms. Defaults to None: plain norms.
 
     Attributes:
         layer (str): Dotted name of the layer whose output the objective reads; '' if it reads none.
 
     Raises:
-        ValueError: The recipe names a layer that the model has not, or it has to and does not.
+        ValueError: The model lacks the layer that the recipe names, or the recipe names none and
+            the adapter cannot find it.
     """
 
     def __init__(self, adapter: Adapter, recipe: Recipe, path: NormPath | None = None) -> None:
@@ -53,14 +54,14 @@ class Attacker:
         seed: int,
         branch: str = CLEAN,
     ) -> Inputs:
-        """The adversarial inputs; nothing of the model is changed.
+        """Compute the adversarial inputs; leaves the model unchanged.
 
         Args:
             inputs (Tensor | Mapping): A batch as the model takes it.
             target (Any): Its labels or data samples.
-            seed (int): Of the private stream that random labels and starts are drawn from, see
+            seed (int): Seed of the private random stream for random labels and random starts, see
                 :func:`~adv_plugins.core.randomness.stream_seed`.
-            branch (str): Whose norms are attacked. Defaults to the clean, deployed ones.
+            branch (str): The norms to attack. Defaults to the clean, deployed ones.
 
         Returns:
             Tensor | dict: Detached, of the shape, dtype and space of ``inputs``.
@@ -79,7 +80,7 @@ class Attacker:
             return self.ascend(batch, target, labels, branch, first)[0].inputs
 
     def forward(self, batch: Batch, target: Any) -> Record:
-        """A forward with the features that the objective reads."""
+        """Run a forward and capture the features that the objective reads."""
         module = self.adapter.model.get_submodule(self.layer) if self.layer else None
         with capture_output(module) as outputs:
             record = self.adapter.forward(batch, target)
@@ -101,17 +102,17 @@ class Attacker:
         branch: str,
         retain_graph: bool = False,
     ) -> Values:
-        """The gradient of the objective by the modalities.
+        """The gradient of the objective with respect to the modalities.
 
         Args:
             record (Record): A forward of ``batch``.
-            labels (Tensor, optional): What the objective aims at.
-            batch (Batch): The leaves to differentiate by.
+            labels (Tensor, optional): The labels of the objective.
+            batch (Batch): The leaves to differentiate with respect to.
             branch (str): The norms that the forward went through.
-            retain_graph (bool): Whether the record's graph is used once more. Defaults to False.
+            retain_graph (bool): Whether the record's graph is used again. Defaults to False.
 
         Returns:
-            dict[str, Tensor]: One gradient a modality, up to a positive factor.
+            dict[str, Tensor]: One gradient per modality, up to a positive factor.
 
         Raises:
             ValueError: The objective does not depend on the inputs.
@@ -120,7 +121,7 @@ class Attacker:
         with self.path.use(branch, tracking=False):
             value = self.recipe.objective(record, labels).sum()
             if ran_in_fp16(graph_nodes(value), leaves):
-                # Small gradients would underflow; the direction of a step knows no scale.
+                # Small gradients would underflow. Scaling does not change the step's direction.
                 scaled = by_modality(batch, gradients(value * 2.0**14, leaves, retain_graph=True))
                 if all(gradient.isfinite().all() for gradient in scaled.values()):
                     return scaled
@@ -139,13 +140,13 @@ class Attacker:
         Args:
             batch (Batch): The clean batch.
             target (Any): Its labels or data samples.
-            labels (Tensor, optional): What the objective aims at.
-            branch (str): Whose norms are attacked.
-            first (dict[str, Tensor], optional): The gradient at ``batch``, where it is known.
+            labels (Tensor, optional): The labels of the objective.
+            branch (str): The norms to attack.
+            first (dict[str, Tensor], optional): The gradient at ``batch``, if already known.
 
         Returns:
-            tuple[Batch, Tensor]: The adversarial batch, detached, and a boolean per sample that is
-            False where a gradient was not finite and the sample was left as it is.
+            tuple[Batch, Tensor]: The adversarial batch, detached, and one boolean per sample, False
+            where a gradient was not finite and the sample was left unperturbed.
         """
 
         def gradient(values: Values) -> Values:
@@ -162,7 +163,7 @@ class Attacker:
         return batch.replace(perturbed), finite
 
     def _starts_as_called(self) -> bool:
-        """Whether a forward of the batch, just as it is called, is the attack's first one."""
+        """Whether the attack starts with a forward of the unmodified batch."""
         recipe = self.recipe
         if recipe.random_start or recipe.attack_scale != 1:
             return False
@@ -172,7 +173,8 @@ class Attacker:
         if self.recipe.attack_dtype is None:
             return nullcontext()
         dtype = getattr(torch, self.recipe.attack_dtype)
-        # Its cache knows weights by name alone: inside a trainer's it would hand out other dtypes.
+        # Without the cache: nested in a trainer's autocast, it could return weights cast to the
+        # trainer's dtype.
         return torch.autocast(batch.device.type, dtype, cache_enabled=False)
 
     def _space(self, batch: Batch, name: str) -> InputSpace:
@@ -181,10 +183,10 @@ class Attacker:
 
 
 def by_modality(batch: Batch, slopes: Sequence[Tensor | None]) -> Values:
-    """Gradients by modality; zero for one that the objective does not depend on.
+    """Name the gradients by modality; zero where the objective does not depend on a modality.
 
     Raises:
-        ValueError: It depends on none of them.
+        ValueError: The objective depends on no modality.
     """
     if all(slope is None for slope in slopes):
         raise ValueError(
@@ -198,7 +200,7 @@ def by_modality(batch: Batch, slopes: Sequence[Tensor | None]) -> Values:
 
 
 def _rescale(values: Values, scale: float) -> Values:
-    """Frames at another resolution, for an attack that looks at them from afar."""
+    """Resize the frames, for an attack that works at a lower resolution."""
     if scale == 1:
         return values
     small = {}
@@ -214,7 +216,7 @@ def _rescale(values: Values, scale: float) -> Values:
 
 
 def _enlarge(slopes: Values, like: Values) -> Values:
-    """Gradients at the resolution of the inputs; each place has that of its region."""
+    """Upsample gradients to the resolution of the inputs (nearest neighbour)."""
     return {n: _resize(g, like[n].shape[-2:], 'nearest') for n, g in slopes.items()}
 
 

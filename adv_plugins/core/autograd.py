@@ -1,4 +1,4 @@
-"""Gradients taken ahead of the trainer's backward, and how they are handed to it."""
+"""Gradients computed before the trainer's backward, and how that backward delivers them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from .eager import not_compiled
 def gradients(
     value: Tensor, inputs: Sequence[Tensor], retain_graph: bool = False, create_graph: bool = False
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of a scalar; nothing but these is computed, no ``.grad`` is touched and no
-    hook of an input is called.
+    """Compute the gradients of a scalar, without side effects.
+
+    No other gradient is computed, no ``.grad`` is written and no hook of an input is called.
 
     Args:
         value (Tensor): The scalar.
-        inputs (Sequence[Tensor]): What to differentiate by.
-        retain_graph (bool): Whether the graph is used once more. Defaults to False.
+        inputs (Sequence[Tensor]): The tensors to differentiate with respect to.
+        retain_graph (bool): Whether the graph is used again. Defaults to False.
         create_graph (bool): Whether the gradients are differentiated again. Defaults to False.
 
     Returns:
-        tuple[Tensor | None, ...]: One an input; None where ``value`` does not depend on it.
+        tuple[Tensor | None, ...]: One per input; None where ``value`` does not depend on it.
 
     Raises:
         RuntimeError: The graph holds a reentrant activation checkpoint, or a layer that cannot
@@ -44,7 +45,7 @@ def gradients(
     except RuntimeError as error:
         if 'derivative for' in str(error):
             raise RuntimeError(
-                f'a layer behind the CAM layer has no second derivative ({error}); write '
+                f'a layer after the CAM layer has no second derivative ({error}); write '
                 'second_order=False, which holds the channel weights of the CAM constant, or '
                 'name a later cam_layer'
             ) from error
@@ -61,7 +62,7 @@ def gradients(
 
 @contextmanager
 def _without_hooks(inputs: Sequence[Tensor]) -> Iterator[None]:
-    """Hooks on parameters are for the gradient that the trainer's backward brings."""
+    """Disable hooks on the inputs: they are meant for the gradient of the trainer's backward."""
     hooks: list[dict[int, Any]] = [v._backward_hooks for v in inputs if v._backward_hooks]
     kept = [dict(entries) for entries in hooks]
     for entries in hooks:
@@ -74,14 +75,15 @@ def _without_hooks(inputs: Sequence[Tensor]) -> Iterator[None]:
 
 
 class InjectGradients(torch.autograd.Function):
-    """A scalar whose backward hands out gradients that are known already.
+    """A scalar whose backward delivers gradients that are already known.
 
-    Its inputs are the parameters, so the trainer's one backward scales, accumulates and reduces
-    them like any others, and reaches every parameter whatever else the step has left out.
+    Its inputs are the parameters. The trainer's single backward therefore scales, accumulates and
+    reduces these gradients like any others, and it reaches every parameter, whatever the step has
+    left out.
 
-    To be applied after the forwards that share the parameters: the node made last runs first. The
-    gradients of those forwards are then added to the known ones as they come, instead of waiting
-    for them as a second set, and DistributedDataParallel reduces the first of them at once.
+    Apply it after the forwards that share the parameters, because backward runs the newest node
+    first. Autograd then adds the gradients of those forwards to the known ones as they arrive and
+    never holds a second set, and DistributedDataParallel can start to reduce at once.
     """
 
     @staticmethod
@@ -96,19 +98,19 @@ class InjectGradients(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError(
                 'backward(create_graph=True) asks for second derivatives, but an adversarial step '
-                'has taken the clean gradients ahead and let go of their graph; use an optimizer '
+                'has already computed the clean gradients and freed their graph; use an optimizer '
                 'that does not need them'
             )
         return _scaled(ctx, scale)
 
 
 def inject_gradients(value: Tensor, known: Mapping[Tensor, Tensor | None]) -> Tensor:
-    """A scalar whose backward brings gradients that are known already.
+    """Give a scalar a backward that delivers gradients that are already known.
 
     Args:
         value (Tensor): The scalar, without a graph.
-        known (Mapping[Tensor, Tensor | None]): The gradient by each parameter; None for one that
-            is only to be reached.
+        known (Mapping[Tensor, Tensor | None]): The gradient of each parameter; None for a
+            parameter that backward only has to reach.
 
     Returns:
         Tensor: The same value.
@@ -117,7 +119,7 @@ def inject_gradients(value: Tensor, known: Mapping[Tensor, Tensor | None]) -> Te
 
 
 class _GradientOf(torch.autograd.Function):
-    """Shows one scalar and is differentiated as another."""
+    """Has the value of one scalar and the gradient of another."""
 
     @staticmethod
     def forward(ctx: Any, shown: Tensor, source: Tensor) -> Tensor:
@@ -131,34 +133,34 @@ class _GradientOf(torch.autograd.Function):
 def with_gradient_of(shown: Tensor, source: Tensor) -> Tensor:
     """The value of one scalar with the gradient of another.
 
-    A trainer that sums the losses it logs then differentiates the sum that the step has computed.
+    With it, a trainer that sums the logged losses differentiates the total of the step.
     """
     return cast(Tensor, _GradientOf.apply(shown.detach(), source))
 
 
-# Where the training step around it is compiled, a backward would be too.
+# In a compiled training step the backward would be compiled too.
 @not_compiled
 def _scaled(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-    """The known gradients times a scale; let go of as they are used."""
+    """The known gradients times a scale; each is released once it is used."""
     scaled: list[Tensor | None] = []
     again = _keeps_graph()
     for index, grad in enumerate(ctx.known):
         if not again:
-            # Never a second set of all of them.
+            # Never hold all scaled gradients beside all unscaled ones.
             ctx.known[index] = None
         scaled.append(None if grad is None else grad * scale)
         del grad
     return (None, None, *scaled)
 
 
-# Whether another backward may follow (retain_graph=True); an older PyTorch cannot tell.
+# Whether another backward may follow (retain_graph=True); assumed where PyTorch is too old to tell.
 _keeps_graph: Callable[[], bool] = getattr(
     torch._C._autograd, '_get_current_graph_task_keep_graph', lambda: True
 )
 
 
 def autograd_clock() -> int:
-    """The sequence number that autograd gives to the next node, as a clock of graphs."""
+    """The sequence number of autograd's next node, used as a clock (it only grows)."""
     with torch.enable_grad():
         node = torch.zeros((), requires_grad=True).view_as(torch.zeros(())).grad_fn
     number: int = node._sequence_nr()  # type: ignore[union-attr]
@@ -166,7 +168,7 @@ def autograd_clock() -> int:
 
 
 def graph_nodes(value: Tensor) -> list[Any]:
-    """The nodes of the graph of a scalar."""
+    """All nodes in the graph of a scalar."""
     nodes: set[Any] = set()
     waiting: list[Any] = [value.grad_fn]
     while waiting:
@@ -178,27 +180,33 @@ def graph_nodes(value: Tensor) -> list[Any]:
 
 
 def leaves_of(nodes: Iterable[Any]) -> list[Tensor]:
-    """All leaves that a scalar with these nodes has a gradient by."""
+    """All leaves among the nodes of a graph, i.e. the tensors that a backward would reach."""
     return [node.variable for node in nodes if type(node).__name__ == 'AccumulateGrad']
 
 
 def depends_on_earlier_graph(nodes: Iterable[Any], clock: int) -> bool:
-    """Whether a scalar with these nodes depends on something computed before a time, whose graph
-    is not the step's to free."""
-    # A cast holds nothing that could be freed: autocast shares those of weights among forwards.
+    """Whether a graph has nodes from before the step, which the step must not free.
+
+    Args:
+        nodes (Iterable): The nodes of the graph.
+        clock (int): The :func:`autograd_clock` at the start of the step.
+    """
+    # Casts do not count: they hold nothing to free, and autocast reuses casts of weights.
     return any(
         node._sequence_nr() < clock and type(node).__name__ != 'ToCopyBackward0' for node in nodes
     )
 
 
 def ran_in_fp16(nodes: Iterable[Any], inputs: Iterable[Tensor]) -> bool:
-    """Whether some of the way from inputs to a scalar is in fp16, where unscaled gradients
-    underflow: under the trainer's autocast or, as accelerate has it, under one inside. What a
-    compiled region does inside is not seen."""
+    """Whether any computation between the inputs and a scalar ran in fp16.
+
+    There unscaled gradients underflow. The autocast may be the trainer's or one inside the model
+    (accelerate wraps the forward). The inside of a compiled region is not visible.
+    """
     return any(_in_fp16(entry) for entry in inputs) or any(
         entry.dtype is torch.float16
         for node in nodes
-        # torch < 2.2 does not tell.
+        # torch < 2.2 lacks this attribute.
         for entry in getattr(node, '_input_metadata', ())
     )
 
@@ -210,6 +218,6 @@ def _in_fp16(inputs: Tensor) -> bool:
     if hasattr(torch, 'get_autocast_dtype'):
         enabled = torch.is_autocast_enabled(device_type)
         return enabled and torch.get_autocast_dtype(device_type) is torch.float16
-    # torch < 2.4 asks for CUDA without saying so, and its CPU autocast knows bfloat16 only.
+    # In torch < 2.4 these functions mean CUDA, and CPU autocast supports only bfloat16.
     fp16 = torch.get_autocast_gpu_dtype() is torch.float16
     return device_type == 'cuda' and torch.is_autocast_enabled() and fp16

@@ -1,4 +1,4 @@
-"""What a model is fed, parsed once: what an attack perturbs, where it is valid, and the rest."""
+"""A batch of model inputs: what an attack perturbs, where that is valid, and everything else."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from .functional import relative_size
 
 Inputs = Tensor | Mapping[str, Any]
 Values = dict[str, Tensor]
-"""One tensor a modality."""
+"""One tensor per modality."""
 MASK = '_mask'
 LONE = ''
-"""The name of the only modality of a batch that is one tensor."""
+"""The modality's name where the batch is a single tensor."""
 
 
 class Batch:
     """A batch of inputs: one tensor, or named tensors with masks of their valid entries.
 
-    Of a mapping the floating-point tensors are perturbed, one entry a modality. A boolean
-    ``<name>_mask`` beside them, over the leading axes of ``<name>``, is True where they are valid
-    and False where they are padding. Everything else is passed on as it is.
+    In a mapping, every floating-point tensor is a modality and may be perturbed. An optional
+    boolean ``<name>_mask`` over the leading axes of ``<name>`` is True for valid entries and False
+    for padding. Everything else is passed on unchanged.
 
     Args:
-        inputs (Tensor | Mapping[str, Any]): What the model takes.
+        inputs (Tensor | Mapping[str, Any]): The inputs as the model takes them.
 
     Attributes:
-        values (dict[str, Tensor]): The modalities by name; ``{'': inputs}`` for one tensor.
+        values (dict[str, Tensor]): The modalities by name; ``{'': inputs}`` for a single tensor.
 
     Raises:
         TypeError: There is no floating-point tensor.
-        ValueError: A mask is not boolean, or has not the leading axes of its modality.
+        ValueError: A mask is not boolean, or its shape does not match its modality.
     """
 
     def __init__(self, inputs: Inputs) -> None:
@@ -43,7 +43,7 @@ class Batch:
 
     @property
     def inputs(self) -> Inputs:
-        """What the model takes; of a mapping a copy, which the model may change."""
+        """The inputs for the model; a mapping is copied, so that the model may change it."""
         if isinstance(self._given, Tensor):
             return self.values[LONE]
         return {**self._given, **self.values}
@@ -55,7 +55,7 @@ class Batch:
 
     @property
     def device(self) -> torch.device:
-        """Where the first modality is."""
+        """The device of the first modality."""
         return self._first.device
 
     @property
@@ -63,7 +63,7 @@ class Batch:
         return next(iter(self.values.values()))
 
     def valid(self, name: str) -> Tensor | None:
-        """Where a modality is no padding, boolean and broadcastable to it; None for everywhere."""
+        """Where a modality is not padding: a broadcastable boolean; None if valid everywhere."""
         return self._valid[name]
 
     def replace(self, values: Mapping[str, Tensor]) -> Batch:
@@ -73,7 +73,7 @@ class Batch:
         return changed
 
     def leaves(self) -> Batch:
-        """The same batch with its modalities as leaves to differentiate by."""
+        """The same batch with its modalities as leaves that require a gradient."""
         leaves = {name: value.detach().requires_grad_() for name, value in self.values.items()}
         return self.replace(leaves)
 
@@ -85,7 +85,7 @@ class Batch:
         return Batch(take_entries(inputs, index, self.size))
 
     def clone(self) -> Batch:
-        """A copy of all tensors: those made under inference_mode cannot be differentiated."""
+        """Copy all tensors; tensors made under inference_mode cannot be differentiated."""
         inputs = self.inputs
         if isinstance(inputs, Tensor):
             return Batch(inputs.clone())
@@ -93,7 +93,7 @@ class Batch:
         return Batch(copied)
 
     def relative_sizes(self, perturbed: Batch) -> Values:
-        """``||R|| / ||X||`` of every sample by modality, without the padding, shape (B,) each."""
+        """``||R|| / ||X||`` of every sample by modality, padding excluded, shape (B,) each."""
         sizes = {}
         for name, value in self.values.items():
             clean = value.detach()
@@ -106,13 +106,15 @@ class Batch:
 
 
 def per_sample(values: Tensor, count: int) -> Tensor:
-    """``(B·k, ...)`` with the batch outermost as ``(B, k, ...)``."""
+    """Reshape ``(B·k, ...)``, batch axis outermost, to ``(B, k, ...)``."""
     return values.reshape(count, -1, *values.shape[1:])
 
 
 def take_entries(values: Mapping[str, Any], index: Tensor, size: int) -> dict[str, Any]:
-    """The samples at ``index`` of every tensor and list with one entry a sample; the rest, such as
-    position ids or a tuple that is a shape, is left whole."""
+    """Select samples from every tensor and list that has one entry per sample.
+
+    Everything else (position ids, a tuple that is a shape) is kept whole.
+    """
     taken = {}
     for name, value in values.items():
         if isinstance(value, Tensor) and value.ndim and len(value) == size:
@@ -140,8 +142,8 @@ def _modalities(inputs: Any) -> Values:
     elif isinstance(inputs, Mapping):
         got = {name: getattr(value, 'dtype', type(value)) for name, value in inputs.items()}
     raise TypeError(
-        'an attack needs inputs that are one floating-point tensor, or a dict with some, got '
-        f'{got}; convert them before (inputs.float()), or let the data preprocessor normalise them'
+        'an attack needs one floating-point tensor or a dict that holds some as inputs, got '
+        f'{got}; convert them first (inputs.float()), or let the data preprocessor normalise them'
     )
 
 

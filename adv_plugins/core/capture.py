@@ -1,6 +1,6 @@
-"""Reading feature maps out of a forward pass, without touching the model.
+"""Capturing feature maps in a forward pass; leaves the model unchanged.
 
-Hooks live only as long as the ``with`` block. Captured tensors keep their graph.
+Hooks exist only inside the ``with`` block. Captured tensors keep their graph.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def capture_output(module: nn.Module | None) -> Iterator[list[Any]]:
     """Collect the outputs of a module's forwards.
 
     Args:
-        module (nn.Module, optional): What to listen to; None collects nothing.
+        module (nn.Module, optional): The module to listen to; None collects nothing.
 
     Yields:
-        list: One entry a forward, filled while the block runs.
+        list: One entry per forward, filled while the block runs.
     """
     outputs: list[Any] = []
     if module is None:
@@ -42,7 +42,7 @@ def capture_output(module: nn.Module | None) -> Iterator[list[Any]]:
 
 
 def last_output(outputs: list[Any], layer: str) -> Any:
-    """What the captured layer returned last.
+    """The last output of the captured layer.
 
     Raises:
         ValueError: The layer was not called.
@@ -58,7 +58,7 @@ def find_module(model: nn.Module, name: str, option: str) -> nn.Module:
     """A submodule by its dotted name.
 
     Raises:
-        ValueError: No such module; the message names the option and the nearest names.
+        ValueError: There is no such module; the message names the option and similar names.
     """
     modules: dict[str, nn.Module] = dict(model.named_modules())
     if name in modules and name:
@@ -74,20 +74,21 @@ def to_frames(features: Any, batch_size: int, layer: str, layout: str | None = N
     """Feature maps as (B, T, C, H, W).
 
     Args:
-        features (Any): What the layer returned.
+        features (Any): The layer's output.
         batch_size (int): Number of clips in the batch.
         layer (str): The layer's name, for messages.
         layout (str, optional): The axes of the feature map as an einops pattern over
-            ``b t c h w``, sizes that cannot be inferred after a semicolon:
-            ``'b (t h w) c; t=8 h=14'``. ``1+`` before an axis leaves out its first entry, a
-            class token: ``'b 1+(t h w) c; t=8 h=14'``. Defaults to None: ``'(b t) c h w'`` for
-            four axes, ``'b c t h w'`` for five.
+            ``b t c h w``. Sizes that cannot be inferred follow a semicolon:
+            ``'b (t h w) c; t=8 h=14'``. ``1+`` before an axis drops its first entry, a class
+            token: ``'b 1+(t h w) c; t=8 h=14'``. Defaults to None: ``'(b t) c h w'`` for four
+            axes, ``'b c t h w'`` for five.
 
     Returns:
         Tensor: The maps, shape (B, T, C, H, W).
 
     Raises:
-        ValueError: Not one tensor, a layout that does not fit, or no time axis.
+        ValueError: The output is not a single tensor, the layout does not fit, or there is no time
+            axis.
     """
     advice = f'name another layer with cam_layer, or the axes of {layer!r} with cam_layout'
     if not isinstance(features, Tensor):

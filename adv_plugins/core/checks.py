@@ -1,4 +1,4 @@
-"""Checks of options; their errors name the option, the value and what to write instead."""
+"""Checks of options. Their errors name the option, its value and what to write instead."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from numbers import Integral
 
 
 def near_names(name: str, names: Iterable[str], count: int = 3) -> list[str]:
-    """The names most like one that is unknown; all of them where none is like it.
+    """The known names most similar to an unknown one; all of them if none is similar.
 
     Args:
-        name (str): What was written.
-        names (Iterable[str]): What could have been written.
-        count (int): How many to give at most, if some are alike. Defaults to 3.
+        name (str): The unknown name.
+        names (Iterable[str]): The known names.
+        count (int): Maximum number of similar names. Defaults to 3.
 
     Returns:
         list[str]: The names, the most similar first.
@@ -30,11 +30,11 @@ def check_choice(option: str, value: object, allowed: Collection[object]) -> Non
 
 
 def is_integer(value: object) -> bool:
-    """Whether a value is an integer, numpy's included; a boolean is none."""
+    """Whether a value is an integer, numpy's included; booleans do not count."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_names(option: str, names: Collection[str] | None) -> None:
-    """Raise a ValueError that names the option if it is one name, not a list of some."""
+    """Raise a ValueError that names the option if it is a single string, not a list of names."""
     if isinstance(names, str):
         raise ValueError(f'{option}={names!r} must be a list of names; write {option}=[{names!r}]')

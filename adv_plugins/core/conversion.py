@@ -1,4 +1,4 @@
-"""Converting a model in place, and back: ``make_adversarial`` and its kin."""
+"""Converting a model in place and back (``make_adversarial`` and its companions)."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ class AdversarialModule(nn.Module):
         """The losses of one training iteration under the recipe.
 
         Args:
-            inputs (Tensor | dict): A batch, as the model's own training forward takes it: one
-                tensor, or named ones. Of a dict the floating-point tensors are perturbed, where
-                the boolean ``<name>_mask`` beside them (True = valid) says so.
+            inputs (Tensor | dict): A batch as the model's own training forward takes it: one
+                tensor or a dict of them. In a dict, every floating-point tensor is perturbed where
+                its boolean ``<name>_mask`` is True (valid), or everywhere without a mask.
             target (Any): Its labels, shape (B,) or (B, num_classes); data samples for a
                 recognizer.
 
         Returns:
             dict[str, Tensor]: Scalars. For a plain classifier ``'loss'`` is the total to call
-            ``backward()`` on, ``'clean_loss'`` and ``'adv_loss'`` are its weighted parts, and
-            an iteration without the adversarial path has ``'loss'`` alone; a recognizer returns
-            its own losses, weighted, and those of the adversarial path with the prefix ``adv_``.
+            ``backward()`` on and ``'clean_loss'`` and ``'adv_loss'`` are its weighted parts; an
+            iteration without the adversarial path has only ``'loss'``. A recognizer returns its
+            own weighted losses, and those of the adversarial path with the prefix ``adv_``.
             ``'adv_nonfinite'`` counts the samples left unperturbed because their attack gradient
             was not finite, ``'adv_unmoved'`` all samples left unperturbed, for any reason.
-            ``'adv_eps'`` is ε and ``'adv_ratio'`` (``'adv_ratio_<name>'``) the mean of
-            ``||R|| / ||X||`` as the model is fed them. A regularizer appears as
-            ``'loss_<name>'``, weighted, and ``'<name>'``.
+            ``'adv_eps'`` is ε. ``'adv_ratio'`` (``'adv_ratio_<name>'``) is the mean of
+            ``||R|| / ||X||`` in the units of the model's input. A regularizer appears weighted as
+            ``'loss_<name>'`` and unweighted as ``'<name>'``.
         """
         _warn_past_ddp()
         return get_adversary(self).losses(inputs, target)
 
     def perturb(self, inputs: Inputs, target: Any) -> Inputs:
-        """The adversarial inputs of the recipe; nothing of the model is changed.
+        """Compute the adversarial inputs of the recipe; leaves the model unchanged.
 
-        In eval mode the deployed (clean) path is attacked; in training mode the path that the
-        recipe attacks, with batch statistics. The random stream is that of the coming iteration,
-        so that a second call returns the same.
+        In eval mode the attack is on the deployed (clean) path; in training mode it is on the
+        path that the recipe attacks, with batch statistics. It uses the random stream of the next
+        iteration, so a second call returns the same inputs.
 
         Args:
-            inputs (Tensor | dict): A batch, as the model's own training forward takes it: one
-                tensor, or named ones. Of a dict the floating-point tensors are perturbed, where
-                the boolean ``<name>_mask`` beside them (True = valid) says so.
+            inputs (Tensor | dict): A batch as the model's own training forward takes it: one
+                tensor or a dict of them. In a dict, every floating-point tensor is perturbed where
+                its boolean ``<name>_mask`` is True (valid), or everywhere without a mask.
             target (Any): Its labels, or its data samples for a recognizer.
 
         Returns:
@@ -82,11 +82,11 @@ def make_adversarial(
 ) -> Model:
     """Give a model the adversarial step of a recipe, in place.
 
-    The model stays itself: same object, same ``state_dict`` keys, same outputs. Its class
-    becomes a subclass with the methods ``adversarial_loss(inputs, target)`` and
-    ``perturb(inputs, target)``; an MMAction2 recognizer besides answers ``mode='loss'`` in
-    training mode with the adversarial losses. Convert before the optimizer and
-    DistributedDataParallel are built, after any SyncBatchNorm conversion. For a plain classifier
+    The model remains the same object with the same ``state_dict`` keys and the same outputs. Its
+    class becomes a subclass with the methods ``adversarial_loss(inputs, target)`` and
+    ``perturb(inputs, target)``. An MMAction2 recognizer also returns the adversarial losses for
+    ``mode='loss'`` in training mode. Convert after any SyncBatchNorm conversion, and before the
+    optimizer and DistributedDataParallel are built. For a plain classifier
     DistributedDataParallel has to wrap a module whose ``forward`` calls ``adversarial_loss``.
 
     Args:
@@ -96,14 +96,14 @@ def make_adversarial(
         loss_fn (Callable, optional): ``loss_fn(logits, target)`` of a plain classifier, a mean
             over the batch. A module may have parameters of its own. Defaults to None:
             cross-entropy.
-        mean (float | Sequence | Tensor, optional): What the inputs of a plain classifier were
-            normalised with, ``(pixel - mean) / std``: one number, one a channel (axis 1 of the
-            input), or a tensor that broadcasts to the input. Of a dict of inputs it is that of
-            every modality. Defaults to None: 0.
+        mean (float | Sequence | Tensor, optional): The mean in the normalisation
+            ``(pixel - mean) / std`` of a plain classifier's inputs: one number, one per channel
+            (axis 1 of the input), or a tensor that broadcasts to the input. For a dict of inputs
+            it applies to every modality. Defaults to None: 0.
         std (float | Sequence | Tensor, optional): Like ``mean``. Defaults to None: 1.
         value_range (tuple[float, float], optional): Smallest and largest pixel value before
-            that normalisation. Defaults to None: (0, 1) where ``mean`` or ``std`` is given;
-            else unknown, and ``eps`` and ``step_size`` are in units of the input.
+            that normalisation. Defaults to None: (0, 1) if ``mean`` or ``std`` is given;
+            otherwise unknown, and ``eps`` and ``step_size`` are in units of the input.
         **options: Options of the recipe, e.g. ``eps=6/255``.
 
     Returns:
@@ -131,7 +131,7 @@ def make_adversarial(
         raise
     layer_norms = any(isinstance(module, nn.LayerNorm) for module in model.modules())
     if recipe.dual_bn and not norms:
-        advice = '; dual_ln=True doubles its LayerNorms' if layer_norms else ''
+        advice = '; dual_ln=True gives it auxiliary LayerNorms' if layer_norms else ''
         warnings.warn(
             f'{type(model).__name__} has no batch normalisation: dual_bn has nothing to convert, '
             f'and both paths share all weights{advice}',
@@ -147,7 +147,7 @@ def make_adversarial(
 
 
 def remove_adversarial(model: Model) -> Model:
-    """Make a converted model plain again, in place; what the adversarial path owned is dropped.
+    """Make a converted model plain again, in place, and drop its auxiliary norms and schedule.
 
     Args:
         model (nn.Module): A model from :func:`make_adversarial`.
@@ -163,7 +163,7 @@ def remove_adversarial(model: Model) -> Model:
 
 
 def adversarial_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """What the adversarial path owns, which ``model.state_dict()`` leaves out.
+    """The state of the adversarial path, which ``model.state_dict()`` leaves out.
 
     Args:
         model (nn.Module): A model from :func:`make_adversarial`.
@@ -181,14 +181,14 @@ def adversarial_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_adversarial_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Restore what :func:`adversarial_state_dict` gave.
+    """Restore a state from :func:`adversarial_state_dict`.
 
     Args:
         model (nn.Module): A model from :func:`make_adversarial` with the same norms.
         state (Mapping[str, Tensor]): The state.
 
     Raises:
-        ValueError: Keys are missing, unexpected, or of another shape; nothing is loaded then.
+        ValueError: Keys are missing or unexpected, or shapes differ; then nothing is loaded.
     """
     adversary = get_adversary(model)
     auxiliary, bookkeeping = _auxiliary(model), adversary.schedule.state_dict()
@@ -210,7 +210,7 @@ def is_adversarial(model: nn.Module) -> bool:
 
 
 def get_adversary(model: nn.Module) -> Adversary:
-    """The adversarial side of a converted model.
+    """The :class:`Adversary` of a converted model.
 
     Raises:
         TypeError: The model was not converted.
@@ -232,7 +232,7 @@ def _auxiliary(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-# By name, as neither every torch nor every machine has them.
+# By name, because not every torch version or installation has them.
 _WRAPPERS = (
     'DataParallel',
     'DistributedDataParallel',
@@ -265,7 +265,7 @@ def _check_convertible(model: nn.Module) -> None:
 
 
 def _warn_past_ddp() -> None:
-    """DistributedDataParallel averages the gradients of what its own forward has run."""
+    """Warn outside DistributedDataParallel's forward: only there does it average gradients."""
     processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if processes > 1 and getattr(DistributedDataParallel, '_active_ddp_module', None) is None:
         warnings.warn(

@@ -1,8 +1,8 @@
-"""What an adversarial step costs, counted in forwards and backwards, and how to pay less.
+"""The cost of an adversarial step, counted in forwards and backwards, and how to reduce it.
 
-The unit is one forward F. The gradient by the inputs and the one by the parameters cost about as
-much each, so that a clean step is 3. These are counts, not times: they are the same on every
-machine, and tests hold the step to them.
+The unit is one forward, F. The gradient w.r.t. the inputs and the one w.r.t. the parameters each
+cost about one F too, so a clean step costs 3. These are counts, not times: they are the same on
+every machine, and tests check the step against them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 from .recipe import Recipe
 
 CLEAN_STEP = 3.0
-"""Forward, gradient by the inputs of layers, gradient by parameters."""
+"""Forward, gradient w.r.t. the layers' inputs, gradient w.r.t. the parameters."""
 _LONGEST = 1000
 
 
@@ -22,12 +22,12 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
 
     Args:
         recipe (Recipe): The recipe; its schedule does not matter.
-        fraction (float, optional): In place of the recipe's. Defaults to None.
+        fraction (float, optional): Replaces the recipe's fraction. Defaults to None.
 
     Returns:
         float: 7/3 for TAF, 2 for the training loss as objective with K=1, and 2/3 more for every
-        further attack step; less where only a fraction of the batch, or a smaller picture of it,
-        is attacked, or where the clean losses have no weight.
+        further attack step. Less if only a fraction of the batch or a smaller resolution is
+        attacked, or if the clean losses have weight 0.
     """
     part = recipe.fraction if fraction is None else fraction
     kept = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
@@ -35,13 +35,13 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
     if not recipe.starts_at_clean:
         first = step
     elif recipe.objective.is_training_loss and recipe.clean_weight > 0 and not kept:
-        # It comes out of the clean backward.
+        # The clean backward yields it for free.
         first = 0.0
     else:
-        # From the graph of the clean forward, which is that of the whole batch.
+        # A backward through the clean forward, which always covers the whole batch.
         first = 1.0
     attack = first + step * (recipe.steps - 1)
-    # A clean loss without a weight has no backward.
+    # A clean loss of weight 0 needs no backward.
     clean = CLEAN_STEP if recipe.clean_weight > 0 or kept else 1.0
     return (clean + attack + CLEAN_STEP * part) / CLEAN_STEP
 
@@ -49,19 +49,19 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
 def within_budget(recipe: Recipe, batch_size: int, share: float = 1.0) -> Recipe:
     """The recipe with the interval and the fraction that its budget pays for.
 
-    Of all pairs within the budget, the one with the largest product of adversarial samples and
-    adversarial steps: where both were tried, perturbing part of every batch preserved more of the
-    gain than perturbing whole batches less often, while a part of next to nothing preserves none.
-    The part is a whole number of samples, two at least.
+    Among all pairs within the budget, choose the one with the largest product of the numbers of
+    adversarial samples and of adversarial steps. In our trials, perturbing part of every batch
+    preserved more of the gain than perturbing whole batches less often, but a tiny part preserves
+    none. The part is a whole number of samples, at least two.
 
     Args:
-        recipe (Recipe): The recipe; without a ``budget`` it is returned as it is.
-        batch_size (int): Samples of a batch.
+        recipe (Recipe): The recipe; without a ``budget`` it is returned unchanged.
+        batch_size (int): Number of samples in a batch.
         share (float): Part of the run in which the adversarial path is taken, between 0 and 1.
             Defaults to 1.0.
 
     Returns:
-        Recipe: Without a budget, and with ``interval`` and ``fraction`` in its place.
+        Recipe: The recipe with ``interval`` and ``fraction`` in place of the budget.
 
     Raises:
         ValueError: The budget does not even pay for an attack at every 1000th iteration.
@@ -77,7 +77,7 @@ def within_budget(recipe: Recipe, batch_size: int, share: float = 1.0) -> Recipe
         if samples * steps > best + 1e-9:
             best, interval, fraction = samples * steps, candidate, part
         if part == 1:
-            # A longer interval only gives fewer.
+            # The whole batch is affordable; a longer interval would only mean fewer steps.
             break
     if not interval:
         least = 1 + share * (step_cost(recipe, min(1.0, 2 / batch_size)) - 1) / _LONGEST
@@ -89,7 +89,7 @@ def within_budget(recipe: Recipe, batch_size: int, share: float = 1.0) -> Recipe
 
 
 def _affordable(recipe: Recipe, extra: float, batch_size: int) -> float:
-    """The largest part of a batch whose step costs at most ``1 + extra``; 0 if none does."""
+    """The largest part of a batch whose step costs at most ``1 + extra``; 0 if there is none."""
     fixed = step_cost(recipe, 0.0) - 1
     slope = step_cost(recipe, 1.0) - 1 - fixed
     samples = min(batch_size, math.floor((extra - fixed) / slope * batch_size + 1e-9))

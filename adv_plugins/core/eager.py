@@ -1,6 +1,7 @@
 """Keeping a function out of ``torch.compile`` without importing the compiler.
 
-``torch.compiler.disable`` as a decorator imports it at once, which takes longer than all the rest.
+As a decorator, ``torch.compiler.disable`` imports the compiler immediately, which takes longer than
+importing the rest of the package.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 F = TypeVar('F', bound=Callable[..., Any])
-# Older versions of PyTorch cannot tell.
+# Older versions of PyTorch lack it.
 _is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', lambda: False)
 
 

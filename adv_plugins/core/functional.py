@@ -1,7 +1,7 @@
-"""The papers' equations, each one a pure tensor function.
+"""The papers' equations, each as a pure tensor function.
 
-Nothing here knows a model, a trainer or a random state: tensors go in, tensors come out, and
-everything is differentiable where the papers differentiate it.
+The functions need no model, trainer or random state. They are differentiable wherever the papers
+differentiate them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CAM_NORMALIZATIONS = ('minmax', 'max')
 
 
 def temporal_cam(features: Tensor, gradients: Tensor, weighting: str = 'gap') -> Tensor:
-    """Class activation maps of every frame (TAF, eq. 2).
+    """Class activation map of every frame (TAF, eq. 2).
 
     ``CAM_t = sum_c w_tc F'_tc`` without a ReLU, where ``w`` is the gradient of the
     cross-entropy averaged over height and width, frame by frame and channel by channel.
@@ -26,8 +26,8 @@ def temporal_cam(features: Tensor, gradients: Tensor, weighting: str = 'gap') ->
         features (Tensor): The feature maps F', shape (B, T, C, H, W).
         gradients (Tensor): The gradient of the loss with respect to ``features``, same shape.
         weighting (str): ``'gap'`` pools the gradient over height and width first, as GradCAM
-            does; ``'elementwise'`` multiplies gradient and feature place by place, the literal
-            reading of eq. 2. Defaults to ``'gap'``.
+            does; ``'elementwise'`` multiplies gradient and feature at each position, which is the
+            literal reading of eq. 2. Defaults to ``'gap'``.
 
     Returns:
         Tensor: The maps, shape (B, T, H, W).
@@ -52,18 +52,18 @@ def temporal_cam_loss(
     """How much attention the non-key frames receive (TAF, eq. 3-5).
 
     The maps are normalised over the whole clip, the ``num_frames`` frames with the smallest sum
-    are the non-key frames, and the loss is the mean of their maps. Ascending it moves
+    are the non-key frames, and the loss is the mean of their maps. Gradient ascent on it moves
     attention to the frames that the model neglects.
 
     Args:
         cam (Tensor): The maps of :func:`temporal_cam`, shape (B, T, H, W).
         num_frames (int, optional): N of eq. 5, between 1 and T. Defaults to None: all frames.
         normalize (str): ``'minmax'`` divides by ``max - min``; ``'max'`` divides by ``max``, as
-            eq. 3 is printed. Defaults to ``'minmax'``.
+            printed in eq. 3. Defaults to ``'minmax'``.
 
     Returns:
-        Tensor: One loss per clip, shape (B,). A clip whose map is constant has loss 0 and a
-        finite gradient.
+        Tensor: One loss per clip, shape (B,). A clip with a constant map has loss 0 and a finite
+        gradient.
 
     Raises:
         ValueError: ``cam`` is not (B, T, H, W), ``num_frames`` is outside 1..T, or
@@ -81,7 +81,7 @@ def temporal_cam_loss(
     lowest = cam.amin(dim=(1, 2, 3), keepdim=True)
     highest = cam.amax(dim=(1, 2, 3), keepdim=True)
     span = highest - lowest if normalize == 'minmax' else highest
-    # A constant map has nothing to normalise; dividing by one keeps its gradient finite.
+    # A constant map has span 0; dividing by one keeps its gradient finite.
     span = torch.where(span != 0, span, torch.ones_like(span))
     frames = ((cam - lowest) / span).mean(dim=(2, 3))
     return frames.topk(num_frames or length, dim=1, largest=False).values.mean(dim=1)
@@ -96,7 +96,7 @@ def ascent_direction(gradient: Tensor, norm: str, dims: tuple[int, ...]) -> Tens
         dims (tuple[int, ...]): The axes that one norm runs over.
 
     Returns:
-        Tensor: The direction, of norm 1, or 0 where the gradient is 0.
+        Tensor: The direction, of norm 1; 0 where the gradient is 0.
     """
     check_choice('norm', norm, NORMS)
     if norm == 'linf':
@@ -118,7 +118,7 @@ def project(delta: Tensor, eps: float | Tensor, norm: str, dims: tuple[int, ...]
         dims (tuple[int, ...]): The axes that one norm runs over.
 
     Returns:
-        Tensor: The projected perturbation; unchanged where it was inside.
+        Tensor: The projected perturbation, unchanged if it was inside.
     """
     check_choice('norm', norm, NORMS)
     if norm == 'linf':
@@ -137,17 +137,17 @@ def relative_size(perturbation: Tensor, clean: Tensor) -> Tensor:
 
 
 def attention_frobenius(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-    """How far two attention maps are apart: ``||A - A_adv||_F``, not squared (A-ART, section 2.2).
+    """Distance of two attention maps, ``||A - A_adv||_F``, not squared (A-ART, section 2.2).
 
     Args:
         a (Tensor): Attention maps, averaged over heads, shape (B, T, T); or (B, W, T, T) for W
-            blocks (windows, frames) of attention a sample, which count as one matrix.
+            blocks (windows, frames) of attention per sample, which count as one matrix.
         b (Tensor): The maps to compare with, same shape.
-        mask (Tensor, optional): Boolean, True for valid frames, shape (B, T) or (B, W, T): only
-            the block of valid queries and valid keys counts. Defaults to None: all are valid.
+        mask (Tensor, optional): Boolean, True for valid frames, shape (B, T) or (B, W, T). Only
+            entries with a valid query and a valid key count. Defaults to None: all are valid.
 
     Returns:
-        Tensor: One norm a sample, shape (B,), with gradient 0 where both maps are equal.
+        Tensor: One norm per sample, shape (B,), with gradient 0 where both maps are equal.
 
     Raises:
         ValueError: Shapes do not fit.
@@ -166,12 +166,12 @@ def attention_mse(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared difference of two maps over their valid entries (A-ART, section 3.2.2).
 
     Args:
-        a (Tensor): Attention maps as :func:`attention_frobenius` takes them.
+        a (Tensor): Attention maps, shaped as in :func:`attention_frobenius`.
         b (Tensor): The maps to compare with.
         mask (Tensor, optional): True for valid frames. Defaults to None: all are valid.
 
     Returns:
-        Tensor: One mean a sample, shape (B,); 0 for a sample without a valid frame.
+        Tensor: One mean per sample, shape (B,); 0 for a sample without a valid frame.
     """
     entries = _valid_block(a, mask).expand(a.shape).flatten(1).sum(dim=1)
     return attention_frobenius(a, b, mask).square() / entries.clamp(min=1)
@@ -180,13 +180,13 @@ def attention_mse(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
 def random_wrong_labels(
     labels: Tensor, num_classes: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Labels drawn evenly from all classes but the given one (TAF, section 3.2, the random ŷ).
+    """Labels drawn uniformly from all classes but the true one (the random ŷ of TAF, section 3.2).
 
     Args:
         labels (Tensor): True labels, integers of shape (B,).
         num_classes (int): Number of classes, at least 2.
-        generator (torch.Generator, optional): Source of randomness on the labels' device.
-            Defaults to None: the global one.
+        generator (torch.Generator, optional): Random generator on the labels' device. Defaults to
+            None: the global one.
 
     Returns:
         Tensor: Labels of the same shape, none equal to the true one.
@@ -198,13 +198,13 @@ def random_wrong_labels(
 
 
 def uniform_in_ball(normal: Tensor, uniform: Tensor, eps: float, dims: tuple[int, ...]) -> Tensor:
-    """Points drawn evenly from the ℓ2 ball, out of two standard random draws.
+    """Map standard random draws to points that are uniform in the ℓ2 ball.
 
     Args:
-        normal (Tensor): Standard normal numbers; 0 at entries that are to stay 0 (padding), which
-            do not count as dimensions of the ball.
-        uniform (Tensor): Numbers from [0, 1), one a ball: ``normal`` reduced over ``dims``, with
-            those axes kept.
+        normal (Tensor): Standard normal numbers, with 0 at entries that must stay 0 (padding);
+            those do not count as dimensions of the ball.
+        uniform (Tensor): One number from [0, 1) per ball; its shape is that of ``normal`` with the
+            axes ``dims`` reduced to 1.
         eps (float): Radius of the ball.
         dims (tuple[int, ...]): The axes that one norm runs over.
 
@@ -218,18 +218,18 @@ def uniform_in_ball(normal: Tensor, uniform: Tensor, eps: float, dims: tuple[int
 
 
 def expand_like(per_sample: Tensor, like: Tensor) -> Tensor:
-    """One value a sample, shape (B,), as a view (B, 1, ...) that broadcasts to ``like``."""
+    """View one value per sample, shape (B,), as (B, 1, ...), which broadcasts to ``like``."""
     return per_sample.view(-1, *[1] * (like.ndim - 1))
 
 
 def _valid_block(maps: Tensor, mask: Tensor | None) -> Tensor:
-    """Where query and key are valid, broadcastable to the maps."""
+    """Where both query and key are valid, broadcastable to the maps."""
     if mask is None:
         return torch.ones((), dtype=torch.bool, device=maps.device)
     if mask.shape != maps.shape[:-1] or maps.shape[-1] != maps.shape[-2]:
         raise ValueError(
             f'a mask of the shape {tuple(mask.shape)} does not fit square maps '
-            f'{tuple(maps.shape)}; it has one entry a frame: {tuple(maps.shape[:-1])}'
+            f'{tuple(maps.shape)}; it needs one entry per frame: {tuple(maps.shape[:-1])}'
         )
     return mask.unsqueeze(-1) & mask.unsqueeze(-2)
 

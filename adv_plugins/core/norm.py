@@ -1,11 +1,11 @@
-"""Dual norm: a second set of normalisation entries for adversarial inputs (TAF, section 3.3).
+"""Dual norm: auxiliary parameters and statistics for adversarial inputs (TAF, section 3.3).
 
-Adversarial inputs have other statistics than clean ones, so they get auxiliary norms (Xie et al.,
-CVPR 2020). A converted norm keeps its class (as a subclass), its parameters and its buffers. Its
-auxiliary entries are parameters and buffers of the same module (``adv_weight``,
-``adv_running_mean``, ...) that stand in for the clean ones during one call, so a norm with
-behaviour of its own (SyncBatchNorm, timm's BatchNormAct2d) keeps it on both paths. State dicts
-leave the auxiliary entries out.
+The statistics of adversarial inputs differ from those of clean ones, so adversarial inputs get
+auxiliary norms (Xie et al., CVPR 2020). A converted norm becomes a subclass of its own class and
+keeps its parameters and buffers. Its auxiliary entries are parameters and buffers of the same
+module (``adv_weight``, ``adv_running_mean``, ...) that replace the clean ones during one call, so
+norms with special behaviour (SyncBatchNorm, timm's BatchNormAct2d) keep it on both paths. State
+dicts leave the auxiliary entries out.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ CLEAN = 'clean'
 ADVERSARIAL = 'adversarial'
 PREFIX = 'adv_'
 _RECORDED = 1024
-"""Steps that may lie between a forward and the backward that recomputes it."""
+"""Number of adversarial forwards whose sequence numbers are remembered for recomputation."""
 
 
 class NormPath:
-    """The path that forwards take through the norms of one model, shared by all of them."""
+    """The path that forwards take through the norms; one object is shared by all of a model's."""
 
     def __init__(self) -> None:
         self.branch = CLEAN
@@ -39,16 +39,17 @@ class NormPath:
 
     @contextmanager
     def use(self, branch: str, tracking: bool = True) -> Iterator[None]:
-        """Take a branch for a while.
+        """Use one branch inside the ``with`` block.
 
         Args:
             branch (str): ``'clean'`` or ``'adversarial'``.
-            tracking (bool): Whether running statistics are updated, unless an outer ``use``
-                has frozen them. Defaults to True.
+            tracking (bool): Whether running statistics are updated; an outer ``use`` that froze
+                them takes precedence. Defaults to True.
         """
         before = self.branch, self.tracking, self._inside
         self.branch, self.tracking, self._inside = branch, tracking and self.tracking, True
-        # An attack differentiates inside: only what tracks waits for the trainer's backward.
+        # An attack runs its backwards inside the block. Only forwards that update statistics have
+        # their backward later, so only they can be recomputed there.
         recorded = branch == ADVERSARIAL and self.tracking
         start = autograd_clock() if recorded else 0
         try:
@@ -60,15 +61,15 @@ class NormPath:
                 del self._recorded[:-_RECORDED]
 
     def now(self) -> tuple[str, bool]:
-        """The branch of the running forward and whether it updates statistics.
+        """The branch of the running forward, and whether it updates statistics.
 
-        Activation checkpointing runs forwards again inside the trainer's backward, when the step
-        is over. The autograd sequence number of the node that asks for it identifies the branch.
+        Activation checkpointing recomputes forwards inside the trainer's backward, after the step.
+        There, the autograd sequence number of the current node identifies the branch.
         """
         if self._inside or torch._C._current_graph_task_id() == -1:
             return self.branch, self.tracking
         number = torch._C._current_autograd_node()._sequence_nr()
-        # The last of them, in order as they are, that began before.
+        # They are sorted; find the last one that began before this node.
         before = bisect.bisect(self._recorded, number, key=lambda record: record[0])
         adversarial = before > 0 and number < self._recorded[before - 1][1]
         return ADVERSARIAL if adversarial else CLEAN, self.tracking
@@ -98,7 +99,7 @@ class DualNorm(nn.Module):
                         self._buffers[name] = buffer.clone()
             output = super().forward(*args, **kwargs)
             if branch == ADVERSARIAL and tracking:
-                # Norms that assign a new tensor instead of updating in place.
+                # Some norms assign a new tensor instead of updating in place.
                 for name in buffers.keys() & set(self._auxiliary):
                     buffers[PREFIX + name] = self._buffers[name]
             return output
@@ -129,18 +130,18 @@ class DualNorm(nn.Module):
         missing_keys.extend(key for key in missing if key not in auxiliary)
 
     def auxiliary_pairs(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Name, clean tensor and auxiliary tensor of every doubled entry."""
+        """Name, clean tensor and auxiliary tensor of every entry that has an auxiliary one."""
         for name in self._auxiliary:
             yield name, getattr(self, name), getattr(self, PREFIX + name)
 
 
 def is_batch_norm(module: nn.Module) -> bool:
-    """Whether a module keeps running statistics, or could."""
+    """Whether a module has running statistics, even if they are switched off."""
     return 'running_mean' in module._buffers
 
 
 def plain_batch_norms(model: nn.Module) -> list[str]:
-    """Names of the batch norms that were not converted and are trained on both paths alike."""
+    """Names of the trainable batch norms that were not converted, and so serve both paths."""
     return [
         name
         for name, part in model.named_modules()
@@ -153,13 +154,13 @@ def plain_batch_norms(model: nn.Module) -> list[str]:
 def convert_norms(
     model: nn.Module, path: NormPath, dual_bn: bool, dual_ln: bool = False
 ) -> list[DualNorm]:
-    """Convert in place every norm with running statistics, and on demand every LayerNorm.
+    """Convert every norm with running statistics in place, and optionally every LayerNorm.
 
     Args:
-        model (nn.Module): The model; norms already converted for ``path`` are left as they are.
-        path (NormPath): The path they shall follow.
+        model (nn.Module): The model; norms that are already converted are left unchanged.
+        path (NormPath): The path that the norms follow.
         dual_bn (bool): Whether batch norms get auxiliary entries. Without them both paths share all
-            entries, and only the freezing of statistics is gained.
+            entries, and a converted norm can only freeze its statistics.
         dual_ln (bool): Whether LayerNorms get auxiliary entries. Defaults to False.
 
     Returns:
@@ -187,7 +188,7 @@ def convert_norms(
 
 
 def revert_norms(model: nn.Module) -> None:
-    """Undo :func:`convert_norms`: plain classes again, auxiliary entries dropped."""
+    """Undo :func:`convert_norms`: restore the plain classes and drop the auxiliary entries."""
     for module in dual_norms(model):
         for name in module._auxiliary:
             delattr(module, PREFIX + name)
@@ -201,7 +202,7 @@ def dual_norms(model: nn.Module) -> list[DualNorm]:
 
 
 def auxiliary_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-    """Clean and auxiliary parameter of every doubled one."""
+    """Pairs of a clean parameter and its auxiliary one."""
     for module in dual_norms(model):
         for _, clean, auxiliary in module.auxiliary_pairs():
             if isinstance(clean, nn.Parameter) and isinstance(auxiliary, nn.Parameter):
@@ -210,13 +211,13 @@ def auxiliary_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Pa
 
 @torch.no_grad()
 def copy_clean_to_auxiliary(model: nn.Module) -> None:
-    """Set every auxiliary entry to its clean value."""
+    """Copy every clean entry to its auxiliary one."""
     for module in dual_norms(model):
         for _, clean, auxiliary in module.auxiliary_pairs():
             auxiliary.copy_(clean)
 
 
 def mirror_requires_grad(model: nn.Module) -> None:
-    """Freeze and unfreeze auxiliary parameters with their clean ones (partial_bn, ...)."""
+    """Freeze or unfreeze auxiliary parameters like their clean ones (partial_bn, ...)."""
     for clean, auxiliary in auxiliary_parameters(model):
         auxiliary.requires_grad_(clean.requires_grad)

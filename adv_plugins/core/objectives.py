@@ -1,8 +1,8 @@
-"""What an attack maximises.
+"""Objectives: what an attack maximises.
 
-An objective reads the :class:`~adv_plugins.core.record.Record` of a forward pass and gives one
-value per sample (or one sum). The labels it aims at are chosen once, on the clean record, and
-held for all K steps.
+An objective maps the :class:`~adv_plugins.core.record.Record` of a forward pass to one value per
+sample (or their sum). Its labels are chosen once, from the clean record, and kept for all K attack
+steps.
 """
 
 from __future__ import annotations
@@ -43,41 +43,41 @@ class Objective(ABC):
 
     @abstractmethod
     def targets(self, record: Record) -> Tensor | None:
-        """The labels to aim at, chosen once from the clean record, shape (B,) or None."""
+        """The labels of the objective, chosen once from the clean record, shape (B,) or None."""
 
     @abstractmethod
     def __call__(self, record: Record, targets: Tensor | None) -> Tensor:
-        """The value to ascend, per sample or summed, differentiable in the record's inputs."""
+        """The value to maximise, per sample or summed, differentiable w.r.t. the inputs."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class TrainingLoss(Objective):
-    """The loss the model is trained with, at the labels it is trained on (TAF, eq. 1).
+    """The model's own training loss with its training labels (TAF, eq. 1).
 
-    For a classifier trained with cross-entropy that is the cross-entropy at the true label. Its
-    gradient comes out of the clean backward for free.
+    For a classifier trained with cross-entropy this is the cross-entropy at the true label. The
+    clean backward yields its gradient for free.
     """
 
     is_training_loss: ClassVar[bool] = True
 
     def targets(self, record: Record) -> None:
-        """None: the training labels are part of the loss."""
+        """None, because the training labels are part of the loss."""
 
     def __call__(self, record: Record, targets: Tensor | None) -> Tensor:
-        """The loss summed over the batch, so that half precision does not lose its gradient."""
+        """The loss summed over the batch, so that its gradient survives half precision."""
         return record.loss * record.batch_size
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class CrossEntropy(Objective):
-    """Cross-entropy of the logits at the true label, whatever else the training loss holds."""
+    """Cross-entropy of the logits at the true label, without other terms of the training loss."""
 
     def targets(self, record: Record) -> Tensor:
         """The true labels, shape (B,)."""
         return record.hard_labels('the objective CrossEntropy')
 
     def __call__(self, record: Record, targets: Tensor | None) -> Tensor:
-        """One value a sample, shape (B,)."""
+        """One value per sample, shape (B,)."""
         assert targets is not None
         return F.cross_entropy(record.logits.float(), targets, reduction='none')
 
@@ -86,22 +86,22 @@ class CrossEntropy(Objective):
 class TemporalCAM(Objective):
     """The CAM-based temporal loss (TAF, eq. 2-5).
 
-    The CAM belongs to the label ŷ: a random wrong label for a clip that the model classifies
-    correctly, the true label for the others (TAF, section 3.2).
+    The CAM is computed for the label ŷ: a random wrong label if the model classifies the clip
+    correctly, otherwise the true label (TAF, section 3.2).
 
     Args:
         num_frames (int, optional): N of eq. 5. Defaults to None: all frames.
         cam_layer (str, optional): Dotted name of the layer whose output is F'. Defaults to
             None: the adapter finds the last stage of the backbone.
         cam_layout (str, optional): Axes of that output as an einops pattern, see
-            :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: from its shape.
+            :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: inferred from its shape.
         weighting (str): ``'gap'`` or ``'elementwise'``, see
             :func:`~adv_plugins.functional.temporal_cam`. Defaults to ``'gap'``.
         normalize (str): ``'minmax'`` or ``'max'``, see
             :func:`~adv_plugins.functional.temporal_cam_loss`. Defaults to ``'minmax'``.
         second_order (bool): Whether the CAM's channel weights are differentiated too. False
-            holds them constant, for heads without a second derivative (SyncBatchNorm after the
-            CAM layer). Defaults to True.
+            treats them as constants, for heads without a second derivative (SyncBatchNorm after
+            the CAM layer). Defaults to True.
     """
 
     num_frames: int | None = None
@@ -140,7 +140,7 @@ class TemporalCAM(Objective):
             raise ValueError(
                 f'the logits do not depend on the output of cam_layer={record.layer!r}; name a '
                 'layer between input and classifier. A model compiled as a whole hides its layers: '
-                'leave out compile, or take a recipe that ascends the training loss'
+                'leave out compile, or use a recipe that ascends the training loss'
             )
         slope = to_frames(slope, record.batch_size, record.layer, record.layout)
         cam = temporal_cam(maps.float(), slope.float(), self.weighting)

@@ -1,4 +1,4 @@
-"""Parts that a config names: built from a name or a dict, and printed as one would write them."""
+"""Build the parts of a recipe from names or config dicts, and print them as one writes them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ Kinds = Mapping[str, Callable[..., Any]]
 
 
 def build(option: str, base: type[Any], kinds: Kinds, entry: Any, **options: Any) -> Any:
-    """A part from its name in any case, a config dict, or a ready one.
+    """Build a part from its name in any case or a config dict; an instance is returned as it is.
 
     Args:
-        option (str): What is chosen, for the messages.
-        base (type): The class of ready ones; without a ``type`` a dict is of this class, if it is
-            one of the kinds.
-        kinds (Mapping[str, Callable]): The classes, or functions that return one, by name.
+        option (str): The name of the option, for the messages.
+        base (type): The class of the instances. A dict without a ``type`` builds this class, if it
+            is one of ``kinds``.
+        kinds (Mapping[str, Callable]): The classes, or functions that return an instance, by name.
         entry (Any): The name, ``dict(type=name, **options)``, or an instance of ``base``.
-        **options: Further arguments; not together with a ready one.
+        **options: Further arguments; not allowed together with an instance.
 
     Returns:
         Any: An instance of ``base``.
 
     Raises:
-        ValueError: An unknown name or argument, with the near matches, or one that is missing.
+        ValueError: A name or argument is unknown (the message lists similar ones), or a required
+            argument is missing.
     """
     if isinstance(entry, base):
         if options:
             given = ', '.join(f'{key}={value!r}' for key, value in options.items())
-            raise ValueError(f'{given} beside a ready {option}; write {type(entry).__name__}(...)')
+            raise ValueError(
+                f'{given} together with a ready {option}; write {type(entry).__name__}(...)'
+            )
         return entry
     name = entry
     if isinstance(entry, Mapping):
@@ -62,7 +65,7 @@ def _check_arguments(name: str, kind: Callable[..., Any], options: Mapping[str, 
 
 
 def describe(part: Any) -> str:
-    """A dataclass as one would write it: without the options that have their default.
+    """A dataclass as one would write it, leaving out options at their default.
 
     Example:
         >>> repr(TAF())
@@ -80,7 +83,7 @@ def describe(part: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as Python; grey levels as fractions of 255."""
+    """A value as Python code; grey levels as fractions of 255."""
     levels = round(value * 255) if isinstance(value, float) and abs(value) < 1e6 else 0
     if levels and levels / 255 == value and len(repr(value)) > len('0.12345'):
         return f'{levels}/255'

@@ -1,4 +1,4 @@
-"""Private random streams: what an attack draws leaves the global streams as they are."""
+"""Private random streams, so that an attack leaves the global random state unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RandomState = list[tuple[torch.Generator, Tensor]]
 
 
 def stream_seed(seed: int, iteration: int = 0) -> int:
-    """Where the private stream of an iteration starts: of seed, iteration and rank alone."""
+    """The seed of an iteration's private stream, a function of seed, iteration and rank only."""
     rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
     step = (iteration + 1) * 0x9E3779B97F4A7C15 + rank * 0xD1B54A32D192ED03
     return (seed + step) % 2**63
@@ -21,11 +21,11 @@ def stream_seed(seed: int, iteration: int = 0) -> int:
 
 @contextmanager
 def private_random(device: torch.device, seed: int) -> Iterator[None]:
-    """Let everything inside draw from a stream of ``seed`` alone.
+    """Use a private random stream inside the ``with`` block, and restore the global state after it.
 
     Args:
-        device (torch.device): Where forwards run; beside it the CPU's stream is set aside.
-        seed (int): Where the stream starts.
+        device (torch.device): The device of the forwards. The CPU's stream is replaced as well.
+        seed (int): The seed of the stream.
     """
     generators = _generators(device)
     devices = [generator.device for generator in generators if generator.device.type == 'cuda']
@@ -36,12 +36,12 @@ def private_random(device: torch.device, seed: int) -> Iterator[None]:
 
 
 def random_state(device: torch.device) -> RandomState:
-    """The state of the streams that a forward on a device draws from."""
+    """The state of the random streams that a forward on a device uses."""
     return [(generator, generator.get_state()) for generator in _generators(device)]
 
 
 def set_random_state(state: RandomState) -> None:
-    """Put back what :func:`random_state` gave."""
+    """Restore a state from :func:`random_state`."""
     for generator, value in state:
         generator.set_state(value)
 

@@ -1,8 +1,8 @@
-"""Recipes: what fills the picture of an adversarial step.
+"""Recipes: all choices that define an adversarial step.
 
 A recipe is threat model (norm, eps, axes, clamp) × solver (steps, step size, start) × objective
 × regularizers × weights × norm policy × schedule (begin, end, interval, fraction of the batch).
-The papers' own are in :mod:`adv_plugins.recipes`.
+The recipes of the papers are in :mod:`adv_plugins.recipes`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .regularizers import REGULARIZERS, Regularizer
 
 @dataclass(frozen=True)
 class Rule:
-    """What an option of a recipe has to fulfil.
+    """A condition on one option of a recipe.
 
     Args:
         option (str): The option.
-        holds (Callable): Whether a recipe fulfils it.
-        text (str): What follows ``option=value`` in the error; ``{eps}`` and the like are the
-            recipe's options.
+        holds (Callable): Whether a recipe meets the condition.
+        text (str): The text after ``option=value`` in the error; ``{eps}`` and the like stand for
+            the recipe's options.
     """
 
     option: str
@@ -39,7 +39,7 @@ class Rule:
     text: str
 
     def check(self, recipe: Recipe) -> None:
-        """Raise a ValueError unless the recipe fulfils the rule."""
+        """Raise a ValueError unless the recipe meets the condition."""
         value = getattr(recipe, self.option)
         if not self.holds(recipe):
             text = self.text.format(**vars(recipe))
@@ -60,7 +60,7 @@ def _positive_integer(option: str) -> Rule:
         value = getattr(recipe, option)
         return is_integer(value) and value >= 1
 
-    return Rule(option, holds, 'must be a whole number, 1 at least')
+    return Rule(option, holds, 'must be a whole number, at least 1')
 
 
 def _choice(option: str, allowed: Sequence[str | None]) -> Rule:
@@ -84,13 +84,13 @@ RULES = (
     Rule(
         'attack_dtype',
         lambda r: r.attack_dtype is None or not (r.starts_at_clean and r.steps == 1),
-        'is for forwards that only the attack needs, and one step from the clean forward needs '
+        'applies to forwards that only the attack needs, and one step from the clean forward needs '
         'none; leave it out, or write steps=2 or more, attack_scale=0.5 or random_start=True',
     ),
     Rule(
         'budget',
         lambda r: r.budget is None or 1 < r.budget < math.inf,
-        'must be greater than 1, which is what a clean run costs; write e.g. budget=1.25',
+        'must be greater than 1, the cost of a clean run; write e.g. budget=1.25',
     ),
     Rule(
         'budget',
@@ -101,7 +101,7 @@ RULES = (
     Rule(
         'joint',
         lambda r: not r.joint or r.dims is None,
-        'is one norm over all that a sample has, dims={dims} one over some axes; write one of them',
+        'is one norm over the whole sample, dims={dims} one over some axes; write one of them',
     ),
     Rule(
         'dims',
@@ -111,7 +111,7 @@ RULES = (
     Rule(
         'dims',
         lambda r: r.dims is None or all(axis > 0 for axis in r.dims),
-        'must be positive axes; 0 is the batch, and samples do not share a ball',
+        'must be positive axes; axis 0 is the batch, and samples do not share a ball',
     ),
 )
 
@@ -121,56 +121,57 @@ class Recipe:
     """An adversarial step, composed from parts.
 
     Args:
-        name (str): What the log calls the recipe. Defaults to ``'Recipe'``.
+        name (str): The recipe's name in the log. Defaults to ``'Recipe'``.
         objective (Objective | str | dict): What the attack maximises: an objective, its class
             name, or ``dict(type=name, **options)``.
         eps (float): Radius of the ball around each sample: a fraction of the value range
-            (8/255 = eight grey levels) wherever the model's normalisation is known, in units of
-            the input otherwise.
+            (8/255 = eight grey levels) if the model's normalisation is known, otherwise in units
+            of the input.
         step_size (float, optional): β, the length of an attack step, in the unit of ``eps``.
             Defaults to None: ε for K=1, and 2.5 ε / K for more steps.
-        steps (int): K, number of attack steps. Defaults to 1.
+        steps (int): K, the number of attack steps. Defaults to 1.
         norm (str): ``'linf'`` or ``'l2'``. Defaults to ``'linf'``.
-        dims (tuple[int, ...], optional): Axes of the input that one norm runs over: ``(2,)``
-            is one ball for each frame of features (B, T, D). Defaults to None: all but the
+        dims (tuple[int, ...], optional): Axes of the input that one norm runs over: for features
+            (B, T, D), ``(2,)`` means one ball for each frame. Defaults to None: all axes but the
             batch, one ball for each sample and modality.
         joint (bool): Whether one norm runs over all modalities of a sample together. Defaults to
             False.
         random_start (bool): Whether the attack starts at a random point of the ball. Defaults
             to False: at the clean input.
-        clamp (bool): Whether adversarial inputs are clipped to valid pixels. False is the bare
+        clamp (bool): Whether adversarial inputs are clipped to valid pixels. False gives the plain
             projection of TAF, eq. 6. Defaults to True.
-        clean_weight (float): Weight of the clean losses. With 0 write ``dual_bn=False`` too, as
-            nothing else trains the clean norms, which are the deployed ones. Defaults to 1.0.
+        clean_weight (float): Weight of the clean losses. With 0, also write ``dual_bn=False``,
+            because nothing else trains the clean norms, which are deployed. Defaults to 1.0.
         adv_weight (float): Weight of the adversarial losses. Defaults to 1.0.
         regularizers (Sequence[Regularizer | dict | str]): Penalties on the pair of clean and
             adversarial forward, each added with its weight. Defaults to ().
-        dual_bn (bool): Whether the adversarial path has batch norms of its own. Defaults to
-            True.
-        dual_ln (bool): Whether it has LayerNorms of its own too. Defaults to False.
-        attack_path (str): Whose norms the attack sees in training: ``'clean'`` (its first
-            gradient then comes out of the clean forward) or ``'adversarial'``. Defaults to
+        dual_bn (bool): Whether the adversarial path has auxiliary batch norms. Defaults to True.
+        dual_ln (bool): Whether it also has auxiliary LayerNorms. Defaults to False.
+        attack_path (str): The norms that the attack uses in training: ``'clean'`` (its first
+            gradient then comes from the clean forward) or ``'adversarial'``. Defaults to
             ``'clean'``.
-        attack_scale (float): Height and width of the frames that the attack looks at, relative to
-            those it perturbs: 0.5 makes each of its steps cost a quarter. Its first gradient then
-            has a forward of its own, so that it pays for several steps. Defaults to 1.0.
-        attack_dtype (str, optional): ``'bfloat16'`` or ``'float16'``: the forwards that only the
-            attack needs run under autocast to it. A gradient at the graph of the clean forward is
-            as precise as that, so that one step from there has none. Defaults to None: as the
-            trainer's.
-        begin (int): First epoch with the adversarial path under an mmengine hook with
-            ``by_epoch=True``, first iteration everywhere else. Defaults to 0.
-        end (int, optional): First epoch or iteration without it again. Defaults to None: never.
+        attack_scale (float): Height and width of the frames in the attack's forwards, relative to
+            the frames it perturbs: with 0.5 each attack step costs a quarter. The first gradient
+            then needs a forward of its own, so this pays off only for several steps. Defaults
+            to 1.0.
+        attack_dtype (str, optional): ``'bfloat16'`` or ``'float16'``: autocast dtype of the
+            forwards that only the attack needs. It does not apply to a gradient from the clean
+            forward, so a single step from there cannot use it. Defaults to None: the trainer's
+            precision.
+        begin (int): The first epoch with the adversarial path under an mmengine hook with
+            ``by_epoch=True``, otherwise the first iteration. Defaults to 0.
+        end (int, optional): The epoch or iteration at which the adversarial path ends
+            (exclusive). Defaults to None: never.
         interval (int): The adversarial path is taken every ``interval`` iterations. Defaults
             to 1.
         fraction (float): Fraction of each batch, drawn at random, that gets an adversarial
-            counterpart; two samples at least. Defaults to 1.0.
-        budget (float, optional): What the whole run may cost in clean runs, such as 1.25; it
-            chooses ``interval`` and ``fraction`` at the first batch, see
+            counterpart; at least two samples. Defaults to 1.0.
+        budget (float, optional): Maximum cost of the whole run in clean runs, such as 1.25. It
+            determines ``interval`` and ``fraction`` at the first batch, see
             :func:`~adv_plugins.core.cost.within_budget`. Defaults to None: no limit.
 
     Raises:
-        ValueError: An option outside of what is allowed.
+        ValueError: An option has a value that is not allowed.
 
     Example:
         >>> Recipe(objective=TemporalCAM(num_frames=4), norm='l2', eps=2.0, step_size=2.0)
@@ -202,7 +203,7 @@ class Recipe:
     __repr__ = describe
 
     def __post_init__(self) -> None:
-        # Past the frozen fields: names and config dicts become the parts they name.
+        # The dataclass is frozen, so replace names and config dicts by the parts via vars().
         vars(self).update(
             objective=build('objective', Objective, OBJECTIVES, self.objective),
             regularizers=build_regularizers(self.regularizers),
@@ -227,7 +228,7 @@ class Recipe:
 
     @property
     def starts_at_clean(self) -> bool:
-        """Whether the attack's first gradient, in training, comes out of the clean forward."""
+        """Whether the attack's first gradient in training comes from the clean forward."""
         here = self.attack_path == 'clean' and not self.random_start
         return here and self.attack_scale == 1
 
@@ -235,8 +236,8 @@ class Recipe:
         """Whether the adversarial path is taken.
 
         Args:
-            progress (int): Current epoch or iteration, the unit of ``begin`` and ``end``.
-            iteration (int): Current iteration, the unit of ``interval``.
+            progress (int): Current epoch or iteration, in the unit of ``begin`` and ``end``.
+            iteration (int): Current iteration, to which ``interval`` applies.
         """
         started = self.begin <= progress and (self.end is None or progress < self.end)
         return started and iteration % self.interval == 0
@@ -249,16 +250,16 @@ RECIPES: dict[str, Callable[..., Recipe]] = {'Recipe': Recipe}
 def register_recipe(
     *, base: Callable[..., Recipe] = Recipe, derives: Sequence[str] = ()
 ) -> Callable[[Callable[..., Recipe]], Callable[..., Recipe]]:
-    """Make a function that returns a recipe known under its name.
+    """Register a function that returns a recipe under the function's name.
 
-    Its ``**options`` stand for the options of ``base``: they become part of its signature, which
-    errors and ``help()`` go by. The log calls the recipe by the function's name.
+    Its ``**options`` stand for the options of ``base``. They become part of its signature, which
+    errors and ``help()`` show. The log uses the function's name as the recipe's name.
 
     Args:
-        base (Callable): What the function passes its ``**options`` to. Defaults to
+        base (Callable): The recipe to which the function passes its ``**options``. Defaults to
             :class:`Recipe`.
-        derives (Sequence[str]): Options of ``base`` that follow from the function's own, and which
-            it therefore does not take. Defaults to ().
+        derives (Sequence[str]): Options of ``base`` that the function sets itself and therefore
+            does not accept. Defaults to ().
 
     Example:
         >>> @register_recipe(derives=('objective', 'clean_weight'))
@@ -288,15 +289,15 @@ def register_recipe(
 
 
 def build_recipe(recipe: Recipe | str | Mapping[str, Any], **options: Any) -> Recipe:
-    """A recipe from a name, a config dict or a recipe.
+    """Build a recipe from its name or a config dict; a recipe is returned as it is.
 
     Args:
         recipe (Recipe | str | Mapping): A recipe, its name in any case (``'taf'``), or
             ``dict(type='TAF', **options)``.
-        **options: Options of the recipe; not together with a ready one.
+        **options: Options of the recipe; not allowed together with a :class:`Recipe`.
 
     Raises:
-        ValueError: Unknown recipe or option; the message has the near matches.
+        ValueError: A recipe or option is unknown; the message lists similar names.
     """
     built: Recipe = build('recipe', Recipe, RECIPES, recipe, **options)
     return built
@@ -305,11 +306,11 @@ def build_recipe(recipe: Recipe | str | Mapping[str, Any], **options: Any) -> Re
 def build_regularizers(
     regularizers: Sequence[Regularizer | str | Mapping[str, Any]],
 ) -> tuple[Regularizer, ...]:
-    """Regularizers from regularizers, their class names or config dicts.
+    """Build a list of regularizers; each entry is one, its class name or a config dict.
 
     Raises:
-        ValueError: Not a list, an unknown regularizer or option, or two of one name, which the
-            log could not tell apart.
+        ValueError: ``regularizers`` is not a list, a regularizer or option is unknown, or two
+            have the same name, which the log could not distinguish.
     """
     if regularizers is None or isinstance(regularizers, (Regularizer, str, Mapping)):
         raise ValueError(

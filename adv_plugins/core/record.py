@@ -1,4 +1,4 @@
-"""What is left of a forward (:class:`Record`) and of a whole step (:class:`StepResult`)."""
+"""The results of a forward (:class:`Record`) and of a whole step (:class:`StepResult`)."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ R = TypeVar('R', bound='Recorded')
 
 
 class Recorded(Protocol):
-    """What the recorder of a regularizer has read in a forward."""
+    """Data that a regularizer's recorder captured in a forward."""
 
     def detach(self: R) -> R:
         """The same values without their graph."""
 
     def take(self: R, index: Tensor, batch_size: int) -> R:
-        """What belongs to the samples at ``index`` of a batch of ``batch_size``."""
+        """The data of the samples at ``index`` of a batch of ``batch_size``."""
 
 
 @dataclass
 class Record:
-    """What one forward pass in training mode left behind.
+    """The results of one forward pass in training mode.
 
     Args:
-        losses (Mapping[str, Tensor]): The model's own losses and metrics, one scalar a name.
-        loss (Tensor): Their total, the scalar the plain model would be trained with.
+        losses (Mapping[str, Tensor]): The model's own losses and metrics, one scalar per name.
+        loss (Tensor): The total training loss of the plain model, a scalar.
         logits (Any): The class scores, shape (B, num_classes).
         labels (Tensor, optional): The training labels: integers (B,) or scores
             (B, num_classes). None where there are none.
         batch_size (int): B.
-        output (Any): What the model returned, for trainers that want it back, without its graph.
-            Defaults to None.
+        output (Any): The model's output without its graph, for trainers that return it. Defaults
+            to None.
         features (Any): The output of ``layer`` with its graph. Defaults to None: not captured.
         layer (str): Dotted name of the captured layer. Defaults to ''.
         layout (str, optional): The axes of ``features`` as an einops pattern, see
-            :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: from their number.
-        recorded (Mapping[str, Sequence[Recorded]]): What the regularizers' recorders read, by the
-            regularizers' names. Defaults to {}.
+            :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: inferred from their
+            number.
+        recorded (Mapping[str, Sequence[Recorded]]): The data captured for each regularizer, by
+            the regularizer's name. Defaults to {}.
     """
 
     losses: Mapping[str, Tensor]
@@ -56,7 +57,7 @@ class Record:
     recorded: Mapping[str, Sequence[Recorded]] = field(default_factory=dict)
 
     def drop_graph(self) -> None:
-        """Keep the values of losses, logits and recordings, let go of all that holds the graph."""
+        """Detach losses, logits and recordings and drop the features, so the graph is freed."""
         self.losses = {name: value.detach() for name, value in self.losses.items()}
         self.loss = self.loss.detach()
         self.logits = self.logits.detach() if isinstance(self.logits, Tensor) else None
@@ -64,7 +65,7 @@ class Record:
         self.recorded = {n: [entry.detach() for entry in r] for n, r in self.recorded.items()}
 
     def take(self, index: Tensor) -> Record:
-        """What the record says of the samples at ``index``; its losses stay those of all."""
+        """The record of the samples at ``index``; the losses remain those of the whole batch."""
         count = self.batch_size
 
         def rows(value: Any) -> Any:
@@ -81,7 +82,7 @@ class Record:
         )
 
     def hard_labels(self, purpose: str) -> Tensor:
-        """The labels as integers (B,), with logits to go with them.
+        """The labels as integers (B,), after checking that there are logits for them.
 
         Raises:
             ValueError: The labels are soft, or the model gives no logits.
@@ -90,7 +91,7 @@ class Record:
         if not isinstance(self.logits, Tensor) or self.logits.ndim != 2:
             got = str(getattr(self.logits, 'shape', type(self.logits).__name__))
             raise ValueError(
-                f'{purpose} needs logits of the shape (batch, classes), the model gave {got}; '
+                f'{purpose} needs logits of the shape (batch, classes), but the model gave {got}; '
                 "use objective='TrainingLoss' for a model without class scores"
             )
         labels = self.labels
@@ -99,8 +100,8 @@ class Record:
         if labels is None or labels.is_floating_point() or labels.shape != shape:
             got = 'none' if labels is None else f'{labels.dtype} of shape {tuple(labels.shape)}'
             raise ValueError(
-                f'{purpose} needs one hard label a sample, integers of shape {shape}, got {got}; '
-                'drop what softens them (label blending: mixup, CutMix), or use a recipe that '
+                f'{purpose} needs one hard label per sample, integers of shape {shape}, got {got}; '
+                'switch off label blending (mixup, CutMix), or use a recipe that '
                 "ascends the training loss: dict(type='CEAugmentation')"
             )
         return labels
@@ -108,7 +109,7 @@ class Record:
 
 @dataclass
 class StepResult:
-    """What an adversarial step found.
+    """The result of an adversarial step.
 
     Args:
         clean (Record): The clean forward, without its graph.
@@ -116,8 +117,8 @@ class StepResult:
         clean_loss (Tensor): The weighted clean loss.
         adv_loss (Tensor): The weighted adversarial loss.
         penalties (dict[str, Tensor]): The weighted regularizers, by their log keys.
-        total (Tensor): What the trainer is to call ``backward()`` on: the sum of these losses.
-        metrics (dict[str, Tensor]): What is logged and not summed.
+        total (Tensor): The sum of these losses, on which the trainer calls ``backward()``.
+        metrics (dict[str, Tensor]): Values that are logged but are no part of the total.
     """
 
     clean: Record

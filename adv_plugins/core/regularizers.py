@@ -1,4 +1,4 @@
-"""What ties the adversarial record to the clean one, beyond the two losses."""
+"""Regularizers: penalties on the difference between the clean and the adversarial record."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .record import Record, Recorded
 
 
 class Regularizer(ABC):
-    """A penalty on the pair of records; subclass it for one of your own.
+    """A penalty on the pair of records; subclass it to write your own.
 
-    Both records carry their graph, and the adversarial forward draws the same dropout as the
-    clean one, so that what is compared is the perturbation alone (with ``fraction`` < 1 it
-    cannot: the batches differ).
+    Both records carry their graph. The adversarial forward uses the same dropout masks as the
+    clean one, so that the records differ only by the perturbation. With ``fraction`` < 1 the masks
+    differ, because the batches do.
     """
 
     name: ClassVar[str]
-    """What it is logged as: the value under this name, weighted as ``loss_<name>``."""
+    """Its log key: the value is logged as ``<name>``, the weighted value as ``loss_<name>``."""
     weight: float
 
     __repr__ = describe
@@ -31,15 +31,15 @@ class Regularizer(ABC):
         """Raise a ValueError if the regularizer does not fit the model."""
 
     def record(self, model: nn.Module) -> AbstractContextManager[Sequence[Recorded]]:
-        """Follow a forward of the model; what is yielded reaches ``record.recorded[self.name]``.
+        """A context that captures data from a forward as ``record.recorded[self.name]``.
 
-        Both forwards of a step run inside such a block. By default nothing is recorded.
+        Each of the step's two forwards runs inside such a context. By default nothing is captured.
         """
         return nullcontext(())
 
     @abstractmethod
     def __call__(self, clean: Record, adversarial: Record) -> Tensor:
-        """The penalty before its weight, a scalar."""
+        """The unweighted penalty, a scalar."""
 
 
 REGULARIZERS: dict[str, type[Regularizer]] = {}
@@ -49,6 +49,6 @@ Kind = TypeVar('Kind', bound=type[Regularizer])
 
 
 def register_regularizer(kind: Kind) -> Kind:
-    """Make a regularizer known under the name of its class."""
+    """Register a regularizer under the name of its class."""
     REGULARIZERS[kind.__name__] = kind
     return kind

@@ -1,4 +1,4 @@
-"""When the adversarial path is taken: the clock of one converted model, and its random stream."""
+"""The schedule of one converted model: its iteration count and the seed of its random stream."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ _SAVED = ('seed', 'iteration', 'started')
 
 
 class Schedule:
-    """Where a run is.
+    """How far a run has come.
 
-    A trainer that knows says so with :meth:`go_to`; otherwise steps are counted.
+    A trainer can set the position with :meth:`go_to`; otherwise the steps are counted.
 
     Attributes:
-        seed (int): Base of the private random stream.
+        seed (int): Base seed of the private random stream.
         iteration (int): Index of the current step.
         epoch (int, optional): The current epoch where the recipe's ``begin`` and ``end`` are
             epochs; None where they are iterations.
-        started (bool): Whether the auxiliary norms have left the clean ones they were copied from.
-        adversarial_steps (int): How often the adversarial path was taken.
+        started (bool): Whether an adversarial step was taken. Until then the auxiliary norms are
+            copies of the clean ones.
+        adversarial_steps (int): The number of adversarial steps so far.
         rehearsed (bool): Whether the whole step has been tried once.
     """
 
@@ -39,14 +40,14 @@ class Schedule:
         self._shared = False
 
     def reseed(self, seed: int) -> None:
-        """Start the private random stream elsewhere; on all ranks alike."""
+        """Change the base seed of the private random stream; use the same seed on all ranks."""
         self.seed = seed
 
     def go_to(self, iteration: int | None = None, epoch: int | None = None) -> None:
-        """Say where the run is.
+        """Set the position of the run.
 
         Args:
-            iteration (int, optional): Index of the step to come. Defaults to None: as counted.
+            iteration (int, optional): Index of the next step. Defaults to None: as counted.
             epoch (int, optional): The epoch, if ``begin`` and ``end`` count epochs. Defaults to
                 None: they count iterations.
         """
@@ -54,7 +55,7 @@ class Schedule:
         self.epoch = epoch
 
     def is_active(self, recipe: Recipe) -> bool:
-        """Whether the coming step is an adversarial one."""
+        """Whether the next step is an adversarial one."""
         progress = self.iteration if self.epoch is None else self.epoch
         return recipe.is_active(progress, self.iteration)
 
@@ -68,8 +69,11 @@ class Schedule:
 
     @contextmanager
     def one_iteration(self) -> Iterator[None]:
-        """Count the steps inside as one: those of the sources of a batch, each of which is tried
-        as a whole in the first iteration."""
+        """Count all steps inside the ``with`` block as one iteration.
+
+        For a batch from several sources with one step each. In the first iteration the whole step
+        is tried for each of them.
+        """
         self._shared = True
         try:
             yield
@@ -78,14 +82,14 @@ class Schedule:
         self.step_taken(adversarial=False)
 
     def stream(self) -> int:
-        """The seed of the private random stream of the coming step."""
+        """The seed of the next step's private random stream."""
         return stream_seed(self.seed, self.iteration)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
+        """The state that a checkpoint keeps."""
         return {name: torch.tensor(getattr(self, name)) for name in _SAVED}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Restore a state from :meth:`state_dict`."""
         for name in _SAVED:
             setattr(self, name, state[name].item())

@@ -1,4 +1,4 @@
-"""The adversarial step: one call that answers "what is your loss?" with a richer loss.
+"""The adversarial step: one call that returns the clean, adversarial and regularizer losses.
 
 .. code-block:: text
 
@@ -8,10 +8,11 @@
     total = clean_weight · L(clean) + adv_weight · L(adversarial)
             + Σ weight · regularizer(clean record, adversarial record)
 
-The clean loss' parameter gradients are taken as soon as the attack has read the clean graph,
-which is then freed: the peak memory is that of one forward. They reach the trainer's one backward
-through :class:`~adv_plugins.core.autograd.InjectGradients`. A regularizer differentiates the clean
-record too: with one, the clean graph lives until that backward.
+The parameter gradients of the clean loss are computed as soon as the attack has used the clean
+graph, which is then freed, so the peak memory is that of one forward.
+:class:`~adv_plugins.core.autograd.InjectGradients` adds them to the trainer's single backward. A
+regularizer also differentiates the clean record; with one, the clean graph is kept until that
+backward.
 """
 
 from __future__ import annotations
@@ -63,13 +64,13 @@ class Step:
         Args:
             batch (Batch): The clean batch.
             target (Any): Its labels or data samples.
-            seed (int): Of the step's private random stream.
+            seed (int): Seed of the step's private random stream.
 
         Returns:
-            StepResult: The total loss and what it is made of.
+            StepResult: The total loss and its parts.
         """
         recipe, batch = self.recipe, batch.leaves()
-        # Records are compared under the same dropout.
+        # Regularizers compare the records, so both forwards need the same dropout masks.
         dropout = random_state(batch.device) if recipe.regularizers else None
         begun = autograd_clock()
         with self.path.use(CLEAN):
@@ -102,7 +103,7 @@ class Step:
         return StepResult(clean, adversarial, clean_loss, adv_loss, penalties, total, metrics)
 
     def _forward(self, batch: Batch, target: Any, features: bool) -> Record:
-        """A forward that the regularizers' recorders follow."""
+        """Run a forward with the recorders of the regularizers."""
         forward = self.attacker.forward if features else self.attacker.adapter.forward
         with ExitStack() as stack:
             recorded = {
@@ -116,9 +117,13 @@ class Step:
     def _read_clean_graph(
         self, clean: Record, labels: Tensor | None, batch: Batch, begun: int
     ) -> tuple[Values | None, Tensor, dict[Tensor, Tensor | None] | None]:
-        """All that needs the clean graph: the attack's first gradient (where the attack starts
-        there), the weighted clean loss, and its gradient by each parameter, after which the
-        graph is freed. Where they have to wait for the trainer's backward, None."""
+        """Compute everything that needs the clean graph, then free the graph where possible.
+
+        Returns:
+            tuple: The attack's first gradient, or None if the attack does not start from the clean
+            forward; the weighted clean loss; and its gradient w.r.t. each parameter, or None if
+            those have to wait for the trainer's backward.
+        """
         recipe = self.recipe
         starts_here = recipe.starts_at_clean
         loss = recipe.clean_weight * clean.loss
@@ -126,8 +131,8 @@ class Step:
         trained = recipe.clean_weight > 0
         nodes = graph_nodes(loss) if trained and not regularized else []
         leaves = list(batch.values.values())
-        # In fp16 the gradients need the trainer's loss scale, which only its backward has. Nor is
-        # a graph from before the step to be freed.
+        # In fp16 the gradients need the trainer's loss scale, which only its backward has. A graph
+        # from before the step must not be freed either.
         waits = regularized or (
             trained and (ran_in_fp16(nodes, leaves) or depends_on_earlier_graph(nodes, begun))
         )
@@ -140,7 +145,7 @@ class Step:
             return slopes, loss, None
         if trained:
             inside = {*self.model.parameters(), *leaves}
-            # Those of the model, and those that its loss has of its own.
+            # The loss may have parameters of its own, besides those of the model.
             foreign = [leaf for leaf in leaves_of(nodes) if leaf not in inside]
             parameters = [*trainable(self.model), *foreign]
             wanted = [*parameters, *leaves] if starts_here and shared else parameters
@@ -148,7 +153,7 @@ class Step:
                 taken = gradients(loss, wanted) if wanted else ()
             known = dict(zip(parameters, taken[: len(parameters)], strict=True))
             if len(wanted) > len(parameters):
-                # The step's direction does not depend on the positive weight of the loss.
+                # A positive weight of the loss does not change the direction of the attack step.
                 slopes = by_modality(batch, taken[len(parameters) :])
         else:
             known = self._no_gradients()
@@ -156,8 +161,12 @@ class Step:
         return slopes, loss.detach(), known
 
     def _no_gradients(self) -> dict[Tensor, Tensor | None]:
-        """What a loss without a weight gives: zeros where the adversarial loss does not reach, as
-        DistributedDataParallel would make them, so that any number of processes trains alike."""
+        """The parameter gradients of a clean loss of weight 0.
+
+        They are zero for the parameters that the adversarial loss does not reach.
+        DistributedDataParallel would fill in the same zeros, so any number of processes trains
+        alike.
+        """
         clean_only = {id(value) for value, _ in auxiliary_parameters(self.model)}
         return {
             value: torch.zeros_like(value) if id(value) in clean_only else None
@@ -167,7 +176,7 @@ class Step:
     def _regularize(
         self, clean: Record, adversarial: Record
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The weighted regularizers, and what they are before their weights."""
+        """The weighted and the unweighted values of the regularizers."""
         penalties, metrics = {}, {}
         for regularizer in self.recipe.regularizers:
             with torch.set_grad_enabled(regularizer.weight > 0):
@@ -177,9 +186,12 @@ class Step:
         return penalties, metrics
 
     def _sizes(self, clean: Batch, perturbed: Batch, finite: Tensor) -> dict[str, Tensor]:
-        """ε, and ``||R|| / ||X||`` of every modality as the model is fed them, mean over the batch:
-        without the second, the first says little about features. Besides, how many samples were
-        left unperturbed, for want of a finite gradient or for any reason."""
+        """The metrics of the perturbation.
+
+        ε says little about features, so ``||R|| / ||X||`` of every modality is logged too, in the
+        units of the model's input and averaged over the batch. The rest counts the samples left
+        unperturbed: those whose gradient was not finite, and all of them.
+        """
         ratios = clean.relative_sizes(perturbed)
         unmoved = torch.stack([ratio == 0 for ratio in ratios.values()]).all(dim=0)
         return {
@@ -191,11 +203,11 @@ class Step:
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that a backward has to reach."""
+    """The parameters that require a gradient."""
     return [value for value in model.parameters() if value.requires_grad]
 
 
 def _random_subset(batch: Batch, fraction: float) -> Tensor:
-    """Indices of about ``fraction`` of the samples, in order; two at least, for batch norms."""
+    """Sorted indices of about ``fraction`` of the samples; at least two, for batch norms."""
     count = max(min(2, batch.size), round(batch.size * fraction))
     return torch.randperm(batch.size, device=batch.device)[:count].sort().values

@@ -1,4 +1,4 @@
-"""Swapping the class of a module for a subclass, so that the object stays itself."""
+"""Swapping the class of a module for a subclass, so that the object's identity is kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _CLASSES: dict[tuple[type, type, str], type] = {}
 
 
 def swap_class(module: nn.Module, mixin: type[nn.Module], prefix: str) -> None:
-    """Make a module an instance of ``mixin`` too, under the name ``prefix`` + its class name."""
+    """Add ``mixin`` to the class of a module; the new class is named ``prefix`` + its name."""
     base = type(module)
     key = (mixin, base, prefix)
     if key not in _CLASSES:

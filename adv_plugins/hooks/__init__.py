@@ -1,4 +1,4 @@
-"""mmengine hooks: they only decide when; what happens is the recipe's and the core's business."""
+"""mmengine hooks. They only decide when something happens; recipe and core define what happens."""
 
 from .adversarial_hook import AdversarialHook
 from .early_stopping_hook import ResumableEarlyStoppingHook

@@ -37,27 +37,27 @@ from ..core.norm import auxiliary_parameters
 from ..core.recipe import Recipe, build_recipe
 
 ENTRY = 'adversarial'
-"""The checkpoint's top-level entry for what the adversarial path owns."""
+"""The checkpoint's top-level entry for the state of the adversarial path."""
 
 
 @HOOKS.register_module()
 class AdversarialHook(Hook):
     """Train an unmodified recognizer with an adversarial recipe.
 
-    Before the run it converts the model in place, puts the parameters of the auxiliary norms into
-    the optimizer groups of the clean ones and rebuilds DistributedDataParallel around them. In
-    the run it tells the recipe's schedule where the run is. A checkpoint's ``state_dict`` is
-    the plain recognizer's; the adversarial state rides in the entry ``adversarial`` and comes
-    back with ``--resume``. Validation and test use the clean path and need no hook.
+    Before the run, the hook converts the model in place, adds the parameters of the auxiliary norms
+    to the optimizer groups of the clean ones and rebuilds DistributedDataParallel with them.
+    During the run, it keeps the recipe's schedule up to date. A checkpoint's ``state_dict`` is
+    that of the plain recognizer; the adversarial state is saved in the entry ``adversarial`` and
+    restored with ``--resume``. Validation and test use the clean path and need no hook.
 
     Note:
-        Its priority is ahead of :class:`~mmengine.hooks.EMAHook`, which copies the model in
-        ``before_run`` too.
+        Its priority is higher than that of :class:`~mmengine.hooks.EMAHook`, which also copies the
+        model in ``before_run``.
 
     Args:
         recipe (dict | str | Recipe, optional): The recipe, e.g. ``dict(type='TAF', alpha=0.5)``.
-            Defaults to None: that of a ``model=dict(type='AdversarialModel', ...)``.
-        by_epoch (bool): Whether the recipe's ``begin`` and ``end`` count epochs, not
+            Defaults to None: the recipe of ``model=dict(type='AdversarialModel', ...)``.
+        by_epoch (bool): Whether the recipe's ``begin`` and ``end`` count epochs instead of
             iterations. Defaults to True.
 
     Example:
@@ -75,12 +75,12 @@ class AdversarialHook(Hook):
         self._meter = _CostMeter()
 
     def before_run(self, runner: Runner) -> None:
-        """Convert the model, extend the optimizer, rebuild DDP; in training only.
+        """Convert the model, extend the optimizer and rebuild DDP; only in training.
 
         Args:
             runner (Runner): The runner.
         """
-        # Another trainer of this process, such as transformers', may have taken them away.
+        # Another trainer in this process, such as transformers', may have removed them.
         safe_globals()
         if not isinstance(runner.optim_wrapper, BaseOptimWrapper):
             return
@@ -96,18 +96,18 @@ class AdversarialHook(Hook):
         self._convert(model)
         self._check_config(runner, get_adversary(model).recipe)
         self._keep_within_budget(runner, get_adversary(model))
-        # All ranks alike, so that a checkpoint of rank 0 resumes them all.
+        # The same seed on all ranks, so that all of them can resume from rank 0's checkpoint.
         get_adversary(model).schedule.reseed(runner.seed)
         _extend_optimizers(runner.optim_wrapper, model)
         if wrapped:
             runner.model = _rebuild_ddp(runner.model)
             if isinstance(runner, FlexibleRunner):
                 runner.strategy.model = runner.model
-            # The former reducer takes its hooks on the parameters with it.
+            # Collecting the old reducer removes its hooks from the parameters.
             gc.collect()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Tell the schedule where the run is.
+        """Update the schedule's position.
 
         Args:
             runner (Runner): The runner.
@@ -121,7 +121,7 @@ class AdversarialHook(Hook):
             runner.message_hub.update_scalar('train/adv_cost', cost)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Put the adversarial state beside the plain ``state_dict``.
+        """Add the adversarial state to the checkpoint, beside the plain ``state_dict``.
 
         Args:
             runner (Runner): The runner.
@@ -133,8 +133,8 @@ class AdversarialHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Restore the adversarial state on resume.
 
-        A run without this hook can be resumed with it: the auxiliary norms then start as
-        copies of the clean ones, and the optimizer has no state for them yet.
+        A run without this hook can be resumed with it: the auxiliary norms then start as copies of
+        the clean ones, without optimizer state.
 
         Args:
             runner (Runner): The runner.
@@ -149,10 +149,10 @@ class AdversarialHook(Hook):
             _extend_optimizer_state(checkpoint.get('optimizer', {}), runner.optim_wrapper, model)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Drop the classifier copy that TPNHead keeps from its first validation on.
+        """Drop the copy of the classifier that TPNHead makes in its first validation.
 
-        It would answer in place of the trained one in every later validation (mmaction2#831),
-        and its weights would enter the checkpoint.
+        Otherwise every later validation would use it instead of the trained classifier
+        (mmaction2#831), and its weights would enter the checkpoint.
 
         Args:
             runner (Runner): The runner.
@@ -163,7 +163,7 @@ class AdversarialHook(Hook):
             head.new_cls = None
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """As after a validation.
+        """Do the same as after a validation.
 
         Args:
             runner (Runner): The runner.
@@ -172,28 +172,28 @@ class AdversarialHook(Hook):
         self.after_val_epoch(runner, metrics)
 
     def _keep_within_budget(self, runner: Runner, adversary: Adversary) -> None:
-        """Choose interval and fraction for this very run, of which a part may be clean."""
+        """Choose interval and fraction for this run, taking its clean part into account."""
         recipe = adversary.given
         if recipe.budget is None:
             return
         total = runner.max_epochs if self.by_epoch else runner.max_iters
         end = total if recipe.end is None else min(recipe.end, total)
         share = max(0.0, end - recipe.begin) / total
-        # Of a batch sampler the sizes are not known: whole batches are taken.
+        # With a batch sampler the size is unknown, so always attack whole batches.
         chosen = adversary.settle_budget(runner.train_dataloader.batch_size or 1, share)
         counted = 1 + share * (step_cost(chosen) - 1) / chosen.interval
         print_log(
             f'budget={recipe.budget}: interval={chosen.interval}, fraction={chosen.fraction}, '
-            f'which makes {counted:.3f} clean runs by counting forwards and backwards; where a run '
-            'has clean iterations too the log has the measured cost as adv_cost',
+            f'which costs {counted:.3f} clean runs, counting forwards and backwards; if the run '
+            'also has clean iterations, the measured cost is logged as adv_cost',
             logger='current',
         )
 
     def _check_config(self, runner: Runner, recipe: Recipe) -> None:
         if runner.cfg.get('activation_checkpointing') is not None:
             raise ValueError(
-                'activation_checkpointing is reentrant in mmengine, which cannot give the '
-                'gradient of the inputs that an attack needs; leave it out of the config'
+                'activation_checkpointing in mmengine is reentrant and cannot give the gradient '
+                'of the inputs that an attack needs; leave it out of the config'
             )
         scheduled = recipe.begin or recipe.end is not None
         if self.by_epoch and scheduled and not isinstance(runner.train_loop, EpochBasedTrainLoop):
@@ -227,22 +227,22 @@ class AdversarialHook(Hook):
 
 
 class _CostMeter:
-    """What a run costs so far in clean runs, from its own iterations of both kinds."""
+    """Measures the cost of a run so far, in clean runs, from its clean and adversarial steps."""
 
     def __init__(self) -> None:
-        # Clean and adversarial ones. The last hundred: the first are slow for other reasons.
+        # Clean and adversarial ones. Only the last 100 count, because the first ones are slow.
         self._seconds: tuple[deque[float], ...] = (deque(maxlen=100), deque(maxlen=100))
         self._counts = [0, 0]
         self._last: tuple[float, int] | None = None
 
     def tick(self, adversarial_steps: int) -> float | None:
-        """Note that an iteration begins.
+        """Record the start of an iteration.
 
         Args:
-            adversarial_steps (int): How often the adversarial path has been taken until now.
+            adversarial_steps (int): The number of adversarial steps so far.
 
         Returns:
-            float, optional: The cost; None until there were iterations of both kinds.
+            float, optional: The cost; None until there have been iterations of both kinds.
         """
         now = time.perf_counter()
         if self._last is not None:
@@ -266,14 +266,14 @@ def _optimizers(wrapper: BaseOptimWrapper) -> Iterator[Optimizer]:
 
 
 def _extend_optimizers(wrapper: BaseOptimWrapper, model: nn.Module) -> None:
-    """Put every auxiliary parameter into the group of its clean one, and into no other."""
+    """Move every auxiliary parameter to the group of its clean one."""
     pairs = list(auxiliary_parameters(model))
     auxiliary = {id(value) for _, value in pairs}
     for optimizer in _optimizers(wrapper):
         if 'ZeroRedundancyOptimizer' in {kind.__name__ for kind in type(optimizer).__mro__}:
             raise TypeError(
                 'ZeroRedundancyOptimizer split the parameters among the processes before the '
-                "adversarial ones came; write the plain one: optimizer=dict(type='SGD', ...)"
+                "adversarial ones existed; write the plain one: optimizer=dict(type='SGD', ...)"
             )
         for group in optimizer.param_groups:
             group['params'][:] = [value for value in group['params'] if id(value) not in auxiliary]
@@ -285,7 +285,7 @@ def _extend_optimizers(wrapper: BaseOptimWrapper, model: nn.Module) -> None:
 
 
 def _drop_unused_grads(optimizer: Optimizer, adversary: Adversary) -> None:
-    """Keep an optimizer off the auxiliary parameters when they took no part in its step."""
+    """Keep an optimizer from updating auxiliary parameters after clean iterations."""
     since = adversary.schedule.adversarial_steps
 
     def before_step(*_: Any) -> None:
@@ -298,7 +298,7 @@ def _drop_unused_grads(optimizer: Optimizer, adversary: Adversary) -> None:
 def _extend_optimizer_state(
     state: dict[str, Any], wrapper: BaseOptimWrapper, model: nn.Module
 ) -> None:
-    """Make room for the auxiliary parameters in the optimizer state of a plain run."""
+    """Add entries for the auxiliary parameters to the optimizer state of a plain run."""
     if isinstance(wrapper, OptimWrapperDict):
         for name, inner in wrapper.items():
             _extend_optimizer_state(state.get(name, {}), inner, model)
@@ -311,8 +311,8 @@ def _extend_optimizer_state(
     groups = wrapper.optimizer.param_groups
     if len(saved_groups) != len(groups):
         raise ValueError(
-            f'the optimizer of the clean run has {len(saved_groups)} groups of parameters, this '
-            f'one {len(groups)}: a paramwise_cfg that changed, or one that gave the adversarial '
+            f'the optimizer of the clean run has {len(saved_groups)} groups of parameters, but '
+            f'this one has {len(groups)}: paramwise_cfg has changed, or it gave the adversarial '
             'parameters of AdversarialModel groups of their own; write custom_hooks=[dict(type='
             "'AdversarialHook', recipe=...)] in place of AdversarialModel, or load_from without "
             'resume'
@@ -324,7 +324,7 @@ def _extend_optimizer_state(
 
 
 def _rebuild_ddp(old: DistributedDataParallel) -> DistributedDataParallel:
-    """The wrapper anew with its own settings, so that its reducer knows all parameters."""
+    """Rebuild the wrapper with the same settings, so that its reducer knows all parameters."""
     settings = dict(
         module=old.module,
         device_ids=old.device_ids,

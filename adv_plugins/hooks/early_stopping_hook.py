@@ -1,4 +1,4 @@
-"""mmengine's early stopping for protocols that must come out the same when they are interrupted."""
+"""Early stopping that gives the same result for interrupted and resumed runs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 ENTRY = 'early_stopping'
-"""The checkpoint's top-level entry for best score and patience."""
+"""The checkpoint's top-level entry for the state of early stopping."""
 
 
 @HOOKS.register_module()
 class ResumableEarlyStoppingHook(EarlyStoppingHook):
-    """mmengine's ``EarlyStoppingHook`` that survives ``--resume`` and leaves testing alone.
+    """mmengine's ``EarlyStoppingHook``, extended to support ``--resume`` and ``mim test``.
 
-    Best score and number of worse validations travel in the checkpoint. A checkpoint is written
-    before the validation of its own iteration, which a resumed run would skip: this hook has it
-    run first, so that learning-rate schedulers that watch a metric see it too. mmengine's own
-    asks for the training loop, and so for the training data, in ``mim test`` as well.
+    The best score and the number of validations without improvement are saved in the checkpoint. A
+    checkpoint is written before the validation of its own iteration, which a resumed run would
+    skip. This hook runs that validation first, so that learning-rate schedulers that watch a metric
+    see it too. In ``mim test`` mmengine's hook would build the training loop, and so need the
+    training data.
 
     Args:
         monitor (str): The metric, e.g. ``'GAP'``.
-        rule (str, optional): ``'greater'`` or ``'less'``. Defaults to None: from the metric's name.
-        min_delta (float): What counts as better. Defaults to 0.0; mmengine's own has 0.1.
-        patience (int): Validations that may be no better. Defaults to 5.
+        rule (str, optional): ``'greater'`` or ``'less'``. Defaults to None: inferred from the
+            metric's name.
+        min_delta (float): Minimum improvement. Defaults to 0.0 (mmengine's default is 0.1).
+        patience (int): Number of validations without improvement before stopping. Defaults to 5.
         **kwargs: Further arguments of ``EarlyStoppingHook``.
 
     Example:
@@ -47,7 +49,7 @@ class ResumableEarlyStoppingHook(EarlyStoppingHook):
         self.validated_at = 0
 
     def before_run(self, runner: Runner) -> None:
-        """Check the training loop; in training only.
+        """Check the training loop; only in training.
 
         Args:
             runner (Runner): The runner.
@@ -56,7 +58,7 @@ class ResumableEarlyStoppingHook(EarlyStoppingHook):
             super().before_run(runner)
 
     def before_train(self, runner: Runner) -> None:
-        """Run the validation that the interrupted run was due.
+        """Run the validation that the interrupted run missed.
 
         Args:
             runner (Runner): The runner.
@@ -78,7 +80,7 @@ class ResumableEarlyStoppingHook(EarlyStoppingHook):
         super().after_val_epoch(runner, metrics)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Save best score and patience.
+        """Save the state of early stopping.
 
         Args:
             runner (Runner): The runner.
@@ -91,7 +93,7 @@ class ResumableEarlyStoppingHook(EarlyStoppingHook):
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Restore them on resume.
+        """Restore the state of early stopping on resume.
 
         Args:
             runner (Runner): The runner.

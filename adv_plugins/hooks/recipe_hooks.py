@@ -1,4 +1,4 @@
-"""One hook a recipe: ``custom_hooks=[dict(type='TAFHook')]``."""
+"""One hook per recipe: ``custom_hooks=[dict(type='TAFHook')]``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class TAFHook(AdversarialHook):
         by_epoch (bool): Whether ``begin`` and ``end`` count epochs. Defaults to True.
         **options: Options of :class:`~adv_plugins.TAF`: ``alpha=0.7``, ``eps=64/255``,
             ``step_size=32/255``, ``steps=1``, ``num_frames=None`` (all), ``cam_layer=None``
-            (found), ``dual_bn=True``, ``begin=0``, ``end=None``, ``interval=1``,
-            ``fraction=1.0`` and the rest of them.
+            (last stage), ``dual_bn=True``, ``begin=0``, ``end=None``, ``interval=1``,
+            ``fraction=1.0`` and the others.
 
     Example:
         >>> custom_imports = dict(imports=['adv_plugins'], allow_failed_imports=False)
@@ -32,13 +32,13 @@ class TAFHook(AdversarialHook):
 
 @HOOKS.register_module()
 class ARTHook(AdversarialHook):
-    """Train a model of features adversarially with ART (A-ART, eq. 2-4).
+    """Train a model on features adversarially with ART (A-ART, eq. 2-4).
 
     Args:
         by_epoch (bool): Whether ``begin`` and ``end`` count epochs. Defaults to True.
         **options: Options of :class:`~adv_plugins.ART`: ``eps=0.5``, ``alpha=1.0``,
-            ``steps=1``, ``dims=None`` (one ball a video and modality), ``joint=False`` and the
-            rest of them.
+            ``steps=1``, ``dims=None`` (one ball per video and modality), ``joint=False`` and the
+            others.
 
     Example:
         >>> custom_hooks = [dict(type='ARTHook', eps=0.5, alpha=1.0)]
@@ -50,7 +50,7 @@ class ARTHook(AdversarialHook):
 
 @HOOKS.register_module()
 class AARTHook(AdversarialHook):
-    """Train a Transformer of features with A-ART: ART and attention maps that do not move.
+    """Train a Transformer on features with A-ART: ART plus attention-map regularisation.
 
     Args:
         by_epoch (bool): Whether ``begin`` and ``end`` count epochs. Defaults to True.
@@ -72,7 +72,7 @@ class AdvPropHook(AdversarialHook):
     Args:
         by_epoch (bool): Whether ``begin`` and ``end`` count epochs. Defaults to True.
         **options: Options of :class:`~adv_plugins.AdvProp`: ``eps=4/255``,
-            ``step_size=1/255``, ``steps=5``, ``dual_bn=True`` and the rest of them.
+            ``step_size=1/255``, ``steps=5``, ``dual_bn=True`` and the others.
 
     Example:
         >>> custom_hooks = [dict(type='AdvPropHook', steps=1)]

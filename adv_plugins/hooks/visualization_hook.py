@@ -1,4 +1,4 @@
-"""The hook that draws what a model looks at, clean and under attack, while it is trained."""
+"""A hook that draws the CAM of clean and attacked clips during training."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from .adversarial_hook import inner_model
 
 @HOOKS.register_module()
 class AdversarialVisualizationHook(Hook):
-    """Draw a few clips with their CAM, and the same clips under attack, to the visualizer.
+    """Draw a few clips with their CAM, clean and under attack, and send them to the visualizer.
 
-    After a validation and after a test each clip becomes one page, see
-    :func:`~adv_plugins.visualization.contact_sheet`, under the name ``adversarial_val_<index in the
-    dataset>`` (``adversarial_test_...``) at the step of the run's epoch (iteration). The clips are
-    evenly spread over the dataset, and the same every time. A picture that cannot be drawn is a
-    warning, not an error. Model and random streams stay as they are.
+    After a validation and after a test, each clip is drawn as one page, see
+    :func:`~adv_plugins.visualization.contact_sheet`. The page is named ``adversarial_val_<index in
+    the dataset>`` (``adversarial_test_...``), and its step is the run's epoch (or iteration). The
+    clips are spread evenly over the dataset and are always the same. A picture that cannot be drawn
+    causes a warning, not an error. The hook leaves the model and the random streams unchanged.
 
     Note:
-        Its priority is ahead of :class:`~mmengine.hooks.EMAHook`, which puts back the trained
-        weights after a validation: shown is the model that was validated.
+        Its priority is higher than that of :class:`~mmengine.hooks.EMAHook`, which restores the
+        trained weights after a validation. The hook therefore shows the model that was validated.
 
     Args:
         interval (int): Draw at every ``interval``-th validation. Tests are always drawn. Defaults
             to 1.
         num_videos (int): Number of clips. Defaults to 2.
         recipe (dict | str | Recipe, optional): The attack, see
-            :func:`~adv_plugins.visualization.recipe_attack`; None draws the clean clips alone.
+            :func:`~adv_plugins.visualization.recipe_attack`; None draws only the clean clips.
             Defaults to ``'TAF'``.
         cam_layer (str, optional): Dotted name of the layer whose maps are shown. Defaults to
-            None: found.
+            None: the last stage of the backbone, if the adapter finds it.
 
     Raises:
         ValueError: An option is not as described.
@@ -108,14 +108,14 @@ class AdversarialVisualizationHook(Hook):
             with _random_streams_kept():
                 self._draw(runner, stage)
         except Exception as error:
-            # A picture is not worth a training, whatever is the matter with it.
+            # A failed picture must never stop the training.
             message = f'{type(self).__name__} drew nothing: {type(error).__name__}: {error}'
             print_log(message, 'current', logging.WARNING)
 
     def _draw(self, runner: Runner, stage: str) -> None:
         if is_model_wrapper(runner.model) and not isinstance(runner.model, DistributedDataParallel):
             raise TypeError(
-                f'{type(runner.model).__name__} shards the model, which one process cannot run'
+                f'{type(runner.model).__name__} shards the model, so one process cannot run it'
             )
         model = inner_model(runner.model)
         loop = runner.val_loop if stage == 'val' else runner.test_loop
@@ -135,7 +135,7 @@ class AdversarialVisualizationHook(Hook):
 
 @contextmanager
 def _random_streams_kept() -> Iterator[None]:
-    """Put back the global random streams, from which transforms of a test pipeline may draw."""
+    """Restore the global random state, which transforms of a test pipeline may change."""
     python, array = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():

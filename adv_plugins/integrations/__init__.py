@@ -1,1 +1,1 @@
-"""Adversarial training inside other trainers, one file a trainer, each imported by its user."""
+"""Adversarial training inside other trainers, one file per trainer. Import the one you need."""

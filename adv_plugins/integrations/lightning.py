@@ -1,4 +1,4 @@
-"""The Lightning callback for a network made adversarial inside a LightningModule."""
+"""The Lightning callback for adversarial training of a network inside a LightningModule."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ from ..core.conversion import (
 from ..core.recipe import Recipe
 
 ENTRY = 'adversarial'
-"""The checkpoint's top-level entry for what the adversarial path owns."""
+"""The checkpoint's top-level entry for the state of the adversarial path."""
 
 
 class AdversarialCallback(Callback):
-    """Convert the network of a LightningModule, keep its state in checkpoints, log and schedule.
+    """Convert the network of a LightningModule, save its state, log, and follow the schedule.
 
-    What it cannot do for you is the loss, which ``training_step`` computes: let that be
-    ``self.net.adversarial_loss(x, y)``. Return the whole dict, and its parts are logged. A
-    Hugging Face classifier gives the adversarial total as its own ``loss``.
+    Only the loss is left to you: compute it in ``training_step`` with
+    ``self.net.adversarial_loss(x, y)``. If ``training_step`` returns the whole dict, its parts are
+    logged. A Hugging Face classifier returns the adversarial total as its own ``loss``.
 
     The network is converted before ``configure_optimizers``. The checkpoint's ``state_dict`` is
-    that of the plain module; the adversarial state rides in the entry ``adversarial`` and comes
-    back with ``trainer.fit(..., ckpt_path=...)``.
+    that of the plain module; the adversarial state is saved in the entry ``adversarial`` and
+    restored with ``trainer.fit(..., ckpt_path=...)``.
 
     Args:
         recipe (Recipe | str | Mapping, optional): The recipe, as for
-            :func:`~adv_plugins.make_adversarial`. Defaults to None: that of a network that the
-            module has converted itself.
-        attribute (str, optional): Where the module has the network, ``'net'``. Defaults to None:
-            its only part with parameters.
-        by_epoch (bool): Whether the recipe's ``begin`` and ``end`` count epochs, not batches.
-            Defaults to True.
+            :func:`~adv_plugins.make_adversarial`. Defaults to None: the module has already
+            converted the network, and that recipe is used.
+        attribute (str, optional): The module's attribute that holds the network, e.g. ``'net'``.
+            Defaults to None: its only child with parameters.
+        by_epoch (bool): Whether the recipe's ``begin`` and ``end`` count epochs instead of
+            batches. Defaults to True.
         **options: Options of :func:`~adv_plugins.make_adversarial`, e.g. ``eps=6/255``, ``mean``
             and ``std``.
 
     Raises:
-        ValueError: There is no such network, or two recipes, or none.
+        ValueError: There is no such network, or there are two recipes or none.
 
     Example:
         >>> trainer = Trainer(callbacks=[AdversarialCallback('taf', attribute='net')])
@@ -69,11 +69,11 @@ class AdversarialCallback(Callback):
         self.by_epoch = by_epoch
         self.options = options
         self._given: Recipe | None = None
-        # Adversarial steps at the last step of each optimizer, by its id: it may be gone first.
+        # Adversarial steps at the last step of each optimizer, by id, as optimizers may be deleted.
         self._steps: dict[int, int] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Convert the network; in training only."""
+        """Convert the network; only in training."""
         if stage != 'fit':
             return
         name, net = self._network(pl_module)
@@ -88,28 +88,28 @@ class AdversarialCallback(Callback):
             self._given = get_adversary(net).given
         elif (self.recipe or self.options) and get_adversary(net).given is not self._given:
             raise ValueError(
-                f'{name!r} is adversarial already, and the callback has a recipe too; leave one '
+                f'{name!r} is adversarial already, but the callback has a recipe too; leave one '
                 'out: AdversarialCallback()'
             )
-        # All ranks alike, so that a checkpoint of rank 0 resumes them all.
+        # The same seed on all ranks, so that all of them can resume from rank 0's checkpoint.
         schedule = get_adversary(net).schedule
         schedule.reseed(trainer.strategy.broadcast(schedule.seed))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note what the optimizers have seen: nothing of this run."""
+        """Initialise the count of adversarial steps for each optimizer."""
         _, net = self._network(pl_module)
         steps = get_adversary(net).schedule.adversarial_steps
         self._steps = {id(optimizer): steps for optimizer in trainer.optimizers}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell the schedule where the run is."""
+        """Update the schedule's position."""
         _, net = self._network(pl_module)
         get_adversary(net).schedule.go_to(epoch=trainer.current_epoch if self.by_epoch else None)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Keep the optimizer off what a clean iteration has not reached."""
+        """Keep the optimizer from updating auxiliary parameters after clean iterations."""
         _, net = self._network(pl_module)
         since = self._steps[id(optimizer)]
         self._steps[id(optimizer)] = get_adversary(net).drop_unused_auxiliary_grads(since)
@@ -117,7 +117,7 @@ class AdversarialCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log what ``training_step`` has returned beside its loss."""
+        """Log the other scalars that ``training_step`` returned with its loss."""
         if isinstance(outputs, Mapping):
             scalars = {
                 name: value
@@ -129,7 +129,7 @@ class AdversarialCallback(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put the adversarial state beside the plain ``state_dict``."""
+        """Add the adversarial state to the checkpoint, beside the plain ``state_dict``."""
         _, net = self._network(pl_module)
         if is_adversarial(net):
             state = adversarial_state_dict(net)
@@ -147,14 +147,14 @@ class AdversarialCallback(Callback):
         else:
             warnings.warn(
                 'the checkpoint is from a run without AdversarialCallback: the schedule of the '
-                'recipe starts anew',
+                'recipe starts from the beginning',
                 stacklevel=2,
             )
 
     def _check_order(self, trainer: Trainer) -> None:
-        """An average has to be one of the converted network."""
+        """Raise if a callback that averages weights would copy the network before conversion."""
         for callback in itertools.takewhile(lambda entry: entry is not self, trainer.callbacks):
-            # By name: older versions have one of them.
+            # By name, because older versions have only one of them.
             names = {kind.__name__ for kind in type(callback).__mro__}
             if names & {'WeightAveraging', 'StochasticWeightAveraging'}:
                 raise ValueError(

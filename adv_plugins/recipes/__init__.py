@@ -1,4 +1,4 @@
-"""The papers' recipes, one file a method: each a function that returns a :class:`Recipe`."""
+"""The recipes of the papers, one file per method. Each is a function returning a ``Recipe``."""
 
 from .advprop import AdvProp
 from .art import AART, ART

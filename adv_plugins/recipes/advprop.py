@@ -19,7 +19,8 @@ def AdvProp(
 ) -> Recipe:
     """Adversarial propagation, for training from scratch (Xie et al., algorithm 1).
 
-    PGD on the training loss through the auxiliary norms, and clean plus adversarial loss.
+    The attack is PGD on the training loss through the auxiliary norms. The total is the clean plus
+    the adversarial loss.
 
     Args:
         objective (Objective | str | dict): What the attack maximises. Defaults to the training
@@ -27,14 +28,14 @@ def AdvProp(
         eps (float): ε. Defaults to 4/255.
         step_size (float): β. Defaults to 1/255.
         steps (int): K. Defaults to 5.
-        attack_path (str): Whose norms the attack sees. Defaults to ``'adversarial'``.
+        attack_path (str): The norms that the attack uses. Defaults to ``'adversarial'``.
         **options: The other options of :class:`~adv_plugins.Recipe`.
 
     Returns:
         Recipe: The recipe.
 
     Raises:
-        ValueError: An option outside of what is allowed.
+        ValueError: An option has a value that is not allowed.
 
     Example:
         >>> custom_hooks = [dict(type='AdvPropHook', eps=4 / 255, steps=5)]

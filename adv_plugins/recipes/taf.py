@@ -1,4 +1,4 @@
-"""TAF (Duan et al., IJCAI 2023, arXiv 2304.14601) and its ablation with cross-entropy."""
+"""TAF (Duan et al., IJCAI 2023, arXiv 2304.14601) and its cross-entropy ablation."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ def TAF(
     """Temporal Video Adversarial Fine-tuning (TAF, eq. 2-7), for fine-tuning a trained model.
 
     Args:
-        alpha (float): α of eq. 7: weight of the clean losses; the adversarial ones get
+        alpha (float): α of eq. 7, the weight of the clean losses; the adversarial ones get
             ``1 - alpha``. Defaults to 0.7.
         eps (float): ε. Defaults to 64/255.
         step_size (float): β. Defaults to 32/255.
         num_frames (int, optional): N of eq. 5. Defaults to None: all frames.
         cam_layer (str, optional): Dotted name of the layer whose output is F'. Defaults to
-            None: found.
-        cam_layout (str, optional): Axes of that output, an einops pattern such as
-            ``'b (t h w) c; t=8 h=14'``. Defaults to None: from its shape.
+            None: the last stage of the backbone, if the adapter finds it.
+        cam_layout (str, optional): Axes of that output as an einops pattern, such as
+            ``'b (t h w) c; t=8 h=14'``. Defaults to None: inferred from its shape.
         cam_weighting (str): ``'gap'`` or ``'elementwise'``. Defaults to ``'gap'``.
         cam_normalize (str): ``'minmax'`` or ``'max'``. Defaults to ``'minmax'``.
         second_order (bool): Whether the CAM's channel weights are differentiated. Defaults to
             True.
-        **options: The other options of :class:`~adv_plugins.Recipe`, ``objective`` and the weights
-            apart.
+        **options: The other options of :class:`~adv_plugins.Recipe`, except ``objective`` and the
+            weights.
 
     Returns:
         Recipe: The recipe.
 
     Raises:
-        ValueError: An option outside of what is allowed.
+        ValueError: An option has a value that is not allowed.
 
     Example:
         >>> custom_hooks = [dict(type='TAFHook', alpha=0.7, eps=64 / 255, step_size=32 / 255)]
@@ -73,21 +73,21 @@ def CEAugmentation(
     step_size: float | None = 32 / 255,
     **options: Any,
 ) -> Recipe:
-    """TAF with the training loss as the objective: the CE-based row of TAF, table 2a.
+    """TAF with the training loss as objective: the CE-based row of TAF, table 2a.
 
     Args:
         alpha (float): Weight of the clean losses; the adversarial ones get ``1 - alpha``.
             Defaults to 0.7.
         eps (float): ε. Defaults to 64/255.
         step_size (float): β. Defaults to 32/255.
-        **options: The other options of :class:`~adv_plugins.Recipe`, ``objective`` and the weights
-            apart.
+        **options: The other options of :class:`~adv_plugins.Recipe`, except ``objective`` and the
+            weights.
 
     Returns:
         Recipe: The recipe.
 
     Raises:
-        ValueError: An option outside of what is allowed.
+        ValueError: An option has a value that is not allowed.
 
     Example:
         >>> model = make_adversarial(model, 'ceaugmentation', eps=6 / 255)
@@ -96,7 +96,7 @@ def CEAugmentation(
 
 
 def _fine_tuning(objective: Any, alpha: float, **options: Any) -> Recipe:
-    """Eq. 7: α and 1 - α weigh the clean and the adversarial losses."""
+    """Eq. 7: the clean losses have weight α, the adversarial ones 1 - α."""
     if not 0 <= alpha <= 1:
         raise ValueError(f'alpha={alpha} must lie in [0, 1], the paper has alpha=0.7')
     return Recipe(objective=objective, clean_weight=alpha, adv_weight=1 - alpha, **options)

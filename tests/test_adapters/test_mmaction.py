@@ -156,7 +156,7 @@ def test_heatmaps_without_normalisation_keep_their_own_units():
     config['data_preprocessor'] = dict(type='ActionDataPreprocessor', format_shape='NCTHW')
     model = make_adversarial(build_recognizer(config), TAF(eps=0.1, step_size=0.1))
     inputs = torch.rand(2, 1, 17, 4, 32, 32)
-    with pytest.warns(UserWarning, match='no RGB frames'):
+    with pytest.warns(UserWarning, match='not RGB frames'):
         delta = model.perturb(inputs, data_samples([1, 2])) - inputs
     torch.testing.assert_close(delta.abs().amax(), torch.tensor(0.1))
 

@@ -127,7 +127,7 @@ def test_layer_norms_are_doubled_on_demand(clips):
         torch.manual_seed(0)
         return nn.Sequential(nn.Flatten(), nn.LayerNorm(3 * 4 * 36), nn.Linear(3 * 4 * 36, 6))
 
-    with pytest.warns(UserWarning, match='dual_ln=True doubles its LayerNorms'):
+    with pytest.warns(UserWarning, match='dual_ln=True gives it auxiliary LayerNorms'):
         shared = make_adversarial(net(), 'ceaugmentation')
     with warnings.catch_warnings():
         warnings.simplefilter('error')

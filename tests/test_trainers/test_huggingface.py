@@ -241,7 +241,7 @@ def test_what_cannot_be_is_an_error():
         make_adversarial(wrapped)
 
     replica = make_adversarial(vit().train())._replicate_for_data_parallel()
-    with pytest.raises(RuntimeError, match='one process a GPU'):
+    with pytest.raises(RuntimeError, match='one process per GPU'):
         replica(*batch_for(vit()))
 
 

@@ -57,5 +57,7 @@ def test_bad_options_are_told(config: dict[str, Any], message: str) -> None:
 
 
 def test_a_ready_attack_takes_no_options() -> None:
-    with pytest.raises(ValueError, match=r'steps=3 beside a ready attack; write PGD\(\.\.\.\)'):
+    with pytest.raises(
+        ValueError, match=r'steps=3 together with a ready attack; write PGD\(\.\.\.\)'
+    ):
         build_attack(PGD(eps=0.1), steps=3)
