@@ -11,7 +11,8 @@ import functools
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
     ) -> None:
         super().__init__(model, **options)
         self.loss_fn = loss_fn
-        self._output: Any = None
+        self._kept: list[Any] | None = None
         name = type(model).__name__
         if model.main_input_name == 'input_ids':
             raise TypeError(
@@ -122,22 +123,32 @@ class HuggingFaceAdapter(ClassifierAdapter):
         output = run(**named, **given, return_dict=True)
         loss = output.loss if self.loss_fn is None else self._own_loss(output, labels, given)
         labels = labels if isinstance(labels, Tensor) else None
-        values = type(output)(**_detach(dict(output)))
-        return Record({'loss': loss}, loss, output.logits, labels, batch.size, output=values)
+        record = Record({'loss': loss}, loss, output.logits, labels, batch.size)
+        if self._kept is not None:
+            record.output = type(output)(**_detach(dict(output)))
+        return record
 
     def losses(self, batch: Batch, target: Any) -> Mapping[str, Tensor]:
         record = self.forward(batch, target)
-        self._output = record.output
+        self._keep(record)
         return record.losses
 
     def report(self, result: StepResult, recipe: Recipe) -> dict[str, Tensor]:
-        self._output = result.clean.output
+        self._keep(result.clean)
         return super().report(result, recipe)
 
-    def take_output(self) -> Any:
-        """Return the clean output of the last step, and forget it."""
-        output, self._output = self._output, None
-        return output
+    @contextmanager
+    def keeping_output(self) -> Iterator[list[Any]]:
+        """Collect the output of the clean forward of each step inside, without its graph."""
+        self._kept = kept = []
+        try:
+            yield kept
+        finally:
+            self._kept = None
+
+    def _keep(self, clean: Record) -> None:
+        if self._kept is not None:
+            self._kept.append(clean.output)
 
     def _own_loss(self, output: Any, labels: Any, given: Mapping[str, Any]) -> Tensor:
         loss = self.loss_fn(output.logits, labels)
@@ -233,8 +244,9 @@ def _step(model: Any, given: dict[str, Any]) -> Any:
         )
     as_dict = given.pop('return_dict', None)
     as_dict = model.config.return_dict if as_dict is None else as_dict
-    losses = model.adversarial_loss(given.pop(model.main_input_name), given)
-    clean = adversary.adapter.take_output()
+    with adversary.adapter.keeping_output() as kept:
+        losses = model.adversarial_loss(given.pop(model.main_input_name), given)
+    (clean,) = kept
     output = type(clean)(**{**clean, 'loss': losses['loss']})
     return output if as_dict else output.to_tuple()
 

@@ -12,8 +12,8 @@ from .adapter import Adapter
 from .attacker import Attacker
 from .autograd import gradients, inject_gradients
 from .batch import Batch, Inputs
+from .compiling import not_compiled
 from .cost import within_budget
-from .eager import not_compiled
 from .norm import (
     ADVERSARIAL,
     CLEAN,
@@ -101,7 +101,6 @@ class Adversary:
         """
         return self._clean_losses(Batch(inputs), target)
 
-    @not_compiled
     def perturb(self, inputs: Inputs, target: Any) -> Inputs:
         """The adversarial inputs; in eval mode the deployed (clean) path is attacked."""
         self._check_model()

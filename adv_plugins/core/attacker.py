@@ -16,6 +16,7 @@ from .attack import InputSpace
 from .autograd import gradients, graph_nodes, ran_in_fp16
 from .batch import Batch, Inputs, Values
 from .capture import capture_output, find_module, last_output
+from .compiling import not_compiled
 from .norm import CLEAN, NormPath
 from .randomness import private_random
 from .recipe import Recipe
@@ -28,7 +29,8 @@ class Attacker:
     Args:
         adapter (Adapter): How the model is called.
         recipe (Recipe): The recipe; only its objective and its solver are used.
-        path (NormPath, optional): The path of the model's norms. Defaults to None: plain norms.
+        path (NormPath, optional): The path of the model's norms. Defaults to None: the deployed
+            path of a model in eval mode.
 
     Attributes:
         layer (str): Dotted name of the layer whose output the objective reads; '' if it reads none.
@@ -47,13 +49,8 @@ class Attacker:
             self.layer = recipe.objective.cam_layer or adapter.find_cam_layer()
             find_module(adapter.model, self.layer, 'cam_layer')
 
-    def perturb(
-        self,
-        inputs: Inputs,
-        target: Any,
-        seed: int,
-        branch: str = CLEAN,
-    ) -> Inputs:
+    @not_compiled
+    def perturb(self, inputs: Inputs, target: Any, seed: int, branch: str = CLEAN) -> Inputs:
         """Compute the adversarial inputs; leaves the model unchanged.
 
         Args:
@@ -65,6 +62,10 @@ class Attacker:
 
         Returns:
             Tensor | dict: Detached, of the shape, dtype and space of ``inputs``.
+
+        Raises:
+            TypeError: The inputs hold no floating-point tensor.
+            ValueError: The recipe does not fit the inputs, the labels or the model.
         """
         batch = Batch(inputs)
         random = private_random(batch.device, seed)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .eager import not_compiled
+from .compiling import not_compiled
 
 
 def gradients(
@@ -104,17 +104,19 @@ class InjectGradients(torch.autograd.Function):
         return _scaled(ctx, scale)
 
 
-def inject_gradients(value: Tensor, known: Mapping[Tensor, Tensor | None]) -> Tensor:
+def inject_gradients(value: Tensor, known: Mapping[Tensor, Tensor | None] | None) -> Tensor:
     """Give a scalar a backward that delivers gradients that are already known.
 
     Args:
         value (Tensor): The scalar, without a graph.
-        known (Mapping[Tensor, Tensor | None]): The gradient of each parameter; None for a
-            parameter that backward only has to reach.
+        known (Mapping[Tensor, Tensor | None], optional): The gradient of each parameter; None for a
+            parameter that backward only has to reach. None for a scalar that has its own graph.
 
     Returns:
         Tensor: The same value.
     """
+    if known is None:
+        return value
     return cast(Tensor, InjectGradients.apply(value, known.values(), *known))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,8 +69,8 @@ class Batch:
 
     def replace(self, values: Mapping[str, Tensor]) -> Batch:
         """The same batch with other values of its modalities."""
-        changed = object.__new__(type(self))
-        changed._given, changed.values, changed._valid = self._given, dict(values), self._valid
+        changed = copy.copy(self)
+        changed.values = dict(values)
         return changed
 
     def leaves(self) -> Batch:

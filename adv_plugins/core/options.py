@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from .checks import near_names
@@ -34,7 +34,8 @@ def build(option: str, base: type[Any], kinds: Kinds, entry: Any, **options: Any
         if options:
             given = ', '.join(f'{key}={value!r}' for key, value in options.items())
             raise ValueError(
-                f'{given} together with a ready {option}; write {type(entry).__name__}(...)'
+                f'{given} together with a ready {option}; write '
+                f'{getattr(entry, "name", type(entry).__name__)}(...)'
             )
         return entry
     name = entry
@@ -71,6 +72,8 @@ def describe(part: Any) -> str:
         >>> repr(TAF())
         "Recipe(name='TAF', objective=TemporalCAM(), eps=64/255, step_size=32/255, ...)"
     """
+    if not is_dataclass(part):
+        return object.__repr__(part)
     written = []
     for field in fields(part):
         default = field.default

@@ -9,111 +9,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any
+from typing import Any, ParamSpec
 
 from .attack import GradientAscent
-from .checks import is_integer
-from .functional import NORMS
 from .objectives import OBJECTIVES, Objective
 from .options import build, describe
 from .regularizers import REGULARIZERS, Regularizer
+from .rules import RULES
 
-
-@dataclass(frozen=True)
-class Rule:
-    """A condition on one option of a recipe.
-
-    Args:
-        option (str): The option.
-        holds (Callable): Whether a recipe meets the condition.
-        text (str): The text after ``option=value`` in the error; ``{eps}`` and the like stand for
-            the recipe's options.
-    """
-
-    option: str
-    holds: Callable[[Recipe], bool]
-    text: str
-
-    def check(self, recipe: Recipe) -> None:
-        """Raise a ValueError unless the recipe meets the condition."""
-        value = getattr(recipe, self.option)
-        if not self.holds(recipe):
-            text = self.text.format(**vars(recipe))
-            raise ValueError(f'{self.option}={value!r} {text}')
-
-
-def _not_negative(option: str) -> Rule:
-    def holds(recipe: Recipe) -> bool:
-        value = getattr(recipe, option)
-        number = isinstance(value, Real) and 0 <= float(value) < math.inf
-        return value is None or number
-
-    return Rule(option, holds, 'must be finite and not negative')
-
-
-def _positive_integer(option: str) -> Rule:
-    def holds(recipe: Recipe) -> bool:
-        value = getattr(recipe, option)
-        return is_integer(value) and value >= 1
-
-    return Rule(option, holds, 'must be a whole number, at least 1')
-
-
-def _choice(option: str, allowed: Sequence[str | None]) -> Rule:
-    choices = ' or '.join(f'{option}={choice!r}' for choice in allowed if choice is not None)
-    return Rule(option, lambda r: getattr(r, option) in allowed, f'is unknown; write {choices}')
-
-
-RULES = (
-    _choice('norm', NORMS),
-    _choice('attack_path', ('clean', 'adversarial')),
-    _choice('attack_dtype', (None, 'bfloat16', 'float16')),
-    *map(_not_negative, ('eps', 'step_size', 'clean_weight', 'adv_weight', 'begin')),
-    *map(_positive_integer, ('steps', 'interval')),
-    Rule(
-        'fraction',
-        lambda r: 0 < r.fraction <= 1,
-        'must lie in (0, 1]; to switch the adversarial path off for a while, write begin, end or '
-        'interval',
-    ),
-    Rule('attack_scale', lambda r: 0 < r.attack_scale <= 1, 'must lie in (0, 1], e.g. 0.5'),
-    Rule(
-        'attack_dtype',
-        lambda r: r.attack_dtype is None or not (r.starts_at_clean and r.steps == 1),
-        'applies to forwards that only the attack needs, and one step from the clean forward needs '
-        'none; leave it out, or write steps=2 or more, attack_scale=0.5 or random_start=True',
-    ),
-    Rule(
-        'budget',
-        lambda r: r.budget is None or 1 < r.budget < math.inf,
-        'must be greater than 1, the cost of a clean run; write e.g. budget=1.25',
-    ),
-    Rule(
-        'budget',
-        lambda r: r.budget is None or (r.interval, r.fraction) == (1, 1),
-        'chooses interval and fraction; leave out interval={interval} and fraction={fraction}',
-    ),
-    Rule('end', lambda r: r.end is None or r.end > r.begin, 'must be greater than begin={begin}'),
-    Rule(
-        'joint',
-        lambda r: not r.joint or r.dims is None,
-        'is one norm over the whole sample, dims={dims} one over some axes; write one of them',
-    ),
-    Rule(
-        'dims',
-        lambda r: not isinstance(r.dims, int),
-        'must be a tuple of axes; write dims=({dims},)',
-    ),
-    Rule(
-        'dims',
-        lambda r: r.dims is None or all(axis > 0 for axis in r.dims),
-        'must be positive axes; axis 0 is the batch, and samples do not share a ball',
-    ),
-)
+P = ParamSpec('P')
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -249,7 +155,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {'Recipe': Recipe}
 
 def register_recipe(
     *, base: Callable[..., Recipe] = Recipe, derives: Sequence[str] = ()
-) -> Callable[[Callable[..., Recipe]], Callable[..., Recipe]]:
+) -> Callable[[Callable[P, Recipe]], Callable[P, Recipe]]:
     """Register a function that returns a recipe under the function's name.
 
     Its ``**options`` stand for the options of ``base``. They become part of its signature, which
@@ -267,7 +173,7 @@ def register_recipe(
         ...     return Recipe(objective='TrainingLoss', clean_weight=0, eps=eps, **options)
     """
 
-    def register(function: Callable[..., Recipe]) -> Callable[..., Recipe]:
+    def register(function: Callable[P, Recipe]) -> Callable[P, Recipe]:
         own = inspect.signature(function)
         parameters = {n: p for n, p in own.parameters.items() if p.kind is not p.VAR_KEYWORD}
         for name, parameter in inspect.signature(base).parameters.items():
@@ -277,9 +183,13 @@ def register_recipe(
         signature = own.replace(parameters=list(parameters.values()))
 
         @functools.wraps(function)
-        def recipe(**options: Any) -> Recipe:
-            signature.bind(**options)
-            return function(**{'name': function.__name__, **options})
+        def recipe(*args: P.args, **options: P.kwargs) -> Recipe:
+            try:
+                signature.bind(*args, **options)
+            except TypeError as error:
+                raise TypeError(f'{function.__name__}() {error}') from None
+            options.setdefault('name', function.__name__)
+            return function(*args, **options)
 
         recipe.__signature__ = signature  # type: ignore[attr-defined]
         RECIPES[function.__name__] = recipe

@@ -17,12 +17,15 @@ backward.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .adapter import Adapter
 from .attacker import Attacker, by_modality
 from .autograd import (
     autograd_clock,
@@ -40,6 +43,28 @@ from .recipe import Recipe
 from .record import Record, StepResult
 
 
+@dataclass
+class _Part:
+    """The samples that are attacked, and what the clean forward says of them."""
+
+    batch: Batch
+    target: Any
+    labels: Tensor | None
+    gradient: Values | None
+    clean: Record
+
+    def take(self, index: Tensor, adapter: Adapter) -> _Part:
+        """The samples at ``index``."""
+        gradient = self.gradient
+        return _Part(
+            self.batch.take(index),
+            adapter.select(self.target, index),
+            None if self.labels is None else self.labels[index],
+            None if gradient is None else {name: g[index] for name, g in gradient.items()},
+            self.clean.take(index),
+        )
+
+
 class Step:
     """The adversarial step of a recipe on one model.
 
@@ -51,7 +76,6 @@ class Step:
     def __init__(self, attacker: Attacker, recipe: Recipe) -> None:
         self.attacker = attacker
         self.recipe = recipe
-        self.path = attacker.path
 
     @property
     def model(self) -> nn.Module:
@@ -69,36 +93,32 @@ class Step:
         Returns:
             StepResult: The total loss and its parts.
         """
-        recipe, batch = self.recipe, batch.leaves()
+        recipe, attacker, batch = self.recipe, self.attacker, batch.leaves()
         # Regularizers compare the records, so both forwards need the same dropout masks.
         dropout = random_state(batch.device) if recipe.regularizers else None
-        begun = autograd_clock()
-        with self.path.use(CLEAN):
+        clock = autograd_clock()
+        with attacker.path.use(CLEAN):
             clean = self._forward(batch, target, features=recipe.starts_at_clean)
         with private_random(batch.device, seed):
             labels = recipe.objective.targets(clean)
-            slopes, clean_loss, known = self._read_clean_graph(clean, labels, batch, begun)
-            reference = clean
+            gradient, clean_loss, known = self._read_clean_graph(clean, labels, batch, clock)
+            part = _Part(batch, target, labels, gradient, clean)
             if recipe.fraction < 1:
-                index = _random_subset(batch, recipe.fraction)
-                batch, target = batch.take(index), self.attacker.adapter.select(target, index)
-                labels = None if labels is None else labels[index]
-                slopes = None if slopes is None else {n: g[index] for n, g in slopes.items()}
-                reference = clean.take(index)
-            perturbed, finite = self.attacker.ascend(
-                batch, target, labels, recipe.attack_path, slopes
+                part = part.take(_random_subset(batch, recipe.fraction), attacker.adapter)
+            del gradient
+            perturbed, finite = attacker.ascend(
+                part.batch, part.target, part.labels, recipe.attack_path, part.gradient
             )
             if dropout is not None:
                 set_random_state(dropout)
-            with self.path.use(ADVERSARIAL):
-                adversarial = self._forward(perturbed, target, features=False)
-        if known is not None:
-            clean_loss = inject_gradients(clean_loss, known)
-            del known
+            with attacker.path.use(ADVERSARIAL):
+                adversarial = self._forward(perturbed, part.target, features=False)
+        clean_loss = inject_gradients(clean_loss, known)
+        del known
         adv_loss = recipe.adv_weight * adversarial.loss
-        penalties, metrics = self._regularize(reference, adversarial)
+        penalties, metrics = self._regularize(part.clean, adversarial)
         total = sum(penalties.values(), clean_loss + adv_loss)
-        metrics |= self._sizes(batch, perturbed, finite)
+        metrics |= self._attack_metrics(part.batch, perturbed, finite)
         clean.recorded = adversarial.recorded = {}
         return StepResult(clean, adversarial, clean_loss, adv_loss, penalties, total, metrics)
 
@@ -115,7 +135,7 @@ class Step:
         return record
 
     def _read_clean_graph(
-        self, clean: Record, labels: Tensor | None, batch: Batch, begun: int
+        self, clean: Record, labels: Tensor | None, batch: Batch, clock: int
     ) -> tuple[Values | None, Tensor, dict[Tensor, Tensor | None] | None]:
         """Compute everything that needs the clean graph, then free the graph where possible.
 
@@ -124,41 +144,47 @@ class Step:
             forward; the weighted clean loss; and its gradient w.r.t. each parameter, or None if
             those have to wait for the trainer's backward.
         """
-        recipe = self.recipe
-        starts_here = recipe.starts_at_clean
+        recipe, leaves = self.recipe, list(batch.values.values())
         loss = recipe.clean_weight * clean.loss
-        regularized = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
         trained = recipe.clean_weight > 0
+        regularized = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
         nodes = graph_nodes(loss) if trained and not regularized else []
-        leaves = list(batch.values.values())
         # In fp16 the gradients need the trainer's loss scale, which only its backward has. A graph
         # from before the step must not be freed either.
         waits = regularized or (
-            trained and (ran_in_fp16(nodes, leaves) or depends_on_earlier_graph(nodes, begun))
+            trained and (ran_in_fp16(nodes, leaves) or depends_on_earlier_graph(nodes, clock))
         )
-        slopes: Values | None = None
-        shared = recipe.objective.is_training_loss and trained
-        if starts_here and (waits or not shared):
+        gradient: Values | None = None
+        # The loss' own backward gives the gradient of an attack on the training loss.
+        comes_with_loss = trained and not waits and recipe.objective.is_training_loss
+        if recipe.starts_at_clean and not comes_with_loss:
             retain = trained or regularized
-            slopes = self.attacker.gradient(clean, labels, batch, CLEAN, retain)
+            gradient = self.attacker.gradient(clean, labels, batch, CLEAN, retain)
         if waits:
-            return slopes, loss, None
+            return gradient, loss, None
         if trained:
-            inside = {*self.model.parameters(), *leaves}
-            # The loss may have parameters of its own, besides those of the model.
-            foreign = [leaf for leaf in leaves_of(nodes) if leaf not in inside]
-            parameters = [*trainable(self.model), *foreign]
-            wanted = [*parameters, *leaves] if starts_here and shared else parameters
-            with self.path.use(CLEAN):
-                taken = gradients(loss, wanted) if wanted else ()
-            known = dict(zip(parameters, taken[: len(parameters)], strict=True))
-            if len(wanted) > len(parameters):
-                # A positive weight of the loss does not change the direction of the attack step.
-                slopes = by_modality(batch, taken[len(parameters) :])
+            wanted = leaves if recipe.starts_at_clean and comes_with_loss else []
+            by_leaves, known = self._loss_gradients(loss, nodes, leaves, wanted)
+            # A positive weight of the loss does not change the direction of the attack step.
+            gradient = by_modality(batch, by_leaves) if wanted else gradient
         else:
             known = self._no_gradients()
         clean.drop_graph()
-        return slopes, loss.detach(), known
+        return gradient, loss.detach(), known
+
+    def _loss_gradients(
+        self, loss: Tensor, nodes: Sequence[Any], leaves: Sequence[Tensor], wanted: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor | None, ...], dict[Tensor, Tensor | None]]:
+        """The gradients of the clean loss by the wanted leaves, and by each parameter."""
+        inside = {*self.model.parameters(), *leaves}
+        # The loss may have parameters of its own, besides those of the model.
+        foreign = [leaf for leaf in leaves_of(nodes) if leaf not in inside]
+        parameters = [*trainable(self.model), *foreign]
+        inputs = [*parameters, *wanted]
+        with self.attacker.path.use(CLEAN):
+            taken = gradients(loss, inputs) if inputs else ()
+        count = len(parameters)
+        return taken[count:], dict(zip(parameters, taken[:count], strict=True))
 
     def _no_gradients(self) -> dict[Tensor, Tensor | None]:
         """The parameter gradients of a clean loss of weight 0.
@@ -185,7 +211,7 @@ class Step:
             penalties[f'loss_{regularizer.name}'] = regularizer.weight * value
         return penalties, metrics
 
-    def _sizes(self, clean: Batch, perturbed: Batch, finite: Tensor) -> dict[str, Tensor]:
+    def _attack_metrics(self, clean: Batch, perturbed: Batch, finite: Tensor) -> dict[str, Tensor]:
         """The metrics of the perturbation.
 
         ε says little about features, so ``||R|| / ||X||`` of every modality is logged too, in the

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adv_plugins.core.autograd import inject_gradients, with_gradient_of
+from adv_plugins.core.autograd import graph_nodes, inject_gradients, leaves_of, with_gradient_of
 
 
 @pytest.mark.parametrize('source', [3.0, float('inf'), float('nan')])
@@ -20,6 +20,13 @@ def test_known_gradients_are_scaled_and_added():
     known = {first: torch.tensor([1.0, 2.0]), second: torch.tensor([3.0, 4.0]), reached: None}
     value = inject_gradients(torch.tensor(0.5), known)
     assert value == 0.5
+    leaves = {id(leaf) for leaf in leaves_of(graph_nodes(value))}
+    assert leaves == {id(first), id(second), id(reached)}
     (2 * value + first.sum()).backward()
     assert first.grad.tolist() == [3, 5] and second.grad.tolist() == [6, 8]
-    assert reached.grad is None or not reached.grad.any()
+
+
+def test_nothing_known_leaves_the_graph_alone():
+    x = torch.ones((), requires_grad=True)
+    value = 3 * x
+    assert inject_gradients(value, None) is value

@@ -14,7 +14,9 @@ from adv_plugins import (
     AttentionFrobenius,
     CEAugmentation,
     CrossEntropy,
+    Objective,
     Recipe,
+    Regularizer,
     TemporalCAM,
     TrainingLoss,
 )
@@ -94,12 +96,23 @@ def test_the_log_has_grey_levels_and_what_is_not_the_default():
     assert 'eps=0.2,' in repr(TAF(eps=0.2)) and 'eps=0.5' in repr(ART(steps=2))
 
 
+def test_parts_of_ones_own_are_printed_too():
+    class Mine(Objective):
+        targets = __call__ = None
+
+    class Penalty(Regularizer):
+        name, weight, __call__ = 'penalty', 1.0, None
+
+    text = repr(Recipe(objective=Mine(), eps=0.1, regularizers=[Penalty()]))
+    assert 'Mine object' in text and 'Penalty object' in text
+
+
 def test_the_signature_of_a_recipe_is_what_it_takes():
     parameters = inspect.signature(AART).parameters
     assert parameters['norm'].default == 'l2' and parameters['beta'].default == 0.001
     assert not {'regularizers', 'objective', 'clean_weight', 'options'} & parameters.keys()
     for recipe in (TAF, AART):
-        with pytest.raises(TypeError, match='clean_weight'):
+        with pytest.raises(TypeError, match=rf'{recipe.__name__}\(\) .*clean_weight'):
             recipe(clean_weight=0.5)
 
 
@@ -168,7 +181,11 @@ def test_composed_from_parts():
         (lambda: AART(attention='encoders'), r"write attention=\['encoders'\]"),
         (lambda: TAF(regularizers='AttentionFrobenius'), 'must be a list'),
         (lambda: TAF(regularizers=['AttentionFrobenus']), "write 'AttentionFrobenius'"),
-        (lambda: TAF(regularizers=[dict(type='AttentionFrobenius', beta=1)]), 'weight'),
+        (
+            lambda: TAF(regularizers=[dict(type='AttentionFrobenius', beta=1)]),
+            'has no option beta=; write ',
+        ),
+        (lambda: TAF(eps=None), 'eps=None must be a number'),
         (lambda: TAF(regularizers=['AttentionFrobenius'] * 2), 'twice'),
     ],
 )

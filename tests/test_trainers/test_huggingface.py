@@ -299,6 +299,20 @@ def test_taf_needs_frames():
         make_adversarial(vit(), 'taf')
 
 
+@pytest.mark.parametrize('begin', [0, 5], ids=['active', 'later'])
+def test_no_output_is_kept_between_steps(begin):
+    model = make_adversarial(vit(), AdvProp(steps=1, begin=begin)).train()
+    samples = Samples(model, size=2)
+    adapter = get_adversary(model).adapter
+    for step in (
+        lambda: model.adversarial_loss(samples.inputs, samples.labels),
+        lambda: model(samples.inputs, labels=samples.labels),
+        lambda: pytest.raises(IndexError, model, samples.inputs, labels=samples.labels + 1000),
+    ):
+        step()
+        assert adapter._kept is None
+
+
 # ------------------------------------------------------------------------------- in Trainer
 
 

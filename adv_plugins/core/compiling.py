@@ -13,17 +13,18 @@ from typing import Any, TypeVar, cast
 import torch
 
 F = TypeVar('F', bound=Callable[..., Any])
-# Older versions of PyTorch lack it.
-_is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', lambda: False)
 
 
 def not_compiled(function: F) -> F:
     """``torch.compiler.disable`` for a function, applied only where something is compiled."""
+    disable: Any = torch.compiler.disable
+    if not hasattr(torch.compiler, 'is_compiling'):
+        # torch < 2.3 cannot tell when.
+        return cast(F, disable(function))
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if _is_compiling():
-            disable: Any = torch.compiler.disable
+        if torch.compiler.is_compiling():
             return disable(function)(*args, **kwargs)
         return function(*args, **kwargs)
 
