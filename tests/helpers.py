@@ -151,7 +151,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
         'requires_grad': [value.requires_grad for value in model.parameters()],
         'grad': [None if p.grad is None else p.grad.clone() for p in model.parameters()],
         'state': [value.clone() for value in model.state_dict(keep_vars=False).values()],
-        'twins': [
+        'auxiliary': [
             value.detach().clone()
             for name, value in [*model.named_buffers(), *model.named_parameters()]
             if 'adv_' in name

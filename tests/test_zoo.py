@@ -327,8 +327,8 @@ def test_family(case):
         statistics = [n for n in state if n.endswith(('running_mean', 'running_var', 'tracked'))]
         assert all(torch.equal(state[n], after[n]) for n in statistics), 'clean statistics moved'
         adversary = get_adversary(model)
-        twins = [b for n, b in model.named_buffers() if n.endswith('adv_running_mean')]
-        assert bool(twins) == bool(statistics) and (not twins or any(b.any() for b in twins))
+        means = [b for n, b in model.named_buffers() if n.endswith('adv_running_mean')]
+        assert bool(means) == bool(statistics) and (not means or any(b.any() for b in means))
 
         moved = model.perturb(inputs, samples) - inputs
         std = model.data_preprocessor.std.min()
@@ -366,8 +366,8 @@ def test_dual_layer_norms(name):
         wanted = [k for k in losses if 'loss' in k and k.startswith('adv_') != clean_weight]
         sum(losses[key] for key in wanted).backward()
         for norm in norms:
-            clean, twin = (parameters[f'{norm}.{prefix}weight'].grad for prefix in ('', 'adv_'))
-            mine, other = (clean, twin) if clean_weight else (twin, clean)
+            clean, adv = (parameters[f'{norm}.{prefix}weight'].grad for prefix in ('', 'adv_'))
+            mine, other = (clean, adv) if clean_weight else (adv, clean)
             assert mine.any() and (other is None or not other.any()), norm
     remove_adversarial(model)
     assert list(model.state_dict()) == keys

@@ -1,4 +1,4 @@
-"""Models for configs, registered in mmengine's root registry."""
+"""Models for use in configs, registered in mmengine's root registry."""
 
 from ..compat import bfloat16_scores as _bfloat16_scores
 from ..compat import mmaction_problem as _mmaction_problem

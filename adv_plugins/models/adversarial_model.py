@@ -38,6 +38,6 @@ def build_adversarial_model(
     """
     inner = model if isinstance(model, nn.Module) else MODELS.build(dict(model))
     if not is_distributed():
-        # The Runner would replace SyncBN later, and the auxiliary norms with it.
+        # Otherwise the Runner would replace SyncBN later, and the auxiliary norms with it.
         inner = revert_sync_batchnorm(inner)
     return make_adversarial(inner, recipe)

@@ -1,4 +1,4 @@
-"""bLVNet-TAM: one frame of each pair in a wide, coarse branch, the other in a narrow, fine one."""
+"""bLVNet-TAM: of each two frames, one goes to a wide, coarse branch, one to a narrow, fine one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..core.checks import check_choice, is_integer
 from .resnet_tam import TemporalAggregation, aggregate_residual
 from .video_resnet import check_frames, check_num_segments
 
-# Number of bottlenecks that the big branches of the four stages stand for, by depth.
+# Number of bottlenecks of each stage by depth; in the first three, big branch plus fusion.
 LAYERS = {50: (3, 4, 6, 3), 101: (4, 8, 18, 3), 152: (5, 12, 30, 3)}
-# The divisors of 64, the narrowest width there is.
+# The divisors of 64, the narrowest width in the network.
 ALPHAS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -44,7 +44,7 @@ class BigLittle(nn.Module):
         self.fusion = fusion
 
     def forward(self, x: Tensor) -> Tensor:
-        """From frames (N, C, H, W), the pairs in succession, to one map per pair, (N / 2, ...)."""
+        """Map frames (N, C, H, W), ordered by pairs, to one map per pair, (N / 2, ...)."""
         x = self.tam(x)
         little = self.little(x[::2])
         big = F.interpolate(self.big(x[1::2]), little.shape[-2:], mode='nearest')
@@ -58,7 +58,7 @@ class BLVNetTAM(BaseModule):
     The frames of a clip are taken in pairs. In the stem and the first three stages, the second
     frame of a pair passes through a big branch, at half the resolution, and the first through a
     little branch with fewer channels and layers; both frames continue with the sum of the branches.
-    The last stage takes one frame of each pair, so that half as many frames come out as went in:
+    The last stage takes one frame of each pair, so the output has half as many frames as the input:
     write ``TSMHead(num_segments=T // 2)``.
 
     Args:
@@ -66,8 +66,8 @@ class BLVNetTAM(BaseModule):
         alpha (int): A little branch has 1 / alpha of the channels: 1, 2, 4, 8, 16, 32 or 64.
             Defaults to 2.
         beta (int): A little branch has about 1 / beta of the bottlenecks. Defaults to 4.
-        num_segments (int): Frames of a clip, T, an even number. Defaults to 8.
-        tam_kernel_size (int): Number of frames that an aggregation sums, an odd number.
+        num_segments (int): Frames per clip, T, an even number. Defaults to 8.
+        tam_kernel_size (int): Number of frames summed by an aggregation, an odd number.
             Defaults to 3.
         pretrained (str, optional): A checkpoint of this backbone, under its own names: a URL or a
             path. The authors' weights of an image network (bLResNet) are not distributed with
@@ -139,10 +139,10 @@ class BLVNetTAM(BaseModule):
         self.res_layers.append('layer4')
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of each pair of frames.
+        """Compute the features of each pair of frames.
 
         Args:
-            x (Tensor): (B * num_segments, 3, H, W), the frames of a clip in succession.
+            x (Tensor): (B * num_segments, 3, H, W), the frames of each clip in order.
 
         Returns:
             Tensor: (B * num_segments / 2, 2048, h, w).
@@ -184,7 +184,7 @@ class BLVNetTAM(BaseModule):
         self, inplanes: int, width: int, little_width: int, big: int, little: int, stride: int
     ) -> BigLittle:
         big_branch = self._bottlenecks(inplanes, width, big, stride=2)
-        # The ReLU follows the sum of the branches instead.
+        # BigLittle applies the ReLU after the sum of the branches instead.
         big_branch[-1].relu = nn.Identity()
         little_branch = nn.Sequential(
             *self._bottlenecks(inplanes, little_width, little),
@@ -198,7 +198,7 @@ class BLVNetTAM(BaseModule):
         first, *others = self._bottlenecks(inplanes, width, blocks, stride=2)
         for block in others:
             aggregate_residual(block, pairs, self._tam_kernel_size)
-        # Unlike the other blocks, the first one aggregates for its downsample path as well.
+        # Unlike in the other blocks, the aggregation also feeds the downsample path.
         return nn.Sequential(self._tam(inplanes, pairs), first, *others)
 
     def _bottlenecks(self, inplanes: int, width: int, count: int, stride: int = 1) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""FeatureInference: a FeatureTransformer from stored features to probabilities, for deployment."""
+"""FeatureInference: a deployable FeatureTransformer, from stored features to probabilities."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .feature_transformer import FeatureTransformer
 
 
 class FeatureInference(nn.Module):
-    """A :class:`FeatureTransformer` from stored features to probabilities, for deployment.
+    """A deployable :class:`FeatureTransformer` that maps stored features to probabilities.
 
-    It includes what the data preprocessor does to padded batches, so that ``torch.export`` and ONNX
+    It includes the data preprocessor's steps for padded batches, so that ``torch.export`` and ONNX
     produce one self-contained graph for every batch size and length.
 
     Args:
@@ -45,7 +45,7 @@ class FeatureInference(nn.Module):
 
     @property
     def input_names(self) -> list[str]:
-        """Names of the arguments: the modalities in their order, then ``num_frames``."""
+        """Names of the arguments: the modalities in the model's order, then ``num_frames``."""
         return [*self.model.modalities, 'num_frames']
 
     def forward(self, *inputs: Tensor) -> Tensor:

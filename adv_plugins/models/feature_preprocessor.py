@@ -1,7 +1,7 @@
-"""Ragged frame features to one padded float batch with masks, on the model's device.
+"""Turn ragged frame features into one padded float batch with masks, on the model's device.
 
-Features travel as the 8-bit integers in which they are stored, a quarter of the bytes of float32,
-and are dequantised on the device.
+Features are copied to the device as the stored 8-bit integers, a quarter of the bytes of float32,
+and dequantised there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INPUT_NORMS = (None, 'l2_frame')
 class FeaturePreprocessor(BaseDataPreprocessor):
     """Dequantise, pad and mask a batch of frame features.
 
-    uint8 features are taken for YouTube-8M's: byte ``q`` stands for ``q * 4 / 255 + 4 / 512 - 2``,
+    uint8 features are assumed to be YouTube-8M's: byte ``q`` means ``q * 4 / 255 + 4 / 512 - 2``,
     looked up in a float32 table, so that every device gives the same bits. Floating-point features
     keep their values, in float32. Each modality is padded with 0.0 to its longest video in the
     batch; the modalities of a video may differ in length, and one of them may have no frames.
@@ -97,7 +97,7 @@ class FeaturePreprocessor(BaseDataPreprocessor):
         return {**data, 'inputs': {**features, **{n + MASK: mask for n, mask in masks.items()}}}
 
     def dequantize(self, features: Tensor) -> Tensor:
-        """uint8 features as the float32 values that they stand for; others cast to float32."""
+        """Dequantise uint8 features to float32; cast other features to float32."""
         if features.dtype is torch.uint8:
             return self.table.index_select(0, features.flatten().int()).view(features.shape)
         return features.float()
@@ -122,7 +122,7 @@ class FeaturePreprocessor(BaseDataPreprocessor):
                     f'{samples[0].shape[1]}; all videos of a batch need features of one width'
                 )
         lengths = [len(sample) for sample in samples]
-        # At least one row, so that a modality that no video of the batch has is still a tensor.
+        # At least one row, so that a modality absent from the whole batch is still a tensor.
         rows = max(1, *lengths)
         padded = self.table.new_zeros(len(samples), rows, samples[0].shape[1])
         for row, sample in zip(padded, samples, strict=True):

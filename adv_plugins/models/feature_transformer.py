@@ -126,7 +126,7 @@ class FeatureTransformer(BaseModel):
         self.loss_cls = _build_loss(loss_cls)
 
     def extract_feat(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The vector of each video that the classifier takes.
+        """The pooled vector of each video, the input of the classifier.
 
         Args:
             inputs (Mapping[str, Tensor]): ``<name>`` (B, T, D) and, optionally, ``<name>_mask``
@@ -142,7 +142,7 @@ class FeatureTransformer(BaseModel):
         return self.encode(features, masks)
 
     def encode(self, features: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
-        """:meth:`extract_feat` of inputs that are known to fit, for tracing."""
+        """:meth:`extract_feat` without checks of the inputs, for tracing."""
         # Padding may hold anything, even NaN, and must not reach any output.
         features = {
             name: value.masked_fill(~masks[name][..., None], 0.0)
@@ -160,7 +160,7 @@ class FeatureTransformer(BaseModel):
         if self.positions == 'sinusoidal':
             x = x + sinusoidal_positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
         x = self.dropout(x)
-        # A softmax over nothing is NaN: a video without frames may attend to its padding.
+        # A softmax over no keys is NaN, so a video without frames attends to its padding.
         keys = mask | ~mask.any(dim=1, keepdim=True)
         for layer in self.encoders[name]:
             x = layer(x, keys)

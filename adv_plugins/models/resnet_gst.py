@@ -17,7 +17,7 @@ ALPHAS = (2, 4, 8, 16, 32, 64)
 
 
 class GroupedSpatiotemporalConv(nn.Module):
-    """A spatial and a spatio-temporal convolution side by side, which replace a spatial one.
+    """A spatial and a spatio-temporal convolution in parallel, in place of a spatial one.
 
     Args:
         conv (nn.Conv2d): The convolution to replace, with C input and output channels.
@@ -56,7 +56,7 @@ class GroupedSpatiotemporalConv(nn.Module):
         kaiming_init(self.spatiotemporal)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From frames (B * num_segments, C, H, W) to frames with as many channels."""
+        """Map frames (B * num_segments, C, H, W) to frames with the same number of channels."""
         inputs = self.spatial.in_channels
         clips = x[:, -inputs:].unflatten(0, (-1, self.num_segments)).transpose(1, 2)
         moving = self.spatiotemporal(clips).transpose(1, 2).flatten(0, 1)
@@ -68,11 +68,11 @@ class ResNetGST(VideoResNet):
     """ResNet with grouped spatial-temporal aggregation, for ``Recognizer2D`` and ``TSMHead``.
 
     In every block a :class:`GroupedSpatiotemporalConv` replaces the 3x3 convolution, without a
-    stride over time. All other layers act on single frames, so that MMAction2's options for them
-    keep their meaning.
+    stride over time. All other layers act on single frames, so MMAction2's options for them keep
+    their meaning.
 
-    The authors use no ResNet-18 or ResNet-34. There, this project replaces the second 3x3
-    convolution of a block.
+    The authors do not use ResNet-18 and ResNet-34. In those, this project replaces the second 3x3
+    convolution of each block.
 
     Args:
         depth (int): 50, 101 or 152 as in the paper, or 18 or 34.
@@ -125,5 +125,5 @@ class ResNetGST(VideoResNet):
             unit.conv = GroupedSpatiotemporalConv(unit.conv, num_segments, alpha, beta)
 
     def image_filters(self, conv: nn.Module) -> nn.Parameter:
-        """The filters of the spatial part, where a convolution is replaced."""
+        """The filters of the convolution; of its spatial part if it has been replaced."""
         return getattr(conv, 'spatial', conv).weight

@@ -51,7 +51,7 @@ class TemporalAggregation(nn.Conv1d):
         nn.init.normal_(self.weight, std=(2 / self.out_channels) ** 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From frames (B * num_segments, C, H, W) to frames of the same shape.
+        """Map frames (B * num_segments, C, H, W) to frames of the same shape.
 
         A sum of shifted products is at least twice as fast on a CPU as PyTorch's depth-wise 3-D
         convolution, forward and backward.
@@ -87,8 +87,8 @@ def aggregate_residual(block: nn.Module, num_segments: int, kernel_size: int = 3
 class ResNetTAM(VideoResNet):
     """ResNet with temporal aggregation modules, for ``Recognizer2D`` and ``TSMHead``.
 
-    A :class:`TemporalAggregation` stands at the input of the residual branch of every block. The
-    temporal adaptive module of MMAction2's ``TANet``, also abbreviated TAM, is another one.
+    A :class:`TemporalAggregation` precedes the residual branch of every block. It is not the
+    temporal adaptive module of MMAction2's ``TANet``, which is also abbreviated TAM.
 
     Args:
         depth (int): 18, 34, 50, 101 or 152.
@@ -133,5 +133,5 @@ class ResNetTAM(VideoResNet):
             aggregate_residual(block, num_segments, tam_kernel_size)
 
     def image_filters(self, conv: nn.Module) -> nn.Parameter:
-        """The filters of the convolution, behind the aggregation where there is one."""
+        """The filters of the convolution, which may be wrapped together with an aggregation."""
         return getattr(conv, 'net', conv).weight

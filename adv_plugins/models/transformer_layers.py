@@ -1,4 +1,4 @@
-"""The parts of a Transformer over padded sequences, which leave out the padding."""
+"""The parts of a Transformer over padded sequences, which ignore the padding."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SelfAttention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """A Transformer encoder layer that normalises after the residual sums, as the original does.
+    """A Transformer encoder layer with normalisation after the residual sums, as in the original.
 
     Args:
         width (int): Size of a frame's vector.
@@ -104,7 +104,7 @@ class MaskedPooling(nn.Module):
         """Pool (B, T, width) over the frames where ``mask`` (B, T) is True."""
         mask = mask[..., None]
         if self.score is not None:
-            # The lowest finite score instead of -inf keeps a video without frames from being NaN.
+            # The lowest finite score, because -inf would give NaN for a video without frames.
             scores = self.score(x)
             lowest = torch.finfo(scores.dtype).min
             weights = scores.masked_fill(~mask, lowest).softmax(dim=1)

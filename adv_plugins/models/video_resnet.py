@@ -1,7 +1,7 @@
 """The base of the backbones that add temporal layers to MMAction2's ResNet.
 
 The frames of a clip pass through the image network together, as in MMAction2's TSM. The weights of
-an image network load completely or not at all; MMAction2's loader skips what does not fit.
+an image network load completely or not at all, whereas MMAction2's loader skips what does not fit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..core.checks import check_choice, is_integer
 
 
 def check_num_segments(num_segments: int, multiple_of: int = 1) -> None:
-    """Raise a ValueError unless the frames of a clip are a positive multiple of some number."""
+    """Raise a ValueError unless ``num_segments`` is a positive multiple of ``multiple_of``."""
     if not is_integer(num_segments) or num_segments < 1 or num_segments % multiple_of:
         kind = 'whole' if multiple_of == 1 else 'even'
         raise ValueError(
@@ -33,7 +33,7 @@ def check_frames(x: Tensor, num_segments: int) -> None:
     """Raise a ValueError unless ``x`` holds the images of whole clips, (B * T, C, H, W)."""
     if x.ndim != 4 or len(x) % num_segments:
         raise ValueError(
-            f'inputs of shape {tuple(x.shape)} are no clips of num_segments={num_segments} frames; '
+            f'inputs {tuple(x.shape)} are not clips of num_segments={num_segments} frames; '
             f'give (batch * {num_segments}, C, H, W): write num_clips={num_segments}, clip_len=1 '
             "in the pipeline's SampleFrames and input_format='NCHW' in its FormatShape, or "
             'another num_segments'
@@ -41,7 +41,7 @@ def check_frames(x: Tensor, num_segments: int) -> None:
 
 
 class VideoResNet(ResNet):
-    """MMAction2's ResNet over the frames of clips, for subclasses that connect the frames.
+    """MMAction2's ResNet over the frames of clips; subclasses add layers across frames.
 
     Args:
         depth (int): 18, 34, 50, 101 or 152.
@@ -59,15 +59,15 @@ class VideoResNet(ResNet):
         self.num_segments = num_segments
 
     def residual_blocks(self) -> Iterator[nn.Module]:
-        """The residual blocks, from the input on."""
+        """The residual blocks, starting at the input."""
         for name in self.res_layers:
             yield from getattr(self, name)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Features of each frame.
+        """Compute the features of each frame.
 
         Args:
-            x (Tensor): (B * num_segments, C, H, W), the frames of a clip in succession.
+            x (Tensor): (B * num_segments, C, H, W), the frames of each clip in order.
 
         Returns:
             Tensor | tuple[Tensor, ...]: (B * num_segments, C', h, w), for each of ``out_indices``.
@@ -79,9 +79,9 @@ class VideoResNet(ResNet):
         return super().forward(x)
 
     def image_filters(self, conv: nn.Module) -> nn.Parameter:
-        """The parameter of a convolution that takes over the filters of an image network.
+        """The parameter of a convolution that receives the filters of an image network.
 
-        A smaller parameter takes the first filters and their first channels.
+        A smaller parameter receives the first filters and their first channels.
         """
         return conv.weight
 
@@ -104,8 +104,8 @@ class VideoResNet(ResNet):
                 if names
             )
             raise ValueError(
-                f'pretrained={self.pretrained!r} is no ResNet-{self.depth} as torchvision and timm '
-                f'write it ({mismatches}); write '
+                f'pretrained={self.pretrained!r} is not a ResNet-{self.depth} in the format of '
+                f'torchvision and timm ({mismatches}); write '
                 f"pretrained='torchvision://resnet{self.depth}', or None"
             )
         with torch.no_grad():
@@ -118,7 +118,7 @@ class VideoResNet(ResNet):
             )
 
     def _image_weights(self) -> dict[str, Tensor]:
-        """The checkpoint by torchvision's names, without entries that this network does not use."""
+        """The checkpoint under torchvision's names, without entries that this network lacks."""
         checkpoint = _load_checkpoint(self.pretrained, map_location='cpu')
         for wrapper in ('state_dict', 'model'):
             checkpoint = checkpoint.get(wrapper, checkpoint)
@@ -127,12 +127,12 @@ class VideoResNet(ResNet):
         return {
             name: value
             for name, value in weights.items()
-            # Old checkpoints lack the counters, which statistics with a momentum do not use.
+            # Old checkpoints lack the counters, which batch norms with a momentum do not need.
             if not name.startswith(unused) and not name.endswith('num_batches_tracked')
         }
 
     def _image_slots(self) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
-        """By torchvision's names, the tensors that take the values, with torchvision's shapes."""
+        """The tensors that receive the weights and torchvision's shapes, by torchvision's names."""
         slots = {}
         for name, unit in self.named_modules():
             if not isinstance(unit, ConvModule):
@@ -140,7 +140,7 @@ class VideoResNet(ResNet):
             conv, norm = name, name.replace('conv', 'bn')
             if name.endswith('downsample'):
                 conv, norm = f'{name}.0', f'{name}.1'
-            # A ConvModule keeps the sizes of its convolution after that was replaced.
+            # A ConvModule remembers the sizes of its convolution even after that was replaced.
             shape = (unit.out_channels, unit.in_channels, *unit.kernel_size)
             slots[f'{conv}.weight'] = (self.image_filters(unit.conv), shape)
             for key, value in unit.norm.state_dict().items():

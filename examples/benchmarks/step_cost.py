@@ -240,8 +240,8 @@ class Case:
     layer: str
     recipes: dict[str, Recipe]
 
-    def twin(self) -> nn.Module:
-        """The model once more, with the very same parameters."""
+    def shared_copy(self) -> nn.Module:
+        """A copy of the model that shares its parameters."""
         return copy.deepcopy(self.model, {id(value): value for value in self.model.parameters()})
 
 
@@ -386,7 +386,7 @@ def build_steps(case: Case) -> dict[str, Step]:
 
 def adversarial_step(case: Case, recipe: Recipe) -> Step:
     """This package's step, as a trainer calls it."""
-    model = make_adversarial(case.twin(), recipe)
+    model = make_adversarial(case.shared_copy(), recipe)
 
     def step() -> None:
         _loss(model, case.inputs, case.samples).backward()
@@ -401,7 +401,7 @@ def peers(case: Case, steps: int) -> dict[str, Step]:
     backward of the sum of both losses. advertorch and ART call ``backward()`` in the attack, which
     computes the gradients of all parameters, to be thrown away.
     """
-    model, inputs, samples = case.twin(), case.inputs, case.samples
+    model, inputs, samples = case.shared_copy(), case.inputs, case.samples
 
     def mix(perturbed: Inputs) -> None:
         (_loss(model, inputs, samples) + _loss(model, perturbed, samples)).backward()

@@ -103,7 +103,7 @@ def test_nothing_is_left_behind(case, recipe):
     torch.manual_seed(1)
     model(inputs, samples, mode='loss')
     after = snapshot(model)
-    for name in ('state', 'twins', 'rng'):
+    for name in ('state', 'auxiliary', 'rng'):
         del before[name], after[name]
     assert_same(before, after)
     assert torch.equal(inputs, copied) and [list(sample.keys()) for sample in samples] == keys

@@ -145,7 +145,7 @@ def test_exception_inside_the_norm_restores_it():
     assert all(a is b for a, b in zip(norm._buffers.values(), entries, strict=True))
 
 
-def test_twins_are_entries_of_the_norm_itself():
+def test_auxiliary_entries_belong_to_the_norm_itself():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4)))
     modules = list(model.modules())
     convert_norms(model, NormPath(), dual_bn=True)
@@ -166,7 +166,7 @@ def test_shared_norm_is_converted_once():
     assert convert_norms(model, NormPath(), dual_bn=True)[0]._norm_path is norm._norm_path
 
 
-def test_shared_path_has_no_twins_but_freezes():
+def test_shared_path_has_no_auxiliary_entries_but_freezes():
     norm = nn.BatchNorm2d(3)
     path = NormPath()
     convert_norms(norm, path, dual_bn=False)
@@ -209,7 +209,7 @@ def test_dual_layer_norms_beside_shared_batch_norms():
     assert batch_norm._auxiliary == () and layer_norm._auxiliary == ('weight', 'bias')
 
 
-def test_frozen_twins_follow_their_clean_parameter():
+def test_frozen_auxiliary_parameters_follow_the_clean_ones():
     norm = nn.BatchNorm2d(3).requires_grad_(False)
     convert_norms(norm, NormPath(), dual_bn=True)
     assert not norm.adv_weight.requires_grad
@@ -247,7 +247,7 @@ def test_deepcopy_has_a_path_of_its_own():
     assert clone[0].adv_num_batches_tracked == 0 and len(dual_norms(clone)) == 2
 
 
-def test_strict_loading_neither_needs_nor_takes_the_twins():
+def test_strict_loading_neither_needs_nor_takes_auxiliary_entries():
     norm, plain = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
     convert_norms(norm, NormPath(), dual_bn=True)
     plain(torch.randn(4, 3, 2, 2))

@@ -156,10 +156,10 @@ def test_without_a_clean_weight_only_adversarial_samples_train(clips, recipe, dt
     with torch.autocast('cpu', dtype, enabled=dtype is not None):
         losses = net.adversarial_loss(x, y)
     losses['loss'].backward()
-    for clean, twin in auxiliary_parameters(net):
+    for clean, auxiliary in auxiliary_parameters(net):
         # As a loss of weight 0 leaves them, and DistributedDataParallel too.
         assert torch.equal(clean.grad, torch.zeros_like(clean))
-        assert twin.grad.abs().sum() > 0
+        assert auxiliary.grad.abs().sum() > 0
     assert net.bn1.running_mean.abs().sum() > 0, 'the clean statistics are those of the data'
     if dtype is None:
         F.cross_entropy(plain(moved), y).backward()
@@ -290,7 +290,7 @@ def test_nothing_is_left_behind(clips, recipe):
     before = snapshot(net)
     losses = net.adversarial_loss(inputs, labels)
     after = snapshot(net)
-    for statistics in ('state', 'twins'):
+    for statistics in ('state', 'auxiliary'):
         del before[statistics], after[statistics]
     assert_same(before, after)
     assert torch.equal(inputs, clips[0]) and torch.equal(labels, clips[1])
@@ -385,7 +385,7 @@ def test_adversarial_statistics_never_see_a_clean_sample(clips):
         assert same == (eps == 0)
 
 
-def test_norms_leave_their_clean_twins_when_the_schedule_begins(clips):
+def test_auxiliary_norms_leave_the_clean_ones_when_the_schedule_begins(clips):
     net = make_adversarial(Conv3dNet(), TAF(begin=2))
     optimizer = torch.optim.SGD(net.parameters(), 0.5)
     for _ in range(2):

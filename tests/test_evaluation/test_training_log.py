@@ -58,8 +58,8 @@ def test_logs_that_are_not_there(resumed: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'vis_data/scalars.json; write the work_dir'):
         read_training_log(tmp_path / 'nothing')
     # A folder of two trainings is not one that was resumed.
-    shutil.copytree(resumed, tmp_path / 'twin')
-    with pytest.raises(FileNotFoundError, match=r"write one of \['.*run', '.*twin'\]"):
+    shutil.copytree(resumed, tmp_path / 'second')
+    with pytest.raises(FileNotFoundError, match=r"write one of \['.*run', '.*second'\]"):
         read_training_log(tmp_path)
     log(tmp_path / 'empty', 'a', [])
     with pytest.raises(ValueError, match='has logged nothing yet'):

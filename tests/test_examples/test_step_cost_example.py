@@ -67,8 +67,8 @@ def test_the_models(name):
     with step_cost.LayerCounter(case.model.get_submodule(case.layer).weight) as counter:
         step_cost._loss(case.model, case.inputs, case.samples).backward()
     assert counter.work == (1, 1, 1)
-    assert case.twin().state_dict().keys() == case.model.state_dict().keys()
-    assert next(case.twin().parameters()) is next(case.model.parameters())
+    assert case.shared_copy().state_dict().keys() == case.model.state_dict().keys()
+    assert next(case.shared_copy().parameters()) is next(case.model.parameters())
 
 
 def test_the_machine_and_the_floor():

@@ -67,7 +67,7 @@ def test_zero_adversarial_weight_is_the_plain_run(train):
     assert_equal_state(adversarial.model.state_dict(), plain.model.state_dict())
 
 
-def test_adversarial_parameters_join_their_twins_groups(train):
+def test_auxiliary_parameters_join_the_groups_of_the_clean_ones(train):
     wrapper = dict(
         optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-3),
         constructor='TSMOptimWrapperConstructor',

@@ -25,12 +25,12 @@ def worker(rank: int, folder: str, hook: dict[str, Any], settings: dict[str, Any
     trace = []
 
     @HOOKS.register_module(force=True)
-    class TraceTwin(Hook):
+    class TraceAuxiliary(Hook):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            twin = runner.model.module.backbone.layer4[0].conv1.bn.adv_weight
-            trace.append(('adv_loss_cls' in outputs, twin.detach().clone()))
+            auxiliary = runner.model.module.backbone.layer4[0].conv1.bn.adv_weight
+            trace.append(('adv_loss_cls' in outputs, auxiliary.detach().clone()))
 
-    config.custom_hooks.append(dict(type='TraceTwin', _scope_='mmengine'))
+    config.custom_hooks.append(dict(type='TraceAuxiliary', _scope_='mmengine'))
     runner = Runner.from_cfg(config)
     # mmengine's own wrapping needs a GPU (launcher='pytorch' calls torch.cuda.set_device).
     runner.model = MMDistributedDataParallel(runner.model, broadcast_buffers=False, **settings)
@@ -64,11 +64,11 @@ def worker(rank: int, folder: str, hook: dict[str, Any], settings: dict[str, Any
 def test_ranks_stay_bit_equal(tmp_path, two_ranks, hook, settings):
     two_ranks(worker, str(tmp_path), hook, settings)
     first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
-    twins = [name for name in first['parameters'] if 'adv_' in name]
-    assert len(twins) == 40
+    auxiliary = [name for name in first['parameters'] if 'adv_' in name]
+    assert len(auxiliary) == 40
     for name, value in first['parameters'].items():
         assert torch.equal(value, second['parameters'][name]), name
-    for name in twins:
+    for name in auxiliary:
         clean = first['parameters'][name.replace('adv_', '')]
         assert not torch.equal(first['parameters'][name], clean), f'{name} was not trained'
     for (_, before), (active, after) in pairwise(first['trace']):

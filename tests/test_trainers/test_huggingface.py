@@ -323,18 +323,18 @@ def test_no_output_is_kept_between_steps(begin):
 )
 def test_trainer_logs_and_minimises_the_total(tmp_path, build, recipe):
     model = make_adversarial(build(), recipe, mean=0.5, std=0.5)
-    twin = copy.deepcopy(model).train()
+    copied = copy.deepcopy(model).train()
     samples = Samples(model, size=2)
     losses = []
     for _ in range(3):
-        loss = twin.adversarial_loss(samples.inputs, samples.labels)
+        loss = copied.adversarial_loss(samples.inputs, samples.labels)
         losses.append(float(loss['loss'].detach()))
     # TAF's wrong labels are drawn from a stream of its own, one state an iteration.
     trainer = trainer_for(model, tmp_path, samples, max_steps=3, learning_rate=0.0)
     trainer.train()
     logged = [entry['loss'] for entry in trainer.state.log_history if 'loss' in entry]
     assert logged == pytest.approx(losses, rel=1e-4)
-    clean = float(twin.eval()(samples.inputs, labels=samples.labels).loss.detach())
+    clean = float(copied.eval()(samples.inputs, labels=samples.labels).loss.detach())
     assert logged[0] > 1.02 * recipe.clean_weight * clean
 
     trainer = trainer_for(model, tmp_path, samples, max_steps=20, learning_rate=0.01)
@@ -529,7 +529,7 @@ def test_activation_checkpointing(tmp_path):
     [(resnet, AdvProp()), (vit, AdvProp(dual_ln=True))],
     ids=['batch norm', 'layer norm'],
 )
-def test_every_parameter_is_in_one_group_beside_its_twin(tmp_path, build, recipe):
+def test_every_parameter_is_in_one_group_auxiliary_beside_clean(tmp_path, build, recipe):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         model = make_adversarial(build(), recipe)
@@ -539,8 +539,8 @@ def test_every_parameter_is_in_one_group_beside_its_twin(tmp_path, build, recipe
     assert homes.keys() == {id(value) for value in model.parameters()}
     pairs = list(auxiliary_parameters(model))
     assert pairs
-    for clean, twin in pairs:
-        assert homes[id(clean)] == homes[id(twin)]
+    for clean, auxiliary in pairs:
+        assert homes[id(clean)] == homes[id(auxiliary)]
 
 
 def test_label_smoothing_of_trainer_does_not_pass_unnoticed(tmp_path):

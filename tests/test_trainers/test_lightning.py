@@ -250,8 +250,8 @@ def test_accumulated_micro_batches_are_the_larger_batch(tmp_path):
         ends.append(module.net)
     assert (start.fc.weight - ends[0].fc.weight).abs().max() > 1e-2
     for other in ends[1:]:
-        for value, twin in zip(ends[0].parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(value, twin, rtol=1e-9, atol=1e-12)
+        for value, expected in zip(ends[0].parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-12)
 
 
 class TwoParts(Module):

@@ -99,16 +99,16 @@ def test_precise_statistics_are_those_of_clean_clips(train):
     import mmpretrain.engine.hooks  # noqa: F401 (registers)
 
     precise = dict(type='mmpretrain.PreciseBNHook', num_samples=8, priority='ABOVE_NORMAL')
-    twins = []
+    auxiliary = []
 
     @HOOKS.register_module(force=True)
-    class TraceTwins(Hook):
+    class TraceAuxiliary(Hook):
         priority = 'LOWEST'
 
         def after_train_iter(self, runner: Any, batch_idx: int, **kwargs: Any) -> None:
-            twins.append([norm.adv_running_mean.clone() for norm in dual_norms(runner.model)])
+            auxiliary.append([norm.adv_running_mean.clone() for norm in dual_norms(runner.model)])
 
-    trace = dict(type='TraceTwins', _scope_='mmengine')
+    trace = dict(type='TraceAuxiliary', _scope_='mmengine')
     ours = train('a', custom_hooks=[dict(type='TAFHook', alpha=1.0), precise, trace])
     plain = train('b', custom_hooks=[precise])
     usual = train('c')
@@ -117,7 +117,7 @@ def test_precise_statistics_are_those_of_clean_clips(train):
     for name in means:
         assert torch.equal(states[0][name], states[1][name]), name
         assert not torch.equal(states[1][name], states[2][name]), name
-    for norm, last in zip(dual_norms(ours.model), twins[-1], strict=True):
+    for norm, last in zip(dual_norms(ours.model), auxiliary[-1], strict=True):
         assert torch.equal(norm.adv_running_mean, last)
         assert norm.momentum == 0.1
 

@@ -60,7 +60,7 @@ def test_scale_reaches_every_gradient(recipe, dtype):
     for scale in (1.0, 2.0**8):
         torch.manual_seed(0)
         model = make_adversarial(plain_amp.VideoNet(), recipe)
-        # Twins of their own, so that no gradient is there twice.
+        # The auxiliary norms are separate parameters, so no gradient is there twice.
         scaler = torch.amp.GradScaler('cpu', init_scale=scale)
         optimizer = torch.optim.SGD(model.parameters(), 0.0)
         with torch.autocast('cpu', dtype=dtype):
@@ -134,8 +134,8 @@ def test_accumulated_micro_batches_are_the_larger_batch(build, options):
         ends.append(model)
     assert (start.fc.weight - ends[0].fc.weight).abs().max() > 1e-3
     for other in ends[1:]:
-        for (name, value), twin in zip(ends[0].named_parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(value, twin, rtol=1e-9, atol=1e-12, msg=name)
+        for (name, value), same in zip(ends[0].named_parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(value, same, rtol=1e-9, atol=1e-12, msg=name)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -302,8 +302,8 @@ class Loss(nn.Module):
 def test_ddp_over_clean_iterations_is_the_loop_without(one_process):
     """With find_unused_parameters=True nothing moves the adversarial norms at clean ones."""
     net = make_adversarial(Conv3dNet(), AdvProp(steps=1, interval=2))
-    twin = copy.deepcopy(net)
-    wrapped = nn.parallel.DistributedDataParallel(Loss(twin), find_unused_parameters=True)
+    copied = copy.deepcopy(net)
+    wrapped = nn.parallel.DistributedDataParallel(Loss(copied), find_unused_parameters=True)
     for model in (Loss(net), wrapped):
         optimizer = torch.optim.AdamW(model.parameters(), 0.05)
         for _ in range(2):
@@ -311,7 +311,7 @@ def test_ddp_over_clean_iterations_is_the_loop_without(one_process):
                 optimizer.zero_grad()
                 model(clips, labels).backward()
                 optimizer.step()
-    for value, other in zip(net.parameters(), twin.parameters(), strict=True):
+    for value, other in zip(net.parameters(), copied.parameters(), strict=True):
         assert torch.equal(value, other)
 
 

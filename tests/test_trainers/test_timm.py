@@ -164,7 +164,7 @@ def test_resumed_loop_ends_where_the_uninterrupted_one_does(tmp_path):
     ids=['weight decay', 'layer decay', 'one group'],
 )
 @pytest.mark.filterwarnings('ignore:.*no batch normalisation')
-def test_every_parameter_is_in_one_group_beside_its_twin(name, recipe, options):
+def test_every_parameter_is_in_one_group_auxiliary_beside_clean(name, recipe, options):
     model = make_adversarial(timm.create_model(name, num_classes=5), recipe)
     groups = create_optimizer_v2(model, 'adamw', lr=1e-3, **options).param_groups
     homes = {id(value): index for index, group in enumerate(groups) for value in group['params']}
@@ -174,8 +174,8 @@ def test_every_parameter_is_in_one_group_beside_its_twin(name, recipe, options):
         assert len({group['lr_scale'] for group in groups}) > 5
     pairs = list(auxiliary_parameters(model))
     assert len(pairs) > 30
-    for clean, twin in pairs:
-        assert homes[id(clean)] == homes[id(twin)]
+    for clean, auxiliary in pairs:
+        assert homes[id(clean)] == homes[id(auxiliary)]
 
 
 def test_example(capsys):
