@@ -218,7 +218,7 @@ def test_channels_are_third_from_the_end():
         moved = (model.perturb(inputs, labels) - inputs).abs().movedim(-3, 0).flatten(1)
         expected = 4 / 255 / torch.tensor(std, dtype=torch.float64)
         torch.testing.assert_close(moved.max(dim=1).values, expected)
-    with pytest.raises(ValueError, match='2 channels, but the pixels'):
+    with pytest.raises(ValueError, match='2 channels, but the third axis from the end'):
         make_adversarial(vit().train(), std=[0.1, 0.2])(*batch_for(vit()))
 
 
