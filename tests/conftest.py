@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 
 # One core a test, and a test of two processes the same: pytest-xdist gives the other cores work.
 os.environ['OMP_NUM_THREADS'] = '1'
+
+
+def pytest_collection_finish() -> None:
+    """Modules and collected tests stay: each data set of mmengine would look through them again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
