@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,17 +11,14 @@ import pytest
 if TYPE_CHECKING:
     from helpers import Conv3dNet
     from torch import Tensor
-    from two_ranks import TwoRanks
 
 # One core a test, and a test of two processes the same: pytest-xdist gives the other cores work.
 os.environ['OMP_NUM_THREADS'] = '1'
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker of pytest-xdist runs all tests of two processes, which are started once."""
-    for item in items:
-        if 'two_ranks' in getattr(item, 'fixturenames', ()):
-            item.add_marker(pytest.mark.xdist_group('two_ranks'))
+def pytest_collection_finish() -> None:
+    """Modules and collected tests stay: each data set of mmengine would look through them again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +57,3 @@ def train(tmp_path: Any) -> Any:
         return runner
 
     return run
-
-
-@pytest.fixture(scope='session')
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoRanks]:
-    """Call a function of a module as ``function(rank, *args)`` on two ranks of a gloo group."""
-    from two_ranks import TwoRanks
-
-    ranks = TwoRanks(tmp_path_factory.mktemp('two_ranks'))
-    yield ranks
-    ranks.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
+from torch import multiprocessing as mp
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import adv_plugins  # noqa: F401 (patches MMAction2 before its first import)
@@ -303,3 +307,22 @@ def feature_config(work_dir: Any, train_iters: int = 0, **changes: Any) -> Any:
             test_cfg=dict(type='AdversarialTestLoop'),
         )
     return Config({**config, **changes})
+
+
+def two_ranks(function: Callable[..., None], *args: Any) -> None:
+    """Call ``function(rank, *args)``, a function of a module, on two ranks of a gloo group.
+
+    They are forked from a server that has imported MMAction2 once for all calls, and that has
+    neither threads nor a graph of a test's: torch allows no backward after a fork with a GPU.
+    """
+    multiprocessing.set_forkserver_preload(['adv_plugins', 'mmaction.models', 'mmengine.runner'])
+    with tempfile.TemporaryDirectory() as folder:
+        mp.start_processes(_rank, (folder, function, args), nprocs=2, start_method='forkserver')
+
+
+def _rank(rank: int, folder: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
+    function(rank, *args)
+    dist.barrier()
+    dist.destroy_process_group()

@@ -13,7 +13,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import NUM_CLASSES, build_recognizer, feature_config, runner_config, slowonly_config
+from helpers import (
+    NUM_CLASSES,
+    build_recognizer,
+    feature_config,
+    runner_config,
+    slowonly_config,
+    two_ranks,
+)
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -375,7 +382,7 @@ def worker(rank: int, folder: str) -> None:
     torch.save(texts, f'{folder}/{rank}.pt')
 
 
-def test_all_ranks_end_with_what_one_has_found(frames, two_ranks):
+def test_all_ranks_end_with_what_one_has_found(frames):
     two_ranks(worker, str(frames))
     first, second = (torch.load(frames / f'{rank}.pt') for rank in range(2))
     assert first[0] == second[0] == ''

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import assert_same, data_samples, feature_config, snapshot, tsm_config
+from helpers import assert_same, data_samples, feature_config, snapshot, tsm_config, two_ranks
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -205,7 +205,7 @@ def worker(rank, folder, config):
     torch.save(metrics, f'{folder}/{rank}.pt')
 
 
-def test_two_processes_report_what_one_does(tmp_path, two_ranks):
+def test_two_processes_report_what_one_does(tmp_path):
     attacks = {name: ATTACKS[name] for name in ('fgm', 'pgd')}
     config = dict(
         type='AdversarialTestLoop', attacks=attacks, attention=True, deepfool=dict(max_iter=5)

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from helpers import runner_config, tsm_config
+from helpers import runner_config, tsm_config, two_ranks
 from torch import nn
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
@@ -25,9 +25,6 @@ from adv_plugins.evaluation.measurements import Measurements
 from adv_plugins.evaluation.results import Robustness
 from adv_plugins.evaluation.selection import evenly_spread
 from adv_plugins.evaluation.videos import Videos, corrupted, read
-
-# One process has the finished run that tests of one and of two processes look at.
-pytestmark = pytest.mark.xdist_group('two_ranks')
 
 ATTACKS = dict(
     noise=dict(type='UniformNoise', restarts=2),
@@ -435,7 +432,7 @@ def _rank(rank, folder, weights, options):
     run(folder / 'run', weights, **options)
 
 
-def test_two_processes_find_the_same(whole, weights, tmp_path, two_ranks):
+def test_two_processes_find_the_same(whole, weights, tmp_path):
     two_ranks(_rank, tmp_path, weights, {})
     stored, wanted = results(tmp_path / 'run'), copy.deepcopy(whole[2])
     # Random labels of the CAM attack are drawn batch by batch, and the batches are others.
@@ -446,9 +443,7 @@ def test_two_processes_find_the_same(whole, weights, tmp_path, two_ranks):
     same(stored, wanted)
 
 
-def test_what_two_processes_began_one_goes_on_with(
-    whole, weights, tmp_path, two_ranks, monkeypatch
-):
+def test_what_two_processes_began_one_goes_on_with(whole, weights, tmp_path, monkeypatch):
     from adv_plugins.evaluation.robustness_loop import RobustnessTestLoop as Loop
 
     begun = dict(attacks={}, curve=None, deepfool=None)
@@ -469,7 +464,7 @@ def test_what_two_processes_began_one_goes_on_with(
         assert str(cell) == str(without_times(wanted).cells[key]), key
 
 
-def test_two_processes_leave_out_the_same_videos(weights, tmp_path, two_ranks):
+def test_two_processes_leave_out_the_same_videos(weights, tmp_path):
     """One rank alone meets the broken file; both must plan the next cells without it."""
     options = dict(
         unreadable=(4,), corruptions=('jumble',), severities=(2,), attacks={}, curve=None

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import two_ranks
 from torch import Tensor
 
 pytest.importorskip('mmengine', reason='needs adv_plugins[mmaction]')
@@ -160,7 +161,7 @@ def worker(rank: int, folder: str) -> None:
         json.dump(result, file)
 
 
-def test_two_processes_equal_one(tmp_path: Any, two_ranks: Any) -> None:
+def test_two_processes_equal_one(tmp_path: Any) -> None:
     two_ranks(worker, str(tmp_path))
     scores, labels = videos()
     alone = feed(build(str(tmp_path)), scores, labels).evaluate(size=len(scores))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import data_samples, feature_config
+from helpers import data_samples, feature_config, two_ranks
 
 from adv_plugins import AART, ART, make_adversarial
 
@@ -89,7 +89,7 @@ def worker(rank: int, folder: str, hook: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     'hook', [dict(type='AARTHook', beta=0.1), dict(type='AARTHook', interval=2)], ids=str
 )
-def test_ranks_stay_bit_equal(tmp_path, two_ranks, hook):
+def test_ranks_stay_bit_equal(tmp_path, hook):
     two_ranks(worker, str(tmp_path), hook)
     first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
     for name, value in first.items():

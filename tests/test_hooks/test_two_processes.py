@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import runner_config
+from helpers import runner_config, two_ranks
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -61,7 +61,7 @@ def worker(rank: int, folder: str, hook: dict[str, Any], settings: dict[str, Any
     ],
     ids=str,
 )
-def test_ranks_stay_bit_equal(tmp_path, two_ranks, hook, settings):
+def test_ranks_stay_bit_equal(tmp_path, hook, settings):
     two_ranks(worker, str(tmp_path), hook, settings)
     first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
     auxiliary = [name for name in first['parameters'] if 'adv_' in name]
@@ -120,7 +120,7 @@ def everything(model: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize('ranks', [(2, 1), (1, 2)], ids=['two, then one', 'one, then two'])
-def test_another_number_of_ranks_resumes_the_run(tmp_path, two_ranks, ranks):
+def test_another_number_of_ranks_resumes_the_run(tmp_path, ranks):
     """All begin with the checkpoint's state, both paths' and the optimizer's, and end as one.
 
     With as many clips a rank there are half or twice the iterations an epoch, and the learning

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import two_ranks
 from torch import Tensor, nn
 
 transformers = pytest.importorskip('transformers', reason='needs adv_plugins[trainers]')
@@ -563,7 +564,7 @@ def worker(rank: int, folder: str, start: nn.Module) -> None:
     torch.save(dict(model.named_parameters()), f'{folder}/{rank}.pt')
 
 
-def test_two_processes_are_one_with_twice_the_batch(tmp_path, two_ranks):
+def test_two_processes_are_one_with_twice_the_batch(tmp_path):
     start = videomae().double()
     two_ranks(worker, str(tmp_path), start)
     first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,13 @@ import torch
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
-from helpers import build_recognizer, runner_config, slowonly_config, tsm_config  # noqa: E402
+from helpers import (  # noqa: E402
+    build_recognizer,
+    default_tier,
+    runner_config,
+    slowonly_config,
+    tsm_config,
+)
 from mmengine.hooks import Hook  # noqa: E402
 from mmengine.registry import HOOKS  # noqa: E402
 from mmengine.runner import FlexibleRunner  # noqa: E402
@@ -78,10 +85,17 @@ def test_amp_without_an_adversarial_weight_is_the_plain_run(train, amp):
     assert_same_weights(ours, train('b', optim_wrapper=amp))
 
 
-@pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
-@pytest.mark.parametrize('name', HOOKS_OF)
-def test_compile_in_the_config(train, name, backend):
+@pytest.mark.parametrize(
+    'case',
+    default_tier(
+        [('TAF', 'aot_eager'), ('AdvProp', 'eager')].__contains__,
+        product(HOOKS_OF, ('eager', 'aot_eager')),
+    ),
+    ids='-'.join,
+)
+def test_compile_in_the_config(train, case):
     """cfg.compile compiles train_step, around the adversarial step."""
+    name, backend = case
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     runs = [
