@@ -49,7 +49,7 @@ def probabilities(model, inputs, samples):
 @pytest.mark.parametrize(
     'name',
     [
-        'c3d',
+        pytest.param('c3d', marks=pytest.mark.exhaustive),
         'i3d',
         'mvit',
         'slowfast',
@@ -62,7 +62,7 @@ def probabilities(model, inputs, samples):
         'tsm',
         'tsn',
         'uniformer',
-        'uniformerv2 base',
+        pytest.param('uniformerv2 base', marks=pytest.mark.exhaustive),
         'videomae',
         'x3d',
     ],
