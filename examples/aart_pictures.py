@@ -4,11 +4,11 @@ r"""The figures of A-ART from trained models: attention under attack, and robust
         --model Non-ART mm_configs/aart/transformer_1xb64_yt8m-sample.py non-art.pth \
         --model A-ART mm_configs/aart/aart-transformer_1xb64_yt8m-sample.py a-art.pth
 
-Each model is attacked with its own gradients, by one l2 step a modality (A-ART, eq. 4). For each
-modality the attention maps and profiles of one test video and of its adversary are drawn (figures 1
-and 2), and for all models the robustness by DeepFool over some test videos (figure 4). The test set
-is that of the first config. The models take frame features, as FeatureTransformer does; of several
-encoder layers the last one is shown.
+Each model is attacked with its own gradients, by one ℓ2 step per modality (A-ART, eq. 4). For each
+modality, the pictures show the attention maps and profiles of one test video, clean and adversarial
+(figures 1 and 2). Another picture compares the models' robustness by DeepFool over some test videos
+(figure 4). The test set is that of the first config. The models must take frame features, as
+FeatureTransformer does; with several encoder layers, the last one is shown.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ MAX_ITER = 50
 
 @dataclass
 class Attention:
-    """The attention maps of some videos and of their adversaries, for one modality.
+    """The attention maps of some videos, clean and adversarial, for one modality.
 
     Args:
-        clean (Tensor): Those of the videos, shape (B, T, T).
-        adversarial (Tensor): Those of their adversaries, same shape.
+        clean (Tensor): The maps of the clean videos, shape (B, T, T).
+        adversarial (Tensor): The maps of the adversarial videos, same shape.
         valid (Tensor): True for valid frames, shape (B, T).
     """
 
@@ -71,7 +71,7 @@ class Attention:
 
     @property
     def mse(self) -> Tensor:
-        """How far the map of each video moves: the attention MSE, shape (B,)."""
+        """The attention MSE of each video, i.e. the change of its map, shape (B,)."""
         return attention_mse(self.clean, self.adversarial, self.valid)
 
 
@@ -81,7 +81,7 @@ def load_model(config: Path, checkpoint: Path, eps: float) -> nn.Module:
     Args:
         config (Path): The config that it was trained with.
         checkpoint (Path): Its checkpoint.
-        eps (float): Length of the attack's step, for each video and modality.
+        eps (float): Length of the attack step for each video and modality.
 
     Returns:
         nn.Module: The model in eval mode, with ``perturb``.
@@ -94,14 +94,14 @@ def load_model(config: Path, checkpoint: Path, eps: float) -> nn.Module:
 
 
 def read_config(config: Path) -> Config:
-    """Read a config and make its scope the one in which modules are built."""
+    """Read a config and make its scope the default for building modules."""
     cfg = Config.fromfile(config)
     init_default_scope(cfg.get('default_scope', 'mmaction'))
     return cfg
 
 
 def preprocess(model: nn.Module, items: list[dict[str, Any]]) -> tuple[dict[str, Tensor], Any]:
-    """Inputs and data samples as they leave the model's data preprocessor."""
+    """The inputs and data samples that the model's data preprocessor returns."""
     data = model.data_preprocessor(pseudo_collate(items), False)
     if not isinstance(data['inputs'], dict):
         raise SystemExit(
@@ -115,11 +115,11 @@ def attend(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Attention
     """Attack some videos and compare the attention.
 
     Args:
-        model (nn.Module): One of :func:`load_model`.
+        model (nn.Module): A model from :func:`load_model`.
         items (list[dict]): Items of a dataset.
 
     Returns:
-        dict[str, Attention]: By modality.
+        dict[str, Attention]: The attention by modality.
     """
     inputs, samples = preprocess(model, items)
     features = Batch(inputs).values
@@ -128,7 +128,7 @@ def attend(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Attention
         model(inputs)
     with capture_attention(model) as adversarial:
         model(adversarial_inputs)
-    # Of several layers of a modality the last one is kept.
+    # If a modality has several layers, the last one is kept.
     by_modality = {
         name: Attention(before.weights, after.weights, inputs[name + MASK])
         for before, after in zip(clean, adversarial, strict=True)
@@ -145,14 +145,14 @@ def attend(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Attention
 
 
 def fool(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """How far DeepFool has to go for each of some videos.
+    """The perturbation that DeepFool needs for each video.
 
     Args:
-        model (nn.Module): One of :func:`load_model`.
+        model (nn.Module): A model from :func:`load_model`.
         items (list[dict]): Items of a dataset.
 
     Returns:
-        dict[str, Tensor]: ``rho``, ``success`` and ``iterations``, each of the shape (B,).
+        dict[str, Tensor]: ``rho``, ``success`` and ``iterations``, each of shape (B,).
     """
     inputs, _ = preprocess(model, items)
     batch = Batch(inputs)
@@ -172,13 +172,13 @@ def measure(model: nn.Module, dataset: Any, count: int) -> tuple[dict[str, float
     """Attention MSE and robustness over the first videos of a dataset.
 
     Args:
-        model (nn.Module): One of :func:`load_model`.
+        model (nn.Module): A model from :func:`load_model`.
         dataset (Dataset): The test set.
         count (int): Number of videos.
 
     Returns:
-        tuple: The mean attention MSE by modality, over the videos where it is defined, and what
-        :func:`fool` returns, for all videos.
+        tuple: The mean attention MSE by modality, over the videos where it is defined, and the
+        result of :func:`fool` for all videos.
     """
     errors: dict[str, list[Tensor]] = {}
     fooled: dict[str, list[Tensor]] = {}
@@ -203,7 +203,7 @@ def draw(
     """Draw and save the pictures.
 
     Args:
-        attention (dict): The attention for one video, by model and modality.
+        attention (dict): The attention in one video, by model and modality.
         fooled (dict): The results of DeepFool, see :func:`fool`, by model.
         out (Path): The folder to write to.
 
@@ -239,7 +239,7 @@ def report(
     mse: dict[str, dict[str, float]],
     fooled: dict[str, dict[str, Tensor]],
 ) -> str:
-    """The measurements as a Markdown table, one column a model."""
+    """The measurements as a Markdown table with one column per model."""
     count = len(next(iter(fooled.values()))['rho'])
     rows: dict[str, list[str]] = {}
     for name in next(iter(mse.values())):
@@ -275,7 +275,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     names = [name for name, _, _ in args.models]
     if len(set(names)) < len(names):
-        parser.error(f'--model needs a name of its own for each model, got {", ".join(names)}')
+        parser.error(f'--model needs a distinct name for each model, got {", ".join(names)}')
     if args.num_videos < 1:
         parser.error(f'--num-videos {args.num_videos} must be 1 or more')
     return args

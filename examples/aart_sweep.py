@@ -2,8 +2,9 @@
 
     python examples/aart_sweep.py [--eps 0.1 0.5 2] [--alpha 0.25 1 4] [--beta 0.001 0.1]
 
-One of them varies while the others stay at the paper's value. The line of the picture is Non-ART's
-validation GAP. Finished runs are kept. Writes ``sweep.png`` and ``sweep.md`` and prints the latter.
+One option varies while the others keep the paper's values. The line in the picture is the
+validation GAP of Non-ART. Finished runs are kept. Writes ``sweep.png`` and ``sweep.md`` and prints
+the latter.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ COLUMNS = {
 
 
 def cell(work_dir: Path, dataset: str, seed: int, option: str = '', value: float = 0.0) -> Cell:
-    """Train and test with one option changed, or Non-ART without; test at the paper's ε."""
+    """Train with one option changed (Non-ART without an option), and test at the paper's ε."""
     method = {'': 'Non-ART', 'beta': 'A-ART'}.get(option, 'ART')
     file = config_file(method, dataset)
     options: dict[str, Any] = {}
@@ -48,7 +49,7 @@ def row(name: str, cells: list[Cell]) -> str:
 
 
 def draw(curves: dict[str, dict[float, list[Cell]]], baseline: list[Cell], file: Path) -> None:
-    """One panel an option, Non-ART across all of them."""
+    """One panel per option, with Non-ART as a line across all of them."""
     panels = {
         LABELS[option]: {value: [100 * c['best'] for c in cells] for value, cells in points.items()}
         for option, points in curves.items()

@@ -3,10 +3,11 @@
     python examples/aart_table.py --seeds 0 1 2 [--work-dir work_dirs/aart]
     python examples/aart_table.py --dataset yt8m-317 --seeds 0      # with YouTube-8M on disk
 
-Each cell is ``mim train mmaction2 CONFIG --cfg-options randomness.seed=SEED`` and ``mim test`` of
-the checkpoint with the best validation GAP: clean, under the paper's attack, under the stronger
-one, with the movement of the attention maps and DeepFool's ρ. Finished cells are kept, so the
-command can be interrupted, and several may work on the seeds of one work dir at a time.
+Each cell is ``mim train mmaction2 CONFIG --cfg-options randomness.seed=SEED`` followed by ``mim
+test`` of the checkpoint with the best validation GAP. It measures the metrics on clean videos,
+under the paper's attack and under a stronger one, the change of the attention maps, and DeepFool's
+ρ. Finished cells are kept, so the command can be interrupted, and several commands can work on
+different seeds of one work dir at the same time.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ def config_file(method: str, dataset: str) -> Path:
 
 
 def train_and_test(config: Path, work_dir: Path, seed: int, **options: Any) -> Cell:
-    """What ``mim train`` and ``mim test`` do, from Python.
+    """Do from Python what ``mim train`` and ``mim test`` do.
 
     Args:
         config (Path): The config file.
-        work_dir (Path): Where log, checkpoints and ``result.json`` go; a finished result there
-            is returned at once.
-        seed (int): Seed of weights and order.
-        **options: What to change in the config, ``a.b=c`` as ``{'a.b': c}``.
+        work_dir (Path): Folder for the log, checkpoints and ``result.json``; a result that is
+            already there is returned immediately.
+        seed (int): Seed of the weights and the order of the videos.
+        **options: Changes to the config, ``a.b=c`` as ``{'a.b': c}``.
 
     Returns:
-        dict[str, float]: The metrics of the test, and ``best``: the validation GAP of its
+        dict[str, float]: The test metrics, and ``best``, the validation GAP of the tested
         checkpoint.
     """
     file = work_dir / 'result.json'
@@ -52,7 +53,8 @@ def train_and_test(config: Path, work_dir: Path, seed: int, **options: Any) -> C
         return json.loads(file.read_text())
     cfg = Config.fromfile(config)
     cfg.merge_from_dict({'work_dir': str(work_dir), 'randomness.seed': seed, **options})
-    # mmengine keeps visualizers by this name and the second, in which a tiny run may end.
+    # mmengine identifies visualizers by this name and the current second, which a tiny run may not
+    # outlast.
     cfg.experiment_name = work_dir.name
     Runner.from_cfg(cfg).train()
     cfg.load_from = str(next(work_dir.glob('best_GAP_iter_*.pth')))
@@ -103,14 +105,16 @@ def over_seeds(cells: list[Cell], key: str) -> str:
 
 
 def over_partitions(cells: list[Cell], key: str) -> str:
-    """Mean and standard deviation over five partitions of the test set, as the paper has them,
-    each the mean over the seeds."""
+    """Mean and standard deviation over five partitions of the test set, as in the paper.
+
+    The value of a partition is its mean over the seeds.
+    """
     average, deviation = (mean(cell[f'{key}_{part}'] for cell in cells) for part in ('mean', 'std'))
     return f'{100 * average:.2f} ± {100 * deviation:.2f}'
 
 
 def robustness_table(cells: dict[str, dict[int, Cell]]) -> str:
-    """How far attention maps move, and how far DeepFool has to go."""
+    """The change of the attention maps, and the perturbations that DeepFool needs."""
     rows = {
         'attention MSE · 10⁶, one step': ('fgm/attention_mse', 1e6),
         'attention MSE · 10⁶, ten steps': ('pgd/attention_mse', 1e6),

@@ -1,12 +1,13 @@
-r"""Videos of what a trained recognizer looks at, clean and under attack.
+r"""Videos with the CAM of a trained recognizer, clean and under attack.
 
     python examples/cam_videos.py mm_configs/baselines/tsm_r18_1x1x8_ordered-digits-rgb.py \
         work_dirs/tsm_r18_1x1x8_ordered-digits-rgb/epoch_27.pth --out videos --recipe TAF
 
-For some videos of the config's test set, evenly spread over it, two files are written: an .mp4 of
-the clip, its CAM, the adversarial clip, its CAM and the magnified perturbation side by side, and a
-.png with one column a frame. Below are the shares of the evidence that the frames hold. Of several
-test views of a video the middle one is shown. Needs PyAV (``pip install "adv_plugins[data]"``).
+Takes some videos, spread evenly over the config's test set, and writes two files for each: an .mp4
+with the clip, its CAM, the adversarial clip, its CAM and the magnified perturbation side by side,
+and a .png with one column per frame. Below the pictures is each frame's share of the evidence. If
+a video has several test views, the middle one is shown. Needs PyAV
+(``pip install "adv_plugins[data]"``).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def load_model(config: Config, checkpoint: str) -> nn.Module:
 
     Args:
         config (Config): The config that it was trained with.
-        checkpoint (str): Its checkpoint, a path or an address.
+        checkpoint (str): Its checkpoint, a path or a URL.
     """
     model = MODELS.build(config.model)
     try:
@@ -52,9 +53,9 @@ def write_pictures(
     """Write an .mp4 and a .png for each of some videos.
 
     Args:
-        model (nn.Module): One of :func:`load_model`.
+        model (nn.Module): A model from :func:`load_model`.
         dataset (Dataset): The videos.
-        indices (Sequence[int]): Which of them.
+        indices (Sequence[int]): The indices of the videos to draw.
         recipe (Recipe): The attack.
         out (Path): The folder to write to.
         fps (float): Frames per second.

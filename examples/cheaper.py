@@ -1,13 +1,13 @@
-"""What is left of a recipe's gain when it may cost less.
+"""How much of a recipe's gain remains at a lower cost.
 
     python examples/cheaper.py [--dataset yt8m-sample] [--seeds 0 1 2] [--rows full budget]
     python examples/cheaper.py --dataset ordered-digits --seeds 0 1 2
 
-ART on the embedded YouTube-8M sample, or TAF on OrderedDigits, fine-tuning in the last third of the
-run. Each row trains with some options changed, and all are compared with the clean run: on clean
-and on attacked videos of the test, or validation, set. The cost is that of the whole run, counted
-in forwards and backwards (:func:`adv_plugins.core.cost.step_cost`; a low precision counts as any).
-Finished runs are kept. Writes ``cheaper-DATASET.md`` to the work dir and prints it.
+Trains ART on the embedded YouTube-8M sample, or TAF on OrderedDigits, where it fine-tunes in the
+last third of the run. Each row changes some options and is compared with the clean run, on clean
+and attacked videos of the test (or validation) set. The cost is that of the whole run, counted in
+forwards and backwards (:func:`adv_plugins.core.cost.step_cost`; low precision makes no difference
+to it). Finished runs are kept. Writes ``cheaper-DATASET.md`` to the work dir and prints it.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ Cell = dict[str, float]
 
 
 class Sample:
-    """ART on the YouTube-8M sample; clean and under two attacks, of the best checkpoint."""
+    """ART on the YouTube-8M sample: the best checkpoint, clean and under two attacks."""
 
     recipe, batch, share = ART, 64, 1.0
     clean_name = 'Non-ART'
     rows: Mapping[str, Options] = {
         'full': {},
-        # Which is fraction=0.25: a quarter of every batch.
+        # This gives fraction=0.25, i.e. a quarter of every batch.
         'budget': dict(budget=1.25),
         'interval': dict(interval=4),
-        # Its one step from the clean graph has no forward that could be of low precision.
+        # Low precision needs several steps, as one step from the clean graph has no own forward.
         'steps': dict(steps=3),
         'low': dict(steps=3, attack_dtype='bfloat16'),
     }
@@ -68,13 +68,13 @@ class Sample:
 
 
 class Digits:
-    """TAF on OrderedDigits; clean and under PGD, of the last epoch."""
+    """TAF on OrderedDigits: the last epoch, clean and under PGD."""
 
     recipe, batch, share = TAF, 16, 1 / 3
     clean_name = 'baseline'
     rows: Mapping[str, Options] = {
         'full': {},
-        # Which is fraction=0.375: the run's clean epochs pay for the rest.
+        # This gives fraction=0.375, because the clean epochs of the run leave budget for it.
         'budget': dict(budget=1.25),
         'fraction': dict(fraction=0.25),
         'interval': dict(interval=2),
@@ -87,7 +87,7 @@ class Digits:
         self.work_dir = work_dir
 
     def clean(self, seed: int) -> Cell:
-        """The baseline, which has the checkpoint that the rows start from."""
+        """The baseline, whose checkpoint all rows start from."""
         return self._cell(digits_config('tsm', 'baseline'), f'clean-{seed}', seed)
 
     def trained(self, name: str, seed: int) -> Cell:
@@ -142,13 +142,13 @@ TASKS = {'yt8m-sample': Sample, 'ordered-digits': Digits}
 
 
 def counted_cost(task: Sample | Digits, options: Options) -> float:
-    """Counted cost of the whole run in clean runs."""
+    """The cost of the whole run in clean runs, by counting."""
     recipe: Recipe = within_budget(task.recipe(**options), task.batch, task.share)
     return 1 + task.share * (step_cost(recipe) - 1) / recipe.interval
 
 
 def line(task: Sample | Digits, name: str, cells: list[Cell], clean: list[Cell]) -> list[str]:
-    """A row: metrics in percent, and the gains over the clean run, paired by seed."""
+    """One row: the metrics in percent, and the gains over the clean run, paired by seed."""
     columns = [spread([c[key] for c in cells]) for key in task.keys.values()]
     for key in task.keys.values():
         gains = [some[key] - none[key] for some, none in zip(cells, clean, strict=True)]
@@ -157,7 +157,7 @@ def line(task: Sample | Digits, name: str, cells: list[Cell], clean: list[Cell])
 
 
 def kept(task: Sample | Digits, cells: list[Cell], clean: list[Cell], full: list[Cell]) -> str:
-    """Which part of the full recipe's mean gain is kept, metric by metric."""
+    """The share of the full recipe's mean gain that is kept, for each metric."""
     parts = []
     for key in task.keys.values():
         none, some, whole = (mean(c[key] for c in found) for found in (clean, cells, full))

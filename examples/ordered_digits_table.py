@@ -3,10 +3,10 @@
     python examples/ordered_digits_table.py --seeds 0 1 2 [--work-dir work_dirs/table]
     python examples/ordered_digits_table.py --models tsm gst tam tpn-tsm --methods baseline TAF
 
-Each cell is ``mim train mmaction2 CONFIG --cfg-options randomness.seed=SEED`` and the clean path's
-top-1 of the last epoch. Runs that share their clean epochs with the baseline resume from its
-checkpoint. Finished cells are kept and not trained again, so the command can be interrupted, and
-several may work on the seeds of one work dir at a time.
+Each cell is ``mim train mmaction2 CONFIG --cfg-options randomness.seed=SEED`` and the top-1 of the
+clean path after the last epoch. Runs that share their clean epochs with the baseline resume from
+its checkpoint. Finished cells are kept, so the command can be interrupted, and several commands can
+work on different seeds of one work dir at the same time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from quickstart import CONFIGS, evaluate, evaluation_copy, fork_point, top1, tra
 from adv_plugins.visualization import attention_entropy
 
 MODELS = ('tsm', 'gst', 'tam', 'tpn-tsm')
-# What stands in front of the model in the name of a config.
+# The prefix of each method in the names of its configs.
 METHODS = {
     'baseline': 'baselines/',
     'TAF': 'taf/taf-',
@@ -38,7 +38,7 @@ def config_file(model: str, method: str) -> Path:
 
 
 def cell(model: str, method: str, seed: int, work_dir: Path) -> dict[str, float]:
-    """Train and evaluate one method with one seed, or read what an earlier call has found."""
+    """Train and evaluate one method with one seed, or read the result of an earlier call."""
     config, baseline = config_file(model, method), config_file(model, 'baseline')
     folder = work_dir / f'{config.stem}-{seed}'
     file = folder / 'result.json'
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument('--methods', choices=METHODS, nargs='+', default=list(METHODS))
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/table'))
     args = parser.parse_args()
-    # The baseline comes first: the fine-tuned ones start from it, and are compared with it.
+    # The baseline comes first, because the fine-tuned runs start from it and are compared with it.
     methods = ['baseline', *(m for m in args.methods if m != 'baseline')]
     cells: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
     for seed in args.seeds:

@@ -1,7 +1,7 @@
 """Write OrderedDigits clips as .mp4 files with annotation files for MMAction2's VideoDataset.
 
-For tools and models that want video files. The encoder codes every frame on its own, so that the
-two members of a class pair still hold the same frames after decoding.
+For tools and models that need video files. Every frame is encoded independently, so the two classes
+of a pair still have the same frames after decoding.
 
 Needs PyAV (``pip install av``) to write, and decord to read the files in MMAction2.
 
@@ -31,8 +31,8 @@ def write_mp4(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
         frames (np.ndarray): Shape (T, H, W, 3), uint8 RGB, with even H and W.
         fps (int): Frames per second. Defaults to 8.
     """
-    # A group of one frame, without B-frames and at a constant quantizer: what becomes of a frame
-    # does not depend on its neighbours, and their order leaves no trace in it.
+    # Groups of one frame, without B-frames and at a constant quantizer, so that a decoded frame
+    # does not depend on its neighbours or their order.
     options = {'g': '1', 'bf': '0', 'qp': '10', 'preset': 'medium'}
     with av.open(str(path), 'w') as container:
         stream = container.add_stream('libx264', rate=fps, options=options)
@@ -49,7 +49,7 @@ def write_split(out_dir: Path, dataset: OrderedDigits) -> Path:
     """Write all clips of a dataset and their annotation file.
 
     Args:
-        out_dir (Path): The folder that gets ``<split>/*.mp4`` and ``<split>.txt``.
+        out_dir (Path): The folder to write ``<split>/*.mp4`` and ``<split>.txt`` to.
         dataset (OrderedDigits): The clips.
 
     Returns:
@@ -74,7 +74,7 @@ def config_lines(split: str, ann_file: Path, num_frames: int) -> str:
     Args:
         split (str): 'train' or 'val'.
         ann_file (Path): The annotation file that ``write_split`` returned.
-        num_frames (int): Frames of a clip.
+        num_frames (int): Frames per clip.
 
     Returns:
         str: Python text.
@@ -102,7 +102,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--clips-per-class', type=int, help='default: 30 for train, 40 for val')
     parser.add_argument('--size', type=int, default=64, help='even side of a frame in pixels')
     args = parser.parse_args(argv)
-    # H.264 subsamples colour and wants an even size, and decord 0.6 fails on frames 48 pixels wide
+    # H.264 subsamples colour and needs an even size. decord 0.6 fails on frames 48 pixels wide
     # ("DECORDArrayCopyFromTo: The size must exactly match").
     if args.size % 2 or args.size == 48:
         parser.error(

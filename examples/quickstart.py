@@ -2,10 +2,10 @@
 
     python examples/quickstart.py [--work-dir work_dirs/quickstart] [--seed 0]
 
-Trains a small TSM on OrderedDigits. After the clean epochs the run forks: the baseline goes on
-clean, TAF fine-tunes, both for the same number of steps. Both are evaluated by the clean path.
-Writes ``quickstart.png`` and ``quickstart.json`` to the work dir and prints a table. Takes about
-ten minutes on two CPU cores.
+Trains a small TSM on OrderedDigits. After the clean epochs the run forks: the baseline continues
+with clean training and TAF fine-tunes, both for the same number of steps. Both are evaluated on the
+clean path. Writes ``quickstart.png`` and ``quickstart.json`` to the work dir and prints a table.
+Takes about ten minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ SHOWN = ((10, 0), (11, 0), (6, 0))
 
 
 def train(config: Path, work_dir: Path, seed: int, resume: Path | None = None) -> Runner:
-    """What ``mim train mmaction2 CONFIG`` does, from Python.
+    """Do from Python what ``mim train mmaction2 CONFIG`` does.
 
     Args:
         config (Path): The config file.
-        work_dir (Path): Where log and checkpoints go.
+        work_dir (Path): Folder for the log and the checkpoints.
         seed (int): Seed of weights, order and augmentation.
-        resume (Path, optional): Checkpoint to go on from. Defaults to None: from scratch.
+        resume (Path, optional): Checkpoint to resume from. Defaults to None: from scratch.
 
     Returns:
         Runner: The runner after training.
@@ -61,15 +61,15 @@ def fork_point(config: Path, work_dir: Path) -> Path:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, dataset: Any) -> dict[str, Tensor]:
-    """Labels, predictions and per-frame attention of the clean path.
+    """Compute labels, predictions and per-frame attention on the clean path.
 
     Args:
         model (nn.Module): The recognizer.
         dataset (Dataset): Clips, with a pipeline in test mode.
 
     Returns:
-        dict[str, Tensor]: ``labels`` and ``predictions`` of shape (N,), ``attention`` (N, T):
-        the share of the evidence for the predicted class that each frame holds.
+        dict[str, Tensor]: ``labels`` and ``predictions``, shape (N,), and ``attention``, shape
+        (N, T): each frame's share of the evidence for the predicted class.
     """
     model.eval()
     labels, predictions, attention = [], [], []
@@ -89,7 +89,7 @@ def evaluate(model: nn.Module, dataset: Any) -> dict[str, Tensor]:
 
 
 def preprocess(model: nn.Module, items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch as it leaves the recognizer's data preprocessor."""
+    """Collate and preprocess a batch as the recognizer does."""
     batch = {key: [item[key] for item in items] for key in items[0]}
     return model.data_preprocessor(batch, training=False)
 
@@ -114,7 +114,7 @@ def draw(models: dict[str, nn.Module], dataset: Any, file: Path) -> None:
 def draw_clip(
     figure: Any, models: dict[str, nn.Module], item: dict[str, Any], classes: tuple[str, ...]
 ) -> None:
-    """One clip: a row of frames, a row of maps for each model, and the bars beside them."""
+    """Draw one clip: a row of frames, a row of maps for each model, and the bars beside them."""
     pixels = item['inputs'].permute(0, 2, 3, 1).numpy()
     label = torch.tensor([int(item['data_samples'].gt_label)])
     grid = figure.add_gridspec(
@@ -158,7 +158,7 @@ def clip_index(dataset: Any, label: int, number: int) -> int:
 
 
 def table(results: dict[str, dict[str, Any]], classes: tuple[str, ...]) -> str:
-    """The results as a Markdown table, one column a model."""
+    """The results as a Markdown table with one column per model."""
     lines = [
         '| | ' + ' | '.join(results) + ' |',
         '|---|' + '---|' * len(results),
@@ -213,7 +213,7 @@ def main() -> None:
 
 
 def evaluation_copy(train_set: Any, val_set: Any) -> Any:
-    """The training clips without augmentation: through the validation pipeline."""
+    """The training clips with the validation pipeline, i.e. without augmentation."""
     return type(train_set)(
         split='train',
         clips_per_class=train_set.clips_per_class,

@@ -1,13 +1,13 @@
-r"""A robustness report: one config, one checkpoint or more, one HTML page.
+r"""A robustness report on one HTML page, for one or more checkpoints of a config.
 
     python examples/report.py mm_configs/baselines/tsm_r18_1x1x8_ordered-digits-rgb.py \
         work_dirs/quickstart/baseline/epoch_27.pth work_dirs/quickstart/taf/epoch_27.pth \
         --names baseline TAF --out work_dirs/report
 
 Evaluates every checkpoint on clean, corrupted and attacked test videos, compares them with the
-first one, draws what they look at, and writes ``report.html`` to ``--out``: one file that needs no
-server and no network. The numbers are beside it as JSON and Markdown; those that are already there
-are not computed again. ``--protocol``, a config with a ``robustness``, selects how much is
+first one, draws their CAM, and writes ``report.html`` to ``--out``: a single file that needs no
+server and no network. The numbers are saved next to it as JSON and Markdown; existing numbers are
+not computed again. ``--protocol``, a config with a ``robustness`` entry, selects how much is
 evaluated.
 """
 
@@ -81,7 +81,7 @@ class Report:
         self.missing: list[tuple[str, str]] = []
 
     def evaluate(self) -> None:
-        """Evaluate every checkpoint that fits, and draw its pictures."""
+        """Evaluate every checkpoint that fits the config, and draw its pictures."""
         for name, checkpoint in zip(self.args.names, self.args.checkpoints, strict=True):
             try:
                 load_weights(self.model, checkpoint)
@@ -99,12 +99,12 @@ class Report:
                     self.leave_out(f'pictures of video {index} by {name}', error)
 
     def leave_out(self, what: str, error: Exception) -> None:
-        """Note what the report will lack."""
+        """Record what the report will lack."""
         self.missing.append((what, str(error)))
         print_log(f'{what}: {error}', 'current', logging.ERROR)
 
     def draw(self, index: int, name: str) -> None:
-        """Draw where a model looks in a video, clean and attacked: a page and an .mp4 an attack."""
+        """Draw a model's CAM on a video, clean and attacked: a page and an .mp4 per attack."""
         model = self.model.eval()
         data = model.data_preprocessor(pseudo_collate([self.dataset[index]]), False)
         inputs, samples = data['inputs'], data['data_samples']
@@ -151,7 +151,7 @@ class Report:
         yield Section('How this was made', self.provenance())
 
     def summary(self) -> str:
-        """A table with a row a model, and the flags that are raised."""
+        """A table with one row per model, and the flags that are raised."""
         rows, notes = [], []
         for results in self.results:
             clean = results.keys('clean')
@@ -177,7 +177,7 @@ class Report:
         return '\n\n'.join([text, table, '\n'.join(notes)])
 
     def compared(self, comparison: Comparison) -> Iterator[Section]:
-        """The differences to the first model, and those of every class (TAF, figure 4)."""
+        """The differences to the first model, overall and by class (TAF, figure 4)."""
         long_term = [self.classes[i] for i in self.long_term()] if self.classes else []
         yield Section('Comparison', body(markdown(comparison, highlight=long_term)))
         charts = []
@@ -195,7 +195,7 @@ class Report:
         return getattr(self.dataset, 'metainfo', {}).get('long_term', ())
 
     def looks(self) -> Iterator[Section]:
-        """Each video with all models and attacks, then the attention between its frames."""
+        """Each video with all models and attacks, followed by the attention between its frames."""
         for index, pictures in self.pictures.items():
             yield Section(f'Video {index}', figures=pictures)
         for index, maps in self.attention.items():
@@ -210,7 +210,7 @@ class Report:
             yield Section(f'Attention in video {index}', figures=charts)
 
     def training(self) -> Iterator[Section]:
-        """Training curves (TAF, figure 5), where the logs are still beside the checkpoints."""
+        """Training curves (TAF, figure 5), if the logs are still next to the checkpoints."""
         runs = {}
         for results in self.results:
             folder = Path(results.checkpoint).parent
@@ -224,7 +224,7 @@ class Report:
             yield Section('Training', figures=[(plot_training_curves(runs), 'As it was logged.')])
 
     def absent(self) -> str:
-        """What was asked for and is missing."""
+        """What was requested but is missing."""
         lines = [f'- {what}: {reason}' for what, reason in self.missing]
         for results in self.results:
             lines += [f'- {results.model}, {key}: {text}' for key, text in results.missing.items()]
@@ -246,7 +246,7 @@ class Report:
 
 
 def body(page: str) -> str:
-    """A page without its title, since the section has one, and with headings one level lower."""
+    """A page without its title, because the section has one, and with headings one level lower."""
     lines = page.split('\n')[1:]
     return '\n'.join(f'#{line}' if line.startswith('#') else line for line in lines)
 
@@ -272,7 +272,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', type=Path)
     parser.add_argument('checkpoints', nargs='+', metavar='checkpoint')
     parser.add_argument('--out', type=Path, required=True, help='folder for the report')
-    parser.add_argument('--names', nargs='+', help='one a checkpoint; default: folder/file')
+    parser.add_argument('--names', nargs='+', help='one per checkpoint; default: folder/file')
     parser.add_argument('--protocol', type=Path, default=PROTOCOL, help='what is evaluated')
     parser.add_argument('--num-videos', type=int, default=2, help='how many videos are shown')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='as in mim test')
@@ -280,7 +280,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.names is None:
         args.names = ['/'.join(Path(c).with_suffix('').parts[-2:]) for c in args.checkpoints]
     if len(args.names) != len(args.checkpoints) or len(set(args.names)) != len(args.names):
-        parser.error(f'--names {args.names} must be one name of its own for each checkpoint')
+        parser.error(f'--names {args.names} must be one distinct name for each checkpoint')
     if 'robustness' not in Config.fromfile(args.protocol):
         parser.error(f'--protocol {args.protocol} has no robustness=dict(...)')
     return args
@@ -291,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     report = Report(args)
     report.evaluate()
-    # All sections come first, since "Missing" lists what failed in them.
+    # Build all other sections first, because "Missing" lists what failed in them.
     *sections, missing, provenance = report.sections()
     missing.markdown = report.absent()
     title = f'Robustness of {", ".join(args.names)}'

@@ -1,15 +1,15 @@
-"""The ablations of TAF, table 2 in one command: objectives, α, and ε with K.
+"""The ablations of TAF, table 2, in one command: objectives, α, and ε with K.
 
     python examples/taf_sweep.py [--seeds 0 1 2] [--tables a b c]
     python examples/taf_sweep.py --dataset sthv1 --checkpoint tsm_8f.pth --seeds 0 1 2
     torchrun --nproc_per_node 8 examples/taf_sweep.py --launcher pytorch --dataset sthv1 ...
 
-One option varies while the others stay at the paper's values. On OrderedDigits every run shares
-the clean epochs of its seed's baseline, and AdvProp takes one attack step, not five. On
-Something-Something V1 every run fine-tunes one trained model, as in the paper: ``--checkpoint``, or
-else what the seed's baseline has trained; learning rates are scaled to the number of processes. The
-numbers are of the last epoch. Finished runs are kept, so the command can be interrupted. Writes
-``sweep.md`` and ``sweep.png`` and prints the former.
+One option varies while the others keep the paper's values. On OrderedDigits every run shares the
+clean epochs of its seed's baseline, and AdvProp takes one attack step instead of five. On
+Something-Something V1 every run fine-tunes one trained model, as in the paper: that of
+``--checkpoint``, or by default that of the seed's baseline. Learning rates are scaled to the number
+of processes. The results are those of the last epoch. Finished runs are kept, so the command can be
+interrupted. Writes ``sweep.md`` and ``sweep.png`` and prints the former.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ DATASETS = {
 
 
 class Row(NamedTuple):
-    """A row of table 2: its name, what is trained with which options, and the paper's top-1."""
+    """A row of table 2: its name, the method, its options, and the paper's top-1."""
 
     name: str
     method: str
@@ -58,7 +58,7 @@ Cells = dict[str, list[tuple[Row, list[Cell]]]]
 
 
 def attack(eps: int, step: int, steps: int, paper: float) -> Row:
-    """A row of table 2c, in grey levels."""
+    """A row of table 2c; ``eps`` and ``step`` are in grey levels."""
     options = dict(eps=eps / 255, step_size=step / 255, steps=steps)
     return Row(f'TAF, ε={eps}, K={steps}', 'TAF', options, paper)
 
@@ -89,10 +89,10 @@ TABLES = {
 
 
 def cell(row: Row, seed: int, args: argparse.Namespace) -> Cell:
-    """Train and validate one row with one seed, or read what an earlier call has found."""
+    """Train and validate one row with one seed, or read the result of an earlier call."""
     dataset, work_dir, checkpoint = args.dataset, args.work_dir, args.checkpoint
     config = CONFIGS / DATASETS[dataset][row.method]
-    # The paper's own values have one run, whatever table asks for it.
+    # The tables share the run with the paper's own values.
     changed = {k: v for k, v in row.options.items() if v != getattr(TAF(), k)}
     name = ''.join(f'-{key}{value:.3g}' for key, value in changed.items())
     folder = work_dir / f'{config.stem}{name}-{seed}'
@@ -133,7 +133,7 @@ def cell(row: Row, seed: int, args: argparse.Namespace) -> Cell:
     result['checkpoint'] = str(checkpoint)
     if is_main_process():
         file.write_text(json.dumps(result, indent=2) + '\n')
-    # No process may look for the file before it is there.
+    # Other processes must not look for the file before it exists.
     barrier()
     return result
 
@@ -159,7 +159,7 @@ def markdown(cells: Cells) -> str:
 
 
 def draw(cells: Cells, file: Path) -> None:
-    """One panel a table, the baseline across all of them."""
+    """One panel per table, with the baseline as a line across all of them."""
     panels, baseline = {}, []
     for table, rows in cells.items():
         top1 = {row.name.replace(', ', '\n'): [c['acc/top1'] for c in found] for row, found in rows}
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/taf_sweep'))
     args = parser.parse_args()
     if args.checkpoint is not None and 'ordered' in args.dataset:
-        parser.error('--checkpoint goes with --dataset sthv1: OrderedDigits is trained in minutes')
+        parser.error('--checkpoint needs --dataset sthv1; OrderedDigits is trained in minutes')
     cells: Cells = {}
     for table in args.tables:
         cells[table] = [

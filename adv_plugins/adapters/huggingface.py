@@ -139,7 +139,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
 
     @contextmanager
     def keeping_output(self) -> Iterator[list[Any]]:
-        """Collect the output of the clean forward of each step inside, without its graph."""
+        """Collect the clean output of each step inside the ``with`` block, without its graph."""
         self._kept = kept = []
         try:
             yield kept

@@ -96,11 +96,11 @@ def capture_attention(
     classes and timm's unfused ones. A map is attributed to the innermost running module. The
     model's outputs, gradients and random stream do not change by a single bit.
 
-    Not captured are regions under ``torch.compile``, functions imported by name (``from torch
-    import softmax``), nested tensors outside PyTorch's fused layers, and the recomputation of
-    activation checkpointing. Inside fused layers, maps of nested tensors are padded to the longest
-    sequence of the batch. Maps carry no graph in PyTorch's fused kernels and under reentrant
-    checkpointing. ``torch.func.grad`` refuses to run inside the block.
+    Some calls are not captured: those in regions under ``torch.compile``, of functions imported by
+    name (``from torch import softmax``), on nested tensors outside PyTorch's fused layers, and in
+    the recomputation of activation checkpointing. Inside fused layers, maps of nested tensors are
+    padded to the longest sequence of the batch. Maps carry no graph in PyTorch's fused kernels and
+    under reentrant checkpointing. ``torch.func.grad`` refuses to run inside the block.
 
     Args:
         model (nn.Module): The model.
@@ -287,16 +287,15 @@ class _Recorder:
         """Add a map.
 
         Args:
-            module (nn.Module): Whose it is.
-            probabilities (Tensor): Shape (N, ..., heads, Q, K), or with three axes (N, Q, K),
-                or with two (Q, K).
-            masked (Tensor, optional): What the softmax was taken of, of the same shape; None
-                where there is no mask.
+            module (nn.Module): The module that computed it.
+            probabilities (Tensor): Shape (N, ..., heads, Q, K), (N, Q, K) or (Q, K).
+            masked (Tensor, optional): The input of the softmax, same shape; None if there is no
+                mask.
         """
         weights = _with_heads(probabilities).mean(-3).flatten(0, -3)
         valid = None
         if masked is not None:
-            # A mask may as well be the smallest finite number: no score is anywhere near it.
+            # Masks may use the smallest finite number instead of -inf; no score comes near it.
             forbidden = torch.finfo(masked.dtype).min / 2
             valid = (_with_heads(masked.detach()).amax((-3, -2)) > forbidden).flatten(0, -2)
         self.maps.append(AttentionMap(self.names[module], weights, valid))

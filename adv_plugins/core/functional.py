@@ -19,8 +19,8 @@ CAM_NORMALIZATIONS = ('minmax', 'max')
 def temporal_cam(features: Tensor, gradients: Tensor, weighting: str = 'gap') -> Tensor:
     """Class activation map of every frame (TAF, eq. 2).
 
-    ``CAM_t = sum_c w_tc F'_tc`` without a ReLU, where ``w`` is the gradient of the
-    cross-entropy averaged over height and width, frame by frame and channel by channel.
+    ``CAM_t = sum_c w_tc F'_tc`` without a ReLU, where ``w_tc`` is the gradient of the cross-entropy
+    averaged over height and width, for each frame and channel.
 
     Args:
         features (Tensor): The feature maps F', shape (B, T, C, H, W).

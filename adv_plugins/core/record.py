@@ -112,7 +112,7 @@ class StepResult:
     """The result of an adversarial step.
 
     Args:
-        clean (Record): The clean forward; only the values of its losses are to be used.
+        clean (Record): The clean forward, of which only the values of the losses may be used.
         adversarial (Record): The adversarial forward, with its graph.
         clean_loss (Tensor): The weighted clean loss.
         adv_loss (Tensor): The weighted adversarial loss.

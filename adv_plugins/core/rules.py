@@ -1,4 +1,4 @@
-"""What the options of a recipe have to fulfil, as a table."""
+"""The conditions on the options of a recipe, as a table."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ from .record import Record, StepResult
 
 @dataclass
 class _Part:
-    """The samples that are attacked, and what the clean forward says of them."""
+    """The samples to attack, with their labels, gradient and clean record."""
 
     batch: Batch
     target: Any
@@ -155,7 +155,7 @@ class Step:
             trained and (ran_in_fp16(nodes, leaves) or depends_on_earlier_graph(nodes, clock))
         )
         gradient: Values | None = None
-        # The loss' own backward gives the gradient of an attack on the training loss.
+        # For an attack on the training loss, the backward of the clean loss yields the gradient.
         comes_with_loss = trained and not waits and recipe.objective.is_training_loss
         if recipe.starts_at_clean and not comes_with_loss:
             retain = trained or regularized
@@ -175,7 +175,7 @@ class Step:
     def _loss_gradients(
         self, loss: Tensor, nodes: Sequence[Any], leaves: Sequence[Tensor], wanted: Sequence[Tensor]
     ) -> tuple[tuple[Tensor | None, ...], dict[Tensor, Tensor | None]]:
-        """The gradients of the clean loss by the wanted leaves, and by each parameter."""
+        """The gradients of the clean loss w.r.t. the wanted leaves and w.r.t. each parameter."""
         inside = {*self.model.parameters(), *leaves}
         # The loss may have parameters of its own, besides those of the model.
         foreign = [leaf for leaf in leaves_of(nodes) if leaf not in inside]

@@ -1,20 +1,20 @@
-"""What the papers' full runs would cost on eight GPUs: a projection, not a measurement.
+"""The projected (not measured) cost of the papers' full runs on eight GPUs.
 
     python examples/benchmarks/full_runs.py [--gpus 8] [--tflops 30] [--rows tsm-sthv1 ...]
 
-Counts the floating-point operations of one step of every config, clean and with its recipe, in a
-real step on the CPU (convolutions and matrix products, forward and backward; a multiplication and
-an addition are two), and multiplies by videos and epochs. Assumes that
+Runs one real step of every config on the CPU, clean and with its recipe, and counts its
+floating-point operations (convolutions and matrix products, forward and backward; a multiplication
+and an addition count as two). The counts are multiplied by videos and epochs. It is assumed that
 
-- a GPU sustains ``--tflops`` in all of it. The hours are inversely proportional to it; the extra
-  cost in percent does not depend on it;
-- nothing else is the limit: the data loader keeps up (the clips/s it then has to decode are in the
-  table), and gradients are reduced behind the backward. An adversarial step reduces them once, as a
-  clean one does, and reads no more clips;
-- validation is left out, and no run stops early.
+- a GPU sustains ``--tflops`` throughout. The hours are inversely proportional to it; the extra cost
+  in percent does not depend on it;
+- there is no other bottleneck: the data loader keeps up (the table lists the clips/s that it must
+  decode), and the reduction of gradients overlaps with the backward. An adversarial step reduces
+  them once, like a clean one, and reads no more clips;
+- there is no validation, and no run stops early.
 
-TAF fine-tunes for 15 epochs what the clean config has trained (TAF, section 4.1). What that adds
-is told in two ways: relative to the clean run alone, and relative to one of 15 more clean epochs.
+TAF fine-tunes the model of the clean config for 15 epochs (TAF, section 4.1). The extra cost is
+given in two ways: relative to the clean run, and relative to a clean run with 15 more epochs.
 Writes ``full_runs.md`` and ``full_runs.json`` to ``--out``.
 """
 
@@ -49,8 +49,8 @@ class Run:
     """A row of the table.
 
     Args:
-        title (str): What it is called.
-        videos (int): Training videos.
+        title (str): Its title.
+        videos (int): Number of training videos.
         clean (str): The clean config.
         fine_tuned (str): Its TAF config; empty for YouTube-8M, which trains from scratch.
     """
@@ -108,18 +108,18 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run takes.
+    """The cost of one run.
 
     Args:
         run (str): Its title.
         method (str): ``'TAF'``, ``'ART'`` or ``'A-ART'``.
-        clip_gflop (float): Of a clean step, a clip.
-        ratio (float): The adversarial step to the clean one.
+        clip_gflop (float): GFLOP per clip of a clean step.
+        ratio (float): Cost of the adversarial step relative to the clean one.
         clean_epochs (int): Epochs of the clean run.
         epochs (int): Epochs with the recipe.
-        clean_hours (float): The clean run.
-        hours (float): The epochs with the recipe.
-        clips_per_second (float): What the loader has to bring in a clean run.
+        clean_hours (float): Hours of the clean run.
+        hours (float): Hours of the epochs with the recipe.
+        clips_per_second (float): Clips that the loader must deliver per second in a clean run.
     """
 
     run: str
@@ -134,17 +134,17 @@ class Cost:
 
     @property
     def beyond_clean_run(self) -> float:
-        """The epochs with the recipe, in percent of the clean run."""
+        """The cost of the epochs with the recipe, in percent of the clean run."""
         return 100 * self.epochs * self.ratio / self.clean_epochs
 
     @property
     def of_the_attack(self) -> float:
-        """What those epochs cost more than clean ones, in percent of the clean run."""
+        """The extra cost of those epochs over clean ones, in percent of the clean run."""
         return 100 * self.epochs * (self.ratio - 1) / self.clean_epochs
 
 
 def build(config: Config) -> nn.Module:
-    """The model of a config in training mode, without weights from elsewhere."""
+    """The model of a config in training mode, without pretrained weights."""
     init_default_scope('mmaction')
     model = config.model.copy()
     if 'backbone' in model:
@@ -155,7 +155,7 @@ def build(config: Config) -> nn.Module:
 
 
 def batch_for(model: nn.Module, config: Config) -> tuple[Any, list[Any]]:
-    """One training clip of random data, as it leaves the data preprocessor, and its label."""
+    """One preprocessed training clip of random data, and its label."""
     from mmaction.structures import ActionDataSample
 
     if hasattr(model, 'modalities'):
@@ -174,8 +174,9 @@ def batch_for(model: nn.Module, config: Config) -> tuple[Any, list[Any]]:
 class OperationCounter(TorchDispatchMode):
     """Counts floating-point operations by torch's own formulas.
 
-    What ``FlopCounterMode`` counts, without its table by modules: to fill that it hooks into the
-    gradients of modules' inputs, which ``torch.autograd.grad`` by those same inputs refuses.
+    It counts like ``FlopCounterMode`` but without the table by module. For that table,
+    ``FlopCounterMode`` hooks into the gradients of the modules' inputs, which fails when
+    ``torch.autograd.grad`` differentiates w.r.t. the same inputs.
 
     Attributes:
         total (int): Operations so far.
@@ -194,7 +195,7 @@ class OperationCounter(TorchDispatchMode):
 
 def operations(model: nn.Module, inputs: Any, samples: list[Any]) -> int:
     """Floating-point operations of a training step."""
-    # The CPU's fused attention has no formula; as matrix products it is counted.
+    # The CPU's fused attention has no formula, so compute it as matrix products, which are counted.
     with sdpa_kernel(SDPBackend.MATH), OperationCounter() as counter:
         model.parse_losses(model(inputs, samples, mode='loss'))[0].backward()
     return counter.total
@@ -259,7 +260,7 @@ def table(costs: list[Cost], gpus: int, tflops: float) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--gpus', type=int, default=8)
-    parser.add_argument('--tflops', type=float, default=30, help='that a GPU sustains')
+    parser.add_argument('--tflops', type=float, default=30, help='sustained by a GPU')
     parser.add_argument('--rows', nargs='+', choices=RUNS, default=list(RUNS))
     parser.add_argument('--out', type=Path, default=Path('work_dirs/full_runs'))
     args = parser.parse_args(argv)

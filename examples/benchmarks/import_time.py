@@ -1,8 +1,9 @@
-"""What ``import adv_plugins`` costs beside ``import torch``.
+"""The time of ``import adv_plugins`` in addition to ``import torch``.
 
-Each row is a fresh process, in CPU seconds: the median of several. Where mmengine is installed the
-rooms that configs name (hooks, models, datasets, evaluation) are imported for what they register,
-and mmengine and MMAction2 with them. The first row hides those, as in a plain PyTorch project.
+Each row is the median CPU time of several fresh processes, in seconds. If mmengine is installed,
+the packages that configs refer to (hooks, models, datasets, evaluation) are imported to register
+their classes, and mmengine and MMAction2 with them. The first row hides those two, as in a plain
+PyTorch project.
 
 Example:
     python examples/benchmarks/import_time.py
@@ -52,7 +53,7 @@ def measure(first: str, prelude: str, repeats: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--repeats', type=int, default=5, help='processes a row (default: 5)')
+    parser.add_argument('--repeats', type=int, default=5, help='processes per row (default: 5)')
     repeats = parser.parse_args().repeats
     print('| project | imported before | its CPU s | adv_plugins, CPU s more |')
     print('|---|---|---|---|')

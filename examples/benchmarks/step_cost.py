@@ -1,19 +1,20 @@
-"""What an adversarial training step costs: seconds, memory, forwards and backwards.
+"""The cost of an adversarial training step: seconds, memory, forwards and backwards.
 
     python examples/benchmarks/step_cost.py [--size small|full] [--models tsm videomae ...]
 
-Measures, for models with random weights fed with random data, the steps of this package's recipes
-beside a clean step, the floor that arithmetic allows, and the same work done as attack libraries do
-it. All steps of a model share its weights and take turns, in another order each round, so that what
-else the machine does hits all alike; ratios are taken within a round. A step is all up to the
-gradients of the parameters; ``optimizer.step()`` is not timed. Writes ``step_cost.json`` and the
-Markdown tables ``step_cost.md`` to ``--out``.
+Uses models with random weights and random data. For each model it measures the steps of this
+package's recipes, and compares them with a clean step, with the theoretical minimum (the floor),
+and with the way attack libraries do the same work. All steps of a model share its weights and take
+turns, in a different order each round, so that other load on the machine affects all of them
+equally; ratios are taken within a round. A step includes everything up to the gradients of the
+parameters, but not ``optimizer.step()``. Writes ``step_cost.json`` and the Markdown tables
+``step_cost.md`` to ``--out``.
 
-``--size small`` is for two CPU cores, ``full`` is the papers' sizes, for CUDA. Where other programs
-use the machine too, ``--cpu-time`` counts the seconds that this process computed, on one thread.
-torchattacks takes part if it is installed. Trust the ratios, which come from one run on one
-machine, rather than the seconds. One file, long as it is: it can be copied to a cluster and run
-there beside an installed package.
+``--size small`` is meant for two CPU cores; ``full`` has the papers' sizes and is meant for CUDA.
+If other programs use the machine too, ``--cpu-time`` counts the CPU seconds of this process, on one
+thread. torchattacks is included if it is installed. Trust the ratios, which come from one run on
+one machine, rather than the seconds. This is a single long file so that it can be copied to a
+cluster and run there with an installed package.
 """
 
 from __future__ import annotations
@@ -50,14 +51,14 @@ FORWARD, INPUT_GRADIENT, CLEAN = 'forward', 'forward + input gradient', 'clean s
 NEVER = 10**9
 
 SIZES = {
-    # Batch, frames and, of clips, pixels.
+    # Batch, frames and, for clips, pixels.
     'small': dict(tsm=(2, 8, 112), slowonly=(2, 4, 112), videomae=(1, 8, 112), feature=(8, 150)),
     'full': dict(tsm=(8, 8, 224), slowonly=(8, 8, 224), videomae=(8, 16, 224), feature=(64, 300)),
 }
 
 
 class Work(NamedTuple):
-    """Forwards of a model, gradients by its data, and gradients by its weights."""
+    """Numbers of forwards, gradients w.r.t. the data, and gradients w.r.t. the weights."""
 
     forwards: int
     data: int
@@ -67,20 +68,23 @@ class Work(NamedTuple):
         return Work(*(a + b for a, b in zip(self, other, strict=True)))
 
     def seconds(self, forward: float, input_gradient: float, clean: float) -> float:
-        """What it takes, from the seconds of the three primitives."""
+        """The time of this work, computed from the seconds of the three primitives."""
         data, weights = input_gradient - forward, clean - input_gradient
         return self.forwards * forward + self.data * data + self.weights * weights
 
 
 def floor(recipe: Recipe) -> Work | None:
-    """The least work of a step, both losses having a weight; None for one below that floor, which
-    attacks a part of the batch, a smaller picture of it, or in a lower precision.
+    """The least work of a step in which both losses have a weight.
 
-    Clean and adversarial loss are a forward and a full backward each. An attack step is a forward
-    and a gradient by the data. The first one needs no forward where the attack starts at the clean
-    batch and on the clean path, and nothing at all where it besides ascends the training loss: the
-    clean backward passes it. A regularizer takes that last gift away, as it delays that backward.
-    (``adv_plugins.core.cost.step_cost`` is the same in clean steps, for any fraction and scale.)
+    It is None for steps that can be cheaper, because they attack a part of the batch, a smaller
+    resolution, or in a lower precision.
+
+    Clean and adversarial loss take a forward and a full backward each. An attack step takes a
+    forward and a gradient w.r.t. the data. The first attack step needs no forward if the attack
+    starts at the clean batch and on the clean path. If it also ascends the training loss, it needs
+    nothing at all, because the clean backward yields its gradient, except with a regularizer,
+    which delays that backward. (``adv_plugins.core.cost.step_cost`` is the same in clean steps, for
+    any fraction and scale.)
     """
     if (recipe.fraction, recipe.attack_scale, recipe.attack_dtype) != (1, 1, None):
         return None
@@ -96,15 +100,15 @@ def floor(recipe: Recipe) -> Work | None:
 
 
 class LayerCounter(TorchDispatchMode):
-    """Counts what a step asks of one convolution or linear layer.
+    """Counts the forwards and gradients of one convolution or linear layer in a step.
 
     Args:
         weight (Tensor): The layer's weight, used by no other layer.
 
     Attributes:
         forwards (int): Forwards.
-        data (int): Gradients by the layer's input.
-        weights (int): Gradients by its weight.
+        data (int): Gradients w.r.t. the layer's input.
+        weights (int): Gradients w.r.t. its weight.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -115,7 +119,7 @@ class LayerCounter(TorchDispatchMode):
 
     @property
     def work(self) -> Work:
-        """What was counted."""
+        """The counted work."""
         return Work(self.forwards, self.data, self.weights)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -136,24 +140,24 @@ class LayerCounter(TorchDispatchMode):
                 self._fed.update(operand for operand in operands if operand is not self._weight)
         else:
             # The two products in the backward of a linear layer: one reads the weight, the other
-            # what the layer was fed with.
+            # reads the layer's input.
             self.data += own
             self.weights += not own and any(operand in self._fed for operand in operands)
 
 
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    """The most bytes that autograd holds for a backward at one time, each storage counted once.
+    """Peak memory that autograd holds for a backward, in bytes, counting each storage once.
 
     Args:
-        model (nn.Module): The model; its parameters, which are there anyway, do not count.
+        model (nn.Module): The model. Its parameters do not count, because they exist anyway.
 
     Attributes:
-        peak (int): The most so far.
+        peak (int): The peak so far.
     """
 
     class _Saved:
         def __init__(self, tensor: Tensor) -> None:
-            # Without its graph, which would hold this object in turn.
+            # Without its graph, which would hold a reference to this object.
             self.tensor = tensor.detach()
 
     def __init__(self, model: nn.Module) -> None:
@@ -186,13 +190,13 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
 
 
 class LiveBytes(TorchDispatchMode):
-    """The most bytes of tensors that were made inside the block and live at one time.
+    """Peak memory of the tensors that are created inside the block, in bytes.
 
-    On a CPU what ``torch.cuda.max_memory_allocated`` tells on a GPU: besides what autograd saves,
-    gradients and whatever is on its way.
+    This is the CPU's counterpart of ``torch.cuda.max_memory_allocated``: besides the tensors that
+    autograd saves, it includes gradients and temporary tensors.
 
     Attributes:
-        peak (int): The most so far.
+        peak (int): The peak so far.
     """
 
     def __init__(self) -> None:
@@ -202,7 +206,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = tree_leaves((args, kwargs))
-        # What comes in unmet was there before.
+        # Inputs that were not seen before were created outside the block.
         before = {id(arg.untyped_storage()) for arg in given if isinstance(arg, Tensor)}
         output = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(output):
@@ -228,10 +232,10 @@ class Case:
 
     Args:
         model (nn.Module): A plain model in training mode.
-        inputs (Tensor | dict[str, Tensor]): A batch as it leaves the data preprocessor.
+        inputs (Tensor | dict[str, Tensor]): A preprocessed batch.
         samples (list): Its data samples.
-        layer (str): Dotted name of a layer of the first stage, at which work is counted.
-        recipes (dict[str, Recipe]): What to measure, by the names of rows.
+        layer (str): Dotted name of the layer whose work is counted, in the first stage.
+        recipes (dict[str, Recipe]): The recipes to measure, by the name of their row.
     """
 
     model: nn.Module
@@ -246,7 +250,7 @@ class Case:
 
 
 def build_case(name: str, size: tuple[int, ...], device: torch.device) -> Case:
-    """A model by its key in ``CASES``, with random weights and data."""
+    """Build the case of a key in ``CASES``, with random weights and data."""
     torch.manual_seed(0)
     case = CASES[name](*size)
     case.model.to(device).train()
@@ -339,7 +343,7 @@ def _recognizer(kind: str, backbone: dict, head: dict, format_shape: str) -> nn.
 
 
 def _normalized(pixels: Tensor, axis: int) -> Tensor:
-    """Clips of pixels between 0 and 1 as the model sees them."""
+    """Normalise pixels between 0 and 1 as the model expects them."""
     shape = [3 if i == axis else 1 for i in range(pixels.ndim)]
     mean, std = (pixels.new_tensor(value).view(shape) for value in (MEAN, STD))
     return (pixels * 255 - mean) / std
@@ -365,7 +369,7 @@ def _map(change: Callable[..., Tensor], *inputs: Inputs) -> Inputs:
 
 
 def build_steps(case: Case) -> dict[str, Step]:
-    """All steps to measure, by the names of rows; the first three are the primitives."""
+    """All steps to measure, by the name of their row; the first three are the primitives."""
     plain, inputs, samples = case.model, case.inputs, case.samples
 
     def forward() -> None:
@@ -385,7 +389,7 @@ def build_steps(case: Case) -> dict[str, Step]:
 
 
 def adversarial_step(case: Case, recipe: Recipe) -> Step:
-    """This package's step, as a trainer calls it."""
+    """This package's step, called as a trainer does."""
     model = make_adversarial(case.shared_copy(), recipe)
 
     def step() -> None:
@@ -395,11 +399,11 @@ def adversarial_step(case: Case, recipe: Recipe) -> Step:
 
 
 def peers(case: Case, steps: int) -> dict[str, Step]:
-    """K steps of PGD on the training loss and then both losses, as it is done elsewhere.
+    """K steps of PGD on the training loss and then both losses, as in other libraries.
 
-    The attack libraries' shape is an attack that knows nothing of the clean forward, and then one
-    backward of the sum of both losses. advertorch and ART call ``backward()`` in the attack, which
-    computes the gradients of all parameters, to be thrown away.
+    With attack libraries, the attack is independent of the clean forward, and one backward of the
+    sum of both losses follows. advertorch and ART call ``backward()`` in the attack, which also
+    computes the gradients of all parameters, only to discard them.
     """
     model, inputs, samples = case.shared_copy(), case.inputs, case.samples
 
@@ -460,7 +464,7 @@ def _loss(model: nn.Module, inputs: Inputs, samples: list[Any]) -> Tensor:
 def _ascend(
     model: nn.Module, inputs: Inputs, samples: list[Any], steps: int, by_backward: bool = False
 ) -> Inputs:
-    """PGD on the training loss, the usual way."""
+    """PGD on the training loss, implemented the usual way."""
     moved = inputs
     for _ in range(steps):
         moved = _map(lambda value: value.detach().requires_grad_(), moved)
@@ -483,13 +487,13 @@ def _pgd_step(clean: Tensor, moved: Tensor, slope: Tensor) -> Tensor:
 
 @dataclass
 class Row:
-    """What was measured of one step.
+    """The measurements of one step.
 
     Args:
-        seconds (list[float]): One entry a round.
-        work (Work): Counted at one layer of the first stage.
-        saved (int): The most bytes that autograd held at one time.
-        peak (int): The most bytes at one time of all tensors that the step made.
+        seconds (list[float]): One entry per round.
+        work (Work): The work, counted at one layer of the first stage.
+        saved (int): Peak bytes that autograd held.
+        peak (int): Peak bytes of all tensors that the step created.
         floor (Work, optional): The floor of its recipe. Defaults to None: it has none.
     """
 
@@ -602,7 +606,7 @@ def _ratio(value: float, quartiles: list[float]) -> str:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The hardware and software that the numbers were measured on."""
     cpu = platform.processor() or platform.machine()
     info = Path('/proc/cpuinfo')
     if info.exists():
@@ -621,13 +625,13 @@ def report(results: Mapping[str, Any]) -> str:
     clock = 'CPU seconds of one thread' if results['cpu_time'] else 'wall-clock seconds'
     parts = [
         f'{machine}; {clock}, {results["repeats"]} rounds: medians, with quartiles in brackets. '
-        'F, ∂x, ∂w: forwards, gradients by the data and by the weights, counted at a layer of the '
-        'first stage; a concatenated batch is one, and what runs in bfloat16 reads a copy of the '
-        'weight and is not counted. Saved: bytes held for a backward at peak, over '
-        'those of the clean step; peak: bytes of all tensors that the step makes, gradients too.'
+        'F, ∂x, ∂w: forwards, gradients w.r.t. the data and the weights, counted at one layer of '
+        'the first stage; a concatenated batch counts as one, and passes in bfloat16 use a copy of '
+        'the weight and are not counted. Saved: peak bytes held for a backward, relative to the '
+        'clean step; peak: bytes of all tensors that the step creates, including gradients.'
     ]
     if not results['torchattacks']:
-        parts.append('torchattacks is not installed, and left out.')
+        parts.append('torchattacks is not installed and was left out.')
     for model in results['models'].values():
         parts += [f'{model["title"]}, {model["size"]}', table(model['steps'])]
     return '\n\n'.join(parts) + '\n'
@@ -648,7 +652,7 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device(args.device)
     if args.cpu_time:
         if device.type != 'cpu':
-            parser.error(f'--cpu-time is of a CPU, not of --device {device}')
+            parser.error(f'--cpu-time measures a CPU; it does not work with --device {device}')
         torch.set_num_threads(1)
     results = dict(
         machine=describe_machine(device),

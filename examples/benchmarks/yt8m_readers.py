@@ -1,12 +1,12 @@
-"""Videos per second of readers of YouTube-8M shards, all giving (id, labels, rgb, audio) as numpy.
+"""Videos per second of readers of YouTube-8M shards that return (id, labels, rgb, audio) as numpy.
 
     python examples/benchmarks/yt8m_readers.py [--tensorflow-python PYTHON]
 
-Writes shards of random features to a temporary folder, reads them with each reader in turn, several
-times over, checks that every reader finds the same videos, and prints a Markdown table of medians.
-The package ``tfrecord`` takes part if it is installed, tf.data if the given Python has TensorFlow:
-it runs in a process of its own, as the two packages cannot be imported together. Trust the ratios,
-which come from one run on one machine, rather than the numbers.
+Writes shards of random features to a temporary folder, reads them several times with each reader in
+turn, checks that every reader returns the same videos, and prints a Markdown table of medians. The
+package ``tfrecord`` is included if it is installed, and tf.data if the given Python has TensorFlow;
+it runs in a separate process, because the two packages cannot be imported together. Trust the
+ratios, which come from one run on one machine, rather than the numbers.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ TENSORFLOW = {
 
 
 def digest(videos: Iterator[Video]) -> int:
-    """A number that tells whether two readers found the same videos, in whatever order."""
+    """A hash of the videos that does not depend on their order."""
     total = 0
     for name, labels, rgb, audio in videos:
         parts = (name.encode(), labels.astype(np.int64).tobytes(), rgb.tobytes(), audio.tobytes())
@@ -133,7 +133,7 @@ def local(read: Callable[[list[str]], Iterator[Video]], paths: list[str]) -> Cal
 
 
 def remote(worker: subprocess.Popen[str], name: str) -> Callable[[str], Any]:
-    """A reader of the other process: it is asked and answers by a line of JSON."""
+    """A reader in the other process; request and answer are one line of JSON each."""
 
     def ask(task: str) -> Any:
         worker.stdin.write(json.dumps([task, name]) + '\n')
@@ -156,7 +156,7 @@ def has_tensorflow(python: str) -> bool:
 
 
 def measure(paths: list[str], repeats: int, python: str) -> dict[str, list[float]]:
-    """Seconds of every reader and repeat; the readers take turns."""
+    """Seconds of every reader and repetition; the readers take turns."""
     readers = {name: local(read, paths) for name, read in OURS.items()}
     if importlib.util.find_spec('tfrecord'):
         readers['tfrecord'] = local(read_tfrecord, paths)
@@ -168,7 +168,7 @@ def measure(paths: list[str], repeats: int, python: str) -> dict[str, list[float
         readers.update({name: remote(worker, name) for name in TENSORFLOW})
     found = {name: read('digest') for name, read in readers.items()}
     if len(set(found.values())) > 1:
-        raise RuntimeError(f'the readers found different videos: {found}')
+        raise RuntimeError(f'the readers returned different videos: {found}')
     times: dict[str, list[float]] = {name: [] for name in readers}
     for _ in range(repeats):
         for name, read in readers.items():

@@ -1,23 +1,23 @@
-"""Reading YouTube-8M at scale: indexes, memory and open files over shards, loader against model.
+"""Reading YouTube-8M at scale: indexes, memory and open files by shards, and loader vs. model.
 
     python examples/benchmarks/yt8m_scale.py [--shards 4] [--records 250] [--max-shards 4000] ...
 
-Writes shards of random features to a temporary folder, with 60 to 300 frames a video as the real
-ones, and measures
+Writes shards of random features to a temporary folder, with 60 to 300 frames per video like the
+real ones, and measures
 
-- how long it takes to index them, by one process and by several;
-- what it takes to open many shards whose indexes exist, and to read at random across all of them:
-  seconds, memory, open files. Only counts matter here, so these are hard links to a few shards and
-  their indexes, with the records of a real training shard, but tiny frames;
+- the time to index them, with one process and with several;
+- the time, memory and open files needed to open many shards with existing indexes and to read at
+  random across all of them. Only counts matter here, so these are hard links to a few shards and
+  their indexes, which have as many records as a real training shard but tiny frames;
 - the videos per second of the ``DataLoader``, with mmengine's ``pseudo_collate`` and this package's
-  ``packed_collate``, beside those of a training step of ``mm_configs/aart``.
+  ``packed_collate``, compared with those of a training step of ``mm_configs/aart``.
 
-From that it projects the full set, with its assumptions. Writes ``yt8m_scale.json`` and, as
-Markdown tables, ``yt8m_scale.md`` to ``--out``. Needs Linux (memory and open files are read from
-/proc) and ``pip install "adv_plugins[mmaction,yt8m]"``. Trust the ratios, which come from one run
-on one machine, rather than the seconds. "Cold" is after the shards were dropped from this system's
-page cache; the cache of a virtual machine's host, or of the disk, may still have them. One file,
-long as it is: it can be copied to the machine with the data and run there.
+From these it projects the numbers for the full data set, and states its assumptions. Writes
+``yt8m_scale.json`` and, as Markdown tables, ``yt8m_scale.md`` to ``--out``. Needs Linux (memory and
+open files are read from /proc) and ``pip install "adv_plugins[mmaction,yt8m]"``. Trust the ratios,
+which come from one run on one machine, rather than the seconds. "Cold" means that the shards were
+dropped from this system's page cache; the cache of a virtual machine's host, or of the disk, may
+still hold them. This is a single long file so that it can be copied to the machine with the data.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ CONFIG = 'mm_configs/aart/transformer_1xb64_yt8m-317.py'
 ROOT = Path(__file__).resolve().parents[2]
 FORK = multiprocessing.get_context('fork')
 
-# The version of 2018: shards and videos of each split, and bytes of all three.
+# The 2018 version: shards and videos of each split, and bytes of all three splits.
 SHARDS = 3844
 SPLITS = dict(train=3_888_919, validate=1_112_356, test=1_133_323)
 BYTES = 1.53e12
@@ -65,7 +65,7 @@ TINY = dict(rgb=8, audio=4)
 DISTINCT = 4  # Shards behind the many links.
 COLLATES = dict(pseudo_collate=pseudo_collate, packed_collate=packed_collate)
 ENOUGH = 20  # Seconds after which no further step of the model is measured.
-SPARE = 6  # Files that may be open while reading, beside those that were; forking takes some.
+SPARE = 6  # Files that may be opened while reading, besides those already open.
 
 
 # --------------------------------------------------------------------------- shards
@@ -74,7 +74,7 @@ SPARE = 6  # Files that may be open while reading, beside those that were; forki
 def write_shards(
     folder: Path, shards: int, records: int, frames: tuple[int, int], widths: Mapping[str, int]
 ) -> list[str]:
-    """Shards of random videos, with three labels a video on average."""
+    """Write shards of random videos, with three labels per video on average."""
     rng = np.random.default_rng(0)
 
     def example(number: int) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def write_shards(
 
 
 def link_shards(folder: Path, paths: Sequence[str], count: int) -> None:
-    """Many names of a few shards and of their indexes, which fit any name of their shard."""
+    """Hard-link a few shards and their indexes under many names."""
     folder.mkdir()
     for k in range(count):
         source, target = paths[k % len(paths)], folder / f'train{k:04d}.tfrecord'
@@ -104,7 +104,7 @@ def index_file(path: str | Path) -> str:
 
 
 def index_parts(paths: Sequence[str]) -> dict[str, float]:
-    """Bytes of an index file: by the record, and what each shard adds to that."""
+    """Bytes of an index file per record, and per shard in addition."""
     arrays = records = total = 0
     for path in paths:
         total += os.path.getsize(index_file(path))
@@ -118,10 +118,10 @@ def index_parts(paths: Sequence[str]) -> dict[str, float]:
 
 
 def in_child(function: Callable[..., Any], *args: Any) -> Any:
-    """What the function returns in a forked process, which shares the arguments and ends with it.
+    """Run a function in a forked process, which shares the arguments, and return its result.
 
     Raises:
-        EOFError: If the function raised; the process has printed its traceback.
+        EOFError: The function raised; the process has printed the traceback.
     """
     receiver, sender = FORK.Pipe(duplex=False)
     child = FORK.Process(target=lambda: sender.send(function(*args)))
@@ -137,7 +137,8 @@ def in_child(function: Callable[..., Any], *args: Any) -> Any:
 def memory() -> dict[str, int]:
     """Bytes of this process in RAM.
 
-    ``anonymous`` is all that is not pages of files, ``private`` what no other process shares.
+    ``anonymous`` excludes pages of files, and ``private`` excludes pages shared with other
+    processes.
     """
     lines = Path('/proc/self/smaps_rollup').read_text().splitlines()[1:]
     sizes = {line.split(':')[0]: 1024 * int(line.split()[1]) for line in lines}
@@ -154,15 +155,15 @@ def open_files(pid: int | str = 'self') -> list[int]:
 
 
 def maps_of(folder: str) -> int:
-    """Memory maps of files under a folder."""
+    """The number of memory maps of files in a folder."""
     return sum(folder in line for line in Path('/proc/self/maps').read_text().splitlines())
 
 
 @contextmanager
 def at_most_files(spare: int) -> Iterator[None]:
-    """Let the system refuse to open more files at a time than are open now, and some spare."""
+    """Limit the number of open files to those open now, plus some spare ones."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # A new file gets the lowest free number, and the limit is one of numbers.
+    # The limit applies to file numbers, and a new file gets the lowest free one.
     free = itertools.filterfalse(set(open_files()).__contains__, itertools.count())
     limit = next(itertools.islice(free, spare, None))
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
@@ -181,7 +182,7 @@ def drop_cache(paths: Sequence[str]) -> None:
 
 
 def disk_reads() -> np.ndarray:
-    """Bytes that this process had fetched from a disk, and page faults that waited for one."""
+    """Bytes that this process read from disk, and page faults that had to wait for the disk."""
     lines = Path('/proc/self/io').read_text().splitlines()
     fetched = next(int(line.split()[1]) for line in lines if line.startswith('read_bytes'))
     return np.array([fetched, resource.getrusage(resource.RUSAGE_SELF).ru_majflt])
@@ -191,14 +192,14 @@ def disk_reads() -> np.ndarray:
 
 
 def build_index(path: str, errors: str) -> np.ndarray:
-    """Index a shard; CPU seconds, bytes from the disk and faults that waited for it."""
+    """Index a shard; returns CPU seconds, bytes from disk and page faults that waited for it."""
     before = np.r_[time.process_time(), disk_reads()]
     YT8MShards(path, errors=errors)
     return np.r_[time.process_time(), disk_reads()] - before
 
 
 def build(paths: Sequence[str], processes: int, errors: str, cold: bool) -> dict[str, float]:
-    """Index shards anew, by processes that have been started before."""
+    """Rebuild the indexes of shards, with processes that were started before the measurement."""
     for path in paths:
         Path(index_file(path)).unlink(missing_ok=True)
     if cold:
@@ -213,7 +214,7 @@ def build(paths: Sequence[str], processes: int, errors: str, cold: bool) -> dict
 
 
 def measure_index(paths: Sequence[str], processes: int, repeats: int) -> dict[str, Any]:
-    """Seconds and bytes of the indexes of real-format shards."""
+    """Seconds and bytes of the indexes of shards in the real format."""
     wanted = [
         dict(processes=count, errors=errors, cold=cold)
         for errors in ('skip', 'raise')
@@ -242,7 +243,7 @@ def measure_index(paths: Sequence[str], processes: int, repeats: int) -> dict[st
 
 def open_and_read(folder: str, reads: int) -> dict[str, Any]:
     """Open the shards of a folder, and read at random across all of them."""
-    # What comes once, such as the vocabulary and imports, is there before.
+    # Do one-time work, such as loading the vocabulary and imports, before measuring.
     YT8MFrameDataset('train0000*', folder, modalities=TINY)[0]
     files, before = len(open_files()), memory()
     with at_most_files(SPARE):
@@ -268,7 +269,7 @@ def open_and_read(folder: str, reads: int) -> dict[str, Any]:
 
 
 def reading_order(records: int, shards: int, reads: int) -> list[int]:
-    """Records at random, among them one of each shard."""
+    """Random records, including at least one of each shard."""
     rng = np.random.default_rng(0)
     others = rng.integers(0, records, reads)
     return rng.permutation(np.r_[0 : records : records // shards, others]).tolist()
@@ -280,21 +281,21 @@ def read_all(dataset: YT8MFrameDataset, order: Sequence[int]) -> None:
 
 
 def read_as_forked(dataset: YT8MFrameDataset, order: Sequence[int]) -> dict[str, int]:
-    """Growth of a worker that was forked: it shares the index of its parent."""
+    """Memory growth of a forked worker, which shares the index of its parent."""
     before = memory()
     read_all(dataset, order)
     return growth(before)
 
 
 def read_as_spawned(pickled: bytes, order: Sequence[int]) -> dict[str, int]:
-    """Growth of a worker that was spawned: it loads the indexes it needs, in the end all."""
+    """Memory growth of a spawned worker, which loads the indexes it needs, in the end all."""
     before = memory()
     read_all(pickle.loads(pickled), order)
     return growth(before)
 
 
 def measure_shards(folder: Path, counts: Sequence[int], reads: int) -> dict[str, Any]:
-    """What opening and reading take over the number of shards."""
+    """Measure opening and reading for several numbers of shards."""
     paths = write_shards(folder / 'tiny', min(DISTINCT, max(counts)), TRAIN_RECORDS, (1, 1), TINY)
     YT8MShards(paths)
     rows = []
@@ -308,7 +309,7 @@ def measure_shards(folder: Path, counts: Sequence[int], reads: int) -> dict[str,
 
 
 def run_through(loader: DataLoader) -> tuple[float, int]:
-    """Seconds of a pass, and the most files that a process of it had open, beside its first."""
+    """Seconds of a pass, and the maximum number of files that one process opened during it."""
     start, files = time.perf_counter(), 0
     for _ in loader:
         workers = [child.pid for child in multiprocessing.active_children()]
@@ -319,7 +320,7 @@ def run_through(loader: DataLoader) -> tuple[float, int]:
 def make_loaders(
     dataset: YT8MFrameDataset, batch: int, workers: int
 ) -> dict[tuple[int, str, str], DataLoader]:
-    """Loaders by their number of workers, access and collate function."""
+    """The loaders for each number of workers, access and collate function."""
     orders = dict(
         sequential=range(len(dataset)),
         shuffled=np.random.default_rng(0).permutation(len(dataset)).tolist(),
@@ -347,7 +348,7 @@ def measure_loader(
     """Videos per second of the loader; all loaders take turns."""
     rows = []
     for (count, access, collate), loader in make_loaders(dataset, batch, workers).items():
-        # The first pass starts the workers, and fills the page cache.
+        # The first pass starts the workers and fills the page cache.
         files = run_through(loader)[1]
         row = dict(workers=count, access=access, collate=collate, files=files)
         rows.append((loader, row | dict(warm=[], cold=[], fetched=[])))
@@ -362,7 +363,7 @@ def measure_loader(
 
 
 def summarize(row: dict[str, Any], videos: int) -> dict[str, Any]:
-    """Medians; the bytes fetched are those of the main process, which reads without workers."""
+    """Medians; bytes from disk only without workers, when the main process itself reads."""
     rates = {cache: videos / median(row[cache]) for cache in ('warm', 'cold')}
     fetched = median(row.pop('fetched')) / videos if row['workers'] == 0 else None
     return row | dict(fetched_per_video=fetched, videos_per_second=rates)
@@ -371,7 +372,7 @@ def summarize(row: dict[str, Any], videos: int) -> dict[str, Any]:
 def measure_model(
     config: Config, dataset: YT8MFrameDataset, batch: int, device: str, repeats: int
 ) -> dict[str, float]:
-    """Videos per second of a clean and of an ART training step; the two take turns."""
+    """Videos per second of a clean and an ART training step, which take turns."""
     order = np.random.default_rng(1).permutation(len(dataset))[:batch].tolist()
     steps = {}
     for name in ('clean', 'ART'):
@@ -398,7 +399,7 @@ def measure_model(
 
 
 def project(found: Mapping[str, Any], bandwidth: float, latency: float) -> dict[str, Any]:
-    """What was measured, for the training split and for all three: seconds and bytes."""
+    """Project the measured seconds and bytes to the training split and to all three splits."""
     return {
         'training split': _project(found, ['train'], bandwidth, latency),
         'all three splits': _project(found, list(SPLITS), bandwidth, latency),
@@ -431,7 +432,7 @@ def _project(
     last = many['rows'][-1]
     by_record = {key: last[key]['anonymous'] / last['records'] for key in ('opened', 'spawned')}
     by_record['sampler'] = last['sampler'] / last['records']
-    # Loader and step take time by the frame, and the videos here are shorter or longer.
+    # The time of loader and step is proportional to frames, and lengths differ from the real ones.
     heavier = size / videos / index['bytes_per_video']
     rates = {
         f'{row["workers"]} workers, {row["collate"]}': row['videos_per_second']['warm']
@@ -578,31 +579,31 @@ def report(found: Mapping[str, Any]) -> str:
         """,
         f"""
         **Indexing** {index['shards']} shards in the real format, {index['records']} videos of 60 to
-        300 frames ({index['bytes_per_video'] / 1e3:,.0f} kB each). An index file has
-        {parts['by_record']:.1f} bytes a record and {parts['by_shard']:,.0f} a shard.
+        300 frames ({index['bytes_per_video'] / 1e3:,.0f} kB each). An index file takes
+        {parts['by_record']:.1f} bytes per record and {parts['by_shard']:,.0f} per shard.
         """,
         index_table(index),
         f"""
-        **Many shards**, their indexes made before: hard links to {DISTINCT} shards of
-        {TRAIN_RECORDS:,} records with one frame each. {many['reads']:,} reads at random and one of
-        each shard, while the system lets no more than {SPARE} further files be open at a time. RAM
-        is what is added to the process; a forked worker copies pages with its parent's Python
-        objects, a spawned one loads the indexes.
+        **Many shards** with existing indexes: hard links to {DISTINCT} shards of
+        {TRAIN_RECORDS:,} records with one frame each. {many['reads']:,} random reads and one from
+        each shard, while the system allows at most {SPARE} further open files. RAM is the growth of
+        the process; a forked worker copies pages with its parent's Python objects, a spawned one
+        loads the indexes.
         """,
         shards_table(many),
         f"""
         **Loader and model**, batches of {found['batch_size']}; the step is that of `{CONFIG}` on
-        {found['device']}. Open files are those of the process that has the most.
+        {found['device']}. Open files are those of the process with the most.
         """,
         loader_table(found['loader'], found['model']),
         f"""
-        **The full set**, projected. Assumed: {disk['bandwidth'] / 1e6:,.0f} MB/s,
-        {1e3 * disk['latency']:g} ms a random read, a free core and a read under way for each
-        process that indexes; CPU seconds and waits of indexing by the record, loader and step by
-        the frame ({average / 1e3:,.0f} kB a video on average), opening by the shard. Loader, disk
-        and step run side by side, so the slowest line of an epoch counts, and a step on a GPU
-        leaves the cores to the workers. 1.5 TB do not fit the page cache: every epoch reads the
-        disk again.
+        **The full set**, projected. Assumptions: {disk['bandwidth'] / 1e6:,.0f} MB/s,
+        {1e3 * disk['latency']:g} ms per random read, and for each indexing process a free core and
+        one read in flight. Indexing (CPU seconds and waits) scales with the records, loader and
+        step with the frames ({average / 1e3:,.0f} kB per video on average), opening with the
+        shards. Loader, disk and step run in parallel, so the slowest one determines the time of an
+        epoch, and a step on a GPU leaves the cores to the workers. 1.5 TB do not fit in the page
+        cache, so every epoch reads the disk again.
         """,
         projection_table(found['projection']),
     ]
@@ -636,7 +637,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     dataset = DATASETS.build(
         config.train_dataloader.dataset | dict(data_root=str(folder / 'real'), ann_file='train*')
     )
-    # Workers are forked before a step starts the threads that a fork does not survive.
+    # Fork the workers first, because a step starts threads, and those do not survive a fork.
     loader = measure_loader(dataset, paths, args.batch_size, args.workers, args.repeats)
     model = measure_model(config, dataset, args.batch_size, args.device, args.repeats)
     found = dict(
@@ -657,10 +658,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--shards', type=int, default=4, help='shards in the real format')
     parser.add_argument('--records', type=int, default=250, help='their records (really 1,012)')
-    parser.add_argument('--max-shards', type=int, default=4000, help='the most links')
+    parser.add_argument('--max-shards', type=int, default=4000, help='maximum number of links')
     parser.add_argument('--reads', type=int, default=10_000, help='random reads across the links')
-    parser.add_argument('--workers', type=int, default=2, help='the most workers of the loader')
-    parser.add_argument('--processes', type=int, default=2, help='the most that index')
+    parser.add_argument('--workers', type=int, default=2, help='maximum workers of the loader')
+    parser.add_argument('--processes', type=int, default=2, help='maximum indexing processes')
     parser.add_argument('--batch-size', type=int, default=64)
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--disk-bandwidth', type=float, default=500, help='MB/s, to project')

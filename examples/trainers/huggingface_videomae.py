@@ -1,9 +1,9 @@
-"""Hugging Face: VideoMAE fine-tuned with TAF by transformers.Trainer, as it is.
+"""Hugging Face: VideoMAE fine-tuned with TAF by the unmodified transformers.Trainer.
 
     python examples/trainers/huggingface_videomae.py [--recipe taf] [--out work_dirs/videomae]
 
-Trains a small VideoMAE on clips of random pixels with a pattern a class, stops, resumes, and loads
-the checkpoint into the plain class. Nothing is downloaded; for a real run write
+Trains a small VideoMAE on noise with one pattern per class, stops, resumes, and loads the
+checkpoint into the plain class. Nothing is downloaded; for a real run use
 ``VideoMAEForVideoClassification.from_pretrained(...)`` and your data. Takes a few seconds on a
 CPU.
 """
@@ -33,7 +33,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class Clips(torch.utils.data.Dataset):
-    """Noise with a pattern of its class, as a video processor normalises it."""
+    """Noise with the pattern of its class, normalised as by a video processor."""
 
     def __init__(self, count: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -61,13 +61,13 @@ def small_videomae() -> VideoMAEForVideoClassification:
 
 
 def train(recipe: str, out: Path, epochs: int, resume: bool = False) -> Trainer:
-    """Train until an epoch.
+    """Train up to an epoch.
 
     Args:
         recipe (str): Name of the recipe.
-        out (Path): Where checkpoints go.
-        epochs (int): When to stop.
-        resume (bool): Whether to go on from the last checkpoint. Defaults to False.
+        out (Path): Folder for the checkpoints.
+        epochs (int): The epoch to stop at.
+        resume (bool): Whether to resume from the last checkpoint. Defaults to False.
 
     Returns:
         Trainer: The trainer after training.
@@ -92,12 +92,12 @@ def train(recipe: str, out: Path, epochs: int, resume: bool = False) -> Trainer:
 
 
 def accuracy(prediction: Any) -> dict[str, float]:
-    """Of the deployed (clean) path."""
+    """The accuracy of the deployed (clean) path."""
     return {'accuracy': float((prediction.predictions.argmax(1) == prediction.label_ids).mean())}
 
 
 def main(arguments: Sequence[str] | None = None) -> float:
-    """Train, resume, load the checkpoint into the plain class; returns its accuracy."""
+    """Train, resume, load the checkpoint into the plain class, and return its accuracy."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--recipe', default='taf')
     parser.add_argument('--out', type=Path, default=None)

@@ -2,9 +2,8 @@
 
     python examples/trainers/lightning_callback.py [--recipe advprop] [--out work_dirs/lightning]
 
-Trains a small network on images of random pixels with a pattern a class, stops, resumes from
-Lightning's checkpoint and validates it in a module that knows nothing of the callback. Takes a few
-seconds on a CPU.
+Trains a small network on noise images with one pattern per class, stops, resumes from Lightning's
+checkpoint and validates it in a plain module without the callback. Takes a few seconds on a CPU.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ CLASSES = 4
 
 
 class Classifier(pl.LightningModule):
-    """A user's module; one line of it is adversarial."""
+    """A user's module; only one of its lines is adversarial."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,11 +41,11 @@ class Classifier(pl.LightningModule):
         )
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """The losses of the step; the callback logs what is not the total."""
+        """The losses of the step; the callback logs all but the total."""
         return self.net.adversarial_loss(*batch)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Of the deployed (clean) path."""
+        """Log the accuracy of the deployed (clean) path."""
         images, labels = batch
         scores = self.net(images)
         self.log('val_loss', F.cross_entropy(scores, labels))
@@ -58,7 +57,7 @@ class Classifier(pl.LightningModule):
 
 
 def loader(count: int, seed: int) -> DataLoader:
-    """Noise with a pattern of its class, normalised with mean 0.5 and std 0.25."""
+    """Noise with the pattern of its class, normalised with mean 0.5 and std 0.25."""
     generator = torch.Generator().manual_seed(seed)
     patterns = torch.rand(CLASSES, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(count) % CLASSES
@@ -68,7 +67,7 @@ def loader(count: int, seed: int) -> DataLoader:
 
 
 def trainer(epochs: int, recipe: str, out: Path) -> pl.Trainer:
-    """Mixed precision and two accumulated batches a step."""
+    """A trainer with mixed precision and two accumulated batches per step."""
     callback = AdversarialCallback(recipe, attribute='net', mean=0.5, std=0.25)
     return pl.Trainer(
         callbacks=[callback], max_epochs=epochs, precision='bf16-mixed', accelerator='cpu',
@@ -78,7 +77,7 @@ def trainer(epochs: int, recipe: str, out: Path) -> pl.Trainer:
 
 
 def main(arguments: Sequence[str] | None = None) -> float:
-    """Train, resume, validate without the callback; returns the accuracy."""
+    """Train, resume, validate without the callback, and return the accuracy."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--recipe', default='advprop')
     parser.add_argument('--out', type=Path, default=None)

@@ -2,8 +2,8 @@
 
     python examples/trainers/plain_amp.py [--dtype float16] [--accumulate 2]
 
-Trains a small 3-D network with TAF on clips of random pixels with a pattern a class, and prints
-its accuracy on clean and on attacked clips. Takes a few seconds on a CPU.
+Trains a small 3-D network with TAF on noise clips with one pattern per class, and prints its
+accuracy on clean and on attacked clips. Takes a few seconds on a CPU.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class VideoNet(nn.Module):
 
 
 def clips_and_labels(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Noise with a pattern of its class, normalised with mean 0.5 and std 0.25."""
+    """Noise with the pattern of its class, normalised with mean 0.5 and std 0.25."""
     patterns = torch.rand(CLASSES, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(CLASSES, (count,), generator=generator)
     noise = torch.rand(count, 3, 4, 8, 8, generator=generator)
@@ -51,14 +51,14 @@ def train_step(
     dtype: torch.dtype,
     max_norm: float = 1.0,
 ) -> float:
-    """One optimizer step over some micro-batches of the same size.
+    """Take one optimizer step over micro-batches of the same size.
 
     Args:
         model (nn.Module): The adversarial model.
         micro_batches (Sequence): Clips and labels.
         optimizer (Optimizer): Its optimizer.
         scaler (GradScaler): Scales the loss where gradients would underflow (fp16).
-        dtype (torch.dtype): What autocast computes in.
+        dtype (torch.dtype): The dtype of autocast.
         max_norm (float): Gradients are clipped to this norm. Defaults to 1.0.
 
     Returns:
@@ -79,7 +79,7 @@ def train_step(
 
 
 def accuracy(model: nn.Module, clips: Tensor, labels: Tensor) -> float:
-    """The share of clips that the deployed (clean) path gets right."""
+    """The share of clips that the deployed (clean) path classifies correctly."""
     with torch.no_grad():
         return (model.eval()(clips).argmax(dim=1) == labels).float().mean().item()
 
@@ -95,10 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> tuple[float, float]:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
 
-    # Convert first: the optimizer is to hold the adversarial norm parameters too.
+    # Convert first, so that the optimizer gets the parameters of the auxiliary norms too.
     model = make_adversarial(VideoNet(), 'taf', eps=8 / 255, step_size=8 / 255, mean=0.5, std=0.25)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-2)
-    # bfloat16 has the range of float32 and needs no scale.
+    # bfloat16 has the range of float32 and needs no loss scale.
     scaler = torch.amp.GradScaler('cpu', enabled=dtype is torch.float16)
     for step in range(options.steps):
         batches = [clips_and_labels(8, generator) for _ in range(options.accumulate)]

@@ -2,9 +2,9 @@
 
     python examples/trainers/timm_loop.py [--model resnet18] [--out work_dirs/timm_loop]
 
-Trains an image classifier with AdvProp on small images of random pixels with a pattern a class,
-prints the accuracy of the averaged weights and loads the checkpoint into an untouched timm model.
-Takes a few seconds on a CPU.
+Trains an image classifier with AdvProp on small noise images with one pattern per class, prints the
+accuracy of the averaged weights and loads the checkpoint into an unmodified timm model. Takes a few
+seconds on a CPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def batches(count: int, seed: int, size: int = 8) -> list[Batch]:
-    """Noise with a pattern of its class, normalised with mean 0.5 and std 0.5."""
+    """Noise with the pattern of its class, normalised with mean 0.5 and std 0.5."""
     generator = torch.Generator().manual_seed(seed)
     patterns = torch.rand(CLASSES, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(CLASSES, (count, size), generator=generator)
@@ -45,16 +45,16 @@ def train_one_epoch(
     ema: ModelEmaV3,
     dtype: torch.dtype = torch.bfloat16,
 ) -> float:
-    """An epoch as timm's train.py runs it; one line of it is adversarial.
+    """Train an epoch as timm's train.py does; only one line is adversarial.
 
     Args:
         model (nn.Module): The adversarial model.
-        loader (Iterable): Images and labels. With timm's Mixup take a loss for soft labels:
+        loader (Iterable): Images and labels. With timm's Mixup use a loss for soft labels:
             ``make_adversarial(model, loss_fn=SoftTargetCrossEntropy())``.
-        optimizer (Optimizer): Made after the conversion.
+        optimizer (Optimizer): An optimizer built after the conversion.
         scaler (Callable): timm's NativeScaler.
         ema (ModelEmaV3): The averaged model.
-        dtype (torch.dtype): What autocast computes in. Defaults to bfloat16.
+        dtype (torch.dtype): The dtype of autocast. Defaults to bfloat16.
 
     Returns:
         float: The mean of the totals.
@@ -82,7 +82,7 @@ def validate(model: nn.Module, loader: Iterable[Batch]) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> float:
-    """Train, save, load into a plain model; returns its accuracy in percent."""
+    """Train, save, load into a plain model, and return its accuracy in percent."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--model', default='resnet18')
     parser.add_argument('--epochs', type=int, default=3)
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     torch.manual_seed(0)
 
     model = timm.create_model(options.model, num_classes=CLASSES)
-    # Convert first: optimizer and EMA are to know the adversarial norms too.
+    # Convert first, so that the optimizer and the EMA include the auxiliary norms too.
     make_adversarial(model, 'advprop', steps=1, mean=0.5, std=0.5)
     optimizer = create_optimizer_v2(model, 'adamw', lr=2e-3, weight_decay=0.05)
     scheduler, epochs = create_scheduler_v2(optimizer, 'cosine', options.epochs)
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
         loss = train_one_epoch(model, train, optimizer, scaler, ema)
         top1 = validate(ema.module, test)
         saver.save_checkpoint(epoch, metric=top1)
-        # Beside the checkpoint, which is a plain one: what an exact resume needs.
+        # The checkpoint is a plain one; an exact resume also needs this adversarial state.
         torch.save(adversarial_state_dict(model), out / 'adversarial.pt')
         scheduler.step(epoch + 1)
         print(f'epoch {epoch}: loss {loss:.3f}, accuracy of the averaged weights {top1:.1f} %')

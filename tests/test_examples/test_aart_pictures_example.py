@@ -149,7 +149,7 @@ def expected_numbers(entry, video, count):
     [
         (['--video', 18], '--video 18 must be from 0 to 17'),
         (['--num-videos', 0], '--num-videos 0'),
-        (['--model', 'ART', 'a.py', 'b.pth'], 'name of its own'),
+        (['--model', 'ART', 'a.py', 'b.pth'], 'distinct name'),
     ],
 )
 def test_example_tells_what_does_not_fit(

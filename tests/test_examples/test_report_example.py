@@ -88,7 +88,7 @@ def test_the_page(report, checkpoints, tmp_path):
 def test_mistakes_on_the_command_line(report, tmp_path, capsys):
     with pytest.raises(SystemExit):
         report.parse_args([CONFIG, 'a.pth', 'b.pth', '--names', 'x', '--out', 'o'])
-    assert 'one name of its own for each checkpoint' in capsys.readouterr().err
+    assert 'one distinct name for each checkpoint' in capsys.readouterr().err
     empty = tmp_path / 'empty.py'
     empty.write_text('a = 1\n')
     with pytest.raises(SystemExit):

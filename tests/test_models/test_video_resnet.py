@@ -111,7 +111,7 @@ def test_other_networks_are_an_error_and_nothing_of_them_is_loaded(
     weights = timm.create_model(source, pretrained=False).state_dict()
     model = backbone(depth, pretrained=save(tmp_path, weights))
     before = states(model)
-    with pytest.raises(ValueError, match=rf'(?s)pretrained=.*no ResNet-{depth} .*{wrong}'):
+    with pytest.raises(ValueError, match=rf'(?s)pretrained=.*not a ResNet-{depth} .*{wrong}'):
         model.init_weights()
     assert_equal_states(model, before)
 
