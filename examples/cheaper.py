@@ -35,7 +35,7 @@ Cell = dict[str, float]
 class Sample:
     """ART on the YouTube-8M sample: the best checkpoint, clean and under two attacks."""
 
-    recipe, batch, share = ART, 64, 1.0
+    recipe, batch, share = staticmethod(ART), 64, 1.0
     clean_name = 'Non-ART'
     rows: Mapping[str, Options] = {
         'full': {},
@@ -70,7 +70,7 @@ class Sample:
 class Digits:
     """TAF on OrderedDigits: the last epoch, clean and under PGD."""
 
-    recipe, batch, share = TAF, 16, 1 / 3
+    recipe, batch, share = staticmethod(TAF), 16, 1 / 3
     clean_name = 'baseline'
     rows: Mapping[str, Options] = {
         'full': {},

@@ -154,13 +154,13 @@ class RecognizerAdapter(Adapter):
 
     def report(self, result: StepResult, recipe: Recipe) -> dict[str, Tensor]:
         clean = _weighted(result.clean.losses, recipe.clean_weight)
+        clean = {name: value.detach() for name, value in clean.items()}
+        # The trainer sums all losses: the first one carries the gradient of the clean part.
+        first = next(name for name in clean if 'loss' in name)
+        clean[first] = with_gradient_of(clean[first], result.clean_loss)
         adversarial = _weighted(result.adversarial.losses, recipe.adv_weight)
         losses = clean | {f'adv_{name}': value for name, value in adversarial.items()}
-        losses = {name: value.detach() for name, value in (losses | result.penalties).items()}
-        # The trainer sums all losses, so the first of them carries the gradient of the total.
-        first = next(name for name in losses if 'loss' in name)
-        losses[first] = with_gradient_of(losses[first], result.total)
-        return losses
+        return losses | result.penalties
 
 
 class AdversarialOmniRecognizer(AdversarialRecognizer):

@@ -84,8 +84,8 @@ class Adapter(ABC):
             recipe (Recipe): The recipe, for the weights of the logged losses.
 
         Returns:
-            dict[str, Tensor]: Losses and metrics. The trainer must end up differentiating
-            ``result.total`` and nothing else.
+            dict[str, Tensor]: Losses and metrics. What the trainer differentiates must be
+            ``result.total``: one of them, or their sum.
         """
 
 

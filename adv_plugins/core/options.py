@@ -86,8 +86,10 @@ def describe(part: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as Python code; grey levels as fractions of 255."""
+    """A value as Python code; grey levels as fractions of 255, and 1 - α as such."""
     levels = round(value * 255) if isinstance(value, float) and abs(value) < 1e6 else 0
     if levels and levels / 255 == value and len(repr(value)) > len('0.12345'):
         return f'{levels}/255'
+    if isinstance(value, float) and len(repr(value)) > 15 and 1 - round(1 - value, 6) == value:
+        return f'1 - {round(1 - value, 6)}'
     return repr(value)

@@ -108,6 +108,10 @@ class Recipe:
     budget: float | None = None
     __repr__ = describe
 
+    def __str__(self) -> str:
+        """As ``repr``, under the name of the recipe: what the log says."""
+        return repr(self).replace(f'Recipe(name={self.name!r}, ', f'{self.name}(', 1)
+
     def __post_init__(self) -> None:
         # The dataclass is frozen, so replace names and config dicts by the parts via vars().
         vars(self).update(

@@ -22,7 +22,9 @@ from helpers import (
 from adv_plugins import TAF, CEAugmentation, Regularizer, make_adversarial, remove_adversarial
 from adv_plugins.core.adversary import Adversary
 from adv_plugins.core.autograd import graph_nodes, leaves_of
+from adv_plugins.core.batch import Batch
 from adv_plugins.core.conversion import get_adversary
+from adv_plugins.core.step import Step
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -344,6 +346,27 @@ def test_omnisource_answers_for_each_of_its_sources():
     # Anything else is the recognizer's own.
     scores = [sample.pred_score for sample in model.eval()(sources[0], mode='predict')]
     assert torch.stack(scores).shape == (2, NUM_CLASSES)
+
+
+@pytest.mark.parametrize('recipe', ['taf', 'art'])
+def test_what_the_trainer_sums_is_the_total(recipe):
+    model = make_adversarial(build_recognizer(slowonly_config()), recipe)
+    adversary = get_adversary(model)
+    inputs, samples = torch.randn(2, 1, 3, 4, 32, 32), data_samples([0, 1])
+    step = Step(adversary.attacker, adversary.recipe)
+    gradients = []
+    for trained in (False, True):
+        torch.manual_seed(1)
+        result = step(Batch(inputs), samples, seed=1)
+        total, _ = model.parse_losses(adversary.adapter.report(result, adversary.recipe))
+        torch.testing.assert_close(total, result.total)
+        model.zero_grad()
+        (total if trained else result.total).backward()
+        gradients.append(
+            [value.grad.clone() for value in model.parameters() if value.grad is not None]
+        )
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_every_parameter_is_reached_without_eager_gradients():

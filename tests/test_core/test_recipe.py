@@ -92,7 +92,9 @@ def test_a_recipe_is_data():
 def test_the_log_has_grey_levels_and_what_is_not_the_default():
     text = repr(TAF(eps=6 / 255, num_frames=2))
     assert text.startswith("Recipe(name='TAF', objective=TemporalCAM(num_frames=2), eps=6/255")
-    assert 'step_size=32/255' in text and 'norm=' not in text
+    assert 'step_size=32/255' in text and 'adv_weight=1 - 0.7' in text and 'norm=' not in text
+    assert str(TAF(num_frames=2)).startswith('TAF(objective=TemporalCAM(num_frames=2), eps=64/255')
+    assert str(Recipe(objective='TrainingLoss', eps=1)) == 'Recipe(objective=TrainingLoss(), eps=1)'
     assert 'eps=0.2,' in repr(TAF(eps=0.2)) and 'eps=0.5' in repr(ART(steps=2))
 
 
