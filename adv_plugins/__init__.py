@@ -58,7 +58,9 @@ _NEED_MMENGINE = (
 )
 
 if _find_spec('mmengine') is not None:
-    # Importing them registers the classes that configs name.
+    # Importing them registers the classes that configs name. Not on demand: custom_imports does
+    # nothing more for a package that is imported already, and only a hook into Python's imports
+    # could tell when mmengine follows. examples/benchmarks/import_time.py has the cost.
     from . import datasets, dry_run, evaluation, hooks, models  # noqa: F401
     from .hooks import (  # noqa: F401
         AARTHook,
