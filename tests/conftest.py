@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-# The fixtures import what they need: the controller of pytest-xdist runs no test and needs no torch.
+# Fixtures import what they need: the controller of pytest-xdist runs no test, and needs no torch.
 if TYPE_CHECKING:
     from helpers import Conv3dNet
     from torch import Tensor
