@@ -15,6 +15,7 @@ interrupted. Writes ``sweep.md`` and ``sweep.png`` and prints the former.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,7 +94,8 @@ def cell(row: Row, seed: int, args: argparse.Namespace) -> Cell:
     dataset, work_dir, checkpoint = args.dataset, args.work_dir, args.checkpoint
     config = CONFIGS / DATASETS[dataset][row.method]
     # The tables share the run with the paper's own values.
-    changed = {k: v for k, v in row.options.items() if v != getattr(TAF(), k)}
+    defaults = inspect.signature(TAF).parameters
+    changed = {k: v for k, v in row.options.items() if v != defaults[k].default}
     name = ''.join(f'-{key}{value:.3g}' for key, value in changed.items())
     folder = work_dir / f'{config.stem}{name}-{seed}'
     file = folder / 'result.json'

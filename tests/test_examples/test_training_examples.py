@@ -1,5 +1,6 @@
 """The quickstart, the tables and the sweep, end to end on a narrow model and a handful of clips."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -130,6 +131,31 @@ def test_sweep_of_table_2(configs, tmp_path, monkeypatch, capsys):
     assert (folder / 'sweep.png').stat().st_size > 10_000
     monkeypatch.setattr(taf_sweep, 'Runner', None)
     taf_sweep.main()
+
+
+def test_rows_of_the_sweep_change_what_they_say(configs, tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    class Runner:
+        def from_cfg(cfg):
+            raise Stop(cfg.custom_hooks[0], cfg.experiment_name)
+
+    monkeypatch.setattr(taf_sweep, 'Runner', Runner)
+    args = argparse.Namespace(
+        dataset='ordered-digits', work_dir=tmp_path, checkpoint=tmp_path / 'x.pth', launcher='none'
+    )
+    hooks, folders = {}, {}
+    for row in (*taf_sweep.TABLES['b'][1:], *taf_sweep.TABLES['c'][1:]):
+        with pytest.raises(Stop) as stop:
+            taf_sweep.cell(row, 0, args)
+        hooks[row.name], folders[row.name] = stop.value.args
+    for alpha in (0.2, 0.5, 0.7, 0.8):
+        assert hooks[f'TAF, α={alpha}'].get('alpha', 0.7) == alpha
+    small = hooks['TAF, ε=6, K=3']
+    assert (small['eps'], small['step_size'], small['steps']) == (6 / 255, 2 / 255, 3)
+    # The paper's own values are one run for all tables.
+    assert folders['TAF, α=0.7'] == folders['TAF, ε=64, K=1'] and len(set(folders.values())) == 7
 
 
 def test_sweep_fine_tunes_a_checkpoint(configs, tmp_path, monkeypatch):
