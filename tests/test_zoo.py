@@ -218,8 +218,18 @@ FAMILIES = {
 # TAF asks for more than the others: a layer, its axes, and a second derivative of the head. They
 # follow on one family of each kind, and late on the rest but C3D, whose forwards take seconds.
 KINDS = ('tsm', 'slowonly', 'videomaev2', 'omnisource')
+# Of these dear ones the default tests look at the layer alone; each has a cheaper relative.
+DEAR = (
+    'c3d',
+    'csn',
+    'r2plus1d',
+    'timesformer joint',
+    'timesformer space only',
+    'tpn slowonly',
+    'uniformerv2 large',
+)
 CASES = default_tier(
-    lambda case: case[1:] == ('TAF',) or case[0] in KINDS,
+    lambda case: case[0] not in DEAR if case[1:] == ('TAF',) else case[0] in KINDS,
     [
         *((name, 'TAF') for name in FAMILIES),
         *((name, 'CEAugmentation', 'AdvProp') for name in FAMILIES if name != 'c3d'),
@@ -291,6 +301,11 @@ def losses_of(model: nn.Module, inputs: Tensor, samples: list) -> dict[str, Tens
 
 def total(losses: dict[str, Tensor]) -> Tensor:
     return sum(value for name, value in losses.items() if 'loss' in name)
+
+
+@pytest.mark.parametrize('name', DEAR)
+def test_layer_of_a_dear_family(name):
+    assert find_cam_layer(build(FAMILIES[name])) == f'backbone.{FAMILIES[name].layer}'
 
 
 @pytest.mark.parametrize('case', CASES, ids='-'.join)
