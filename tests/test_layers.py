@@ -34,8 +34,10 @@ def imports(file: Path) -> set[Path]:
         elif isinstance(node, ast.ImportFrom):
             home = package[: len(package) + 1 - node.level] if node.level else ()
             module = '.'.join((*home, *filter(None, [node.module])))
-            # Either a module of a package, or a name in it.
-            imported |= {locate(f'{module}.{a.name}') or locate(module) for a in node.names}
+            # What is imported from a package may be a module of it, and imports the package too.
+            imported |= {
+                locate(name) for name in (module, *(f'{module}.{a.name}' for a in node.names))
+            }
     return {other for other in imported if other not in (None, file)}
 
 

@@ -18,7 +18,7 @@ from ..core.capture import capture_output
 from ..core.conversion import AdversarialModule, get_adversary
 from ..core.recipe import Recipe
 from ..core.record import Record, StepResult
-from . import cam_layers
+from .cam_layers import feature_map, find_cam_layer
 
 PIXELS = (0.0, 255.0)
 
@@ -143,14 +143,14 @@ class RecognizerAdapter(Adapter):
         return [target[i] for i in index.tolist()]
 
     def find_cam_layer(self) -> str:
-        return cam_layers.find_cam_layer(self.model)
+        return find_cam_layer(self.model)
 
     def feature_map(
         self, layer: str, output: Any, batch: Batch, layout: str | None
     ) -> tuple[Any, str | None]:
         if getattr(self.model, 'backbone', None) is None or LONE not in batch.values:
             return output, layout
-        return cam_layers.feature_map(self.model, layer, output, batch.values[LONE], layout)
+        return feature_map(self.model, layer, output, batch.values[LONE], layout)
 
     def report(self, result: StepResult, recipe: Recipe) -> dict[str, Tensor]:
         clean = _weighted(result.clean.losses, recipe.clean_weight)

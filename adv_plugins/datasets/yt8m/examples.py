@@ -9,9 +9,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from . import messages, tfrecord
 from .checksum import require_crc32c
-from .tfrecord import TFRecordError
+from .messages import encode_example, parse_example, parse_feature, parse_frames
+from .tfrecord import TFRecordError, damaged, file_stamp, open_records, read_record, write_records
 
 LOGGER = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def read_examples(path: PathLike, errors: str = 'raise') -> Iterator[Example]:
     check_errors_option(errors)
     require_crc32c()
     path = os.fspath(path)
-    tfrecord.file_stamp(path)
+    file_stamp(path)
     return _read_examples(path, errors)
 
 
@@ -99,7 +99,7 @@ def write_examples(path: PathLike, examples: Iterable[Mapping[str, Any]]) -> int
                 name = example.get('id', '')
                 raise ValueError(f'{path}, example {count} (id {name!r}): {error}') from None
 
-    return tfrecord.write_records(path, records())
+    return write_records(path, records())
 
 
 def check_errors_option(errors: str) -> None:
@@ -111,16 +111,16 @@ def check_errors_option(errors: str) -> None:
 def read_example(file: BinaryIO, path: str) -> Example | None:
     """The example at the file's position; None at the end of the file."""
     offset = file.tell()
-    data = tfrecord.read_record(file, path)
+    data = read_record(file, path)
     try:
         return None if data is None else decode(data)
     except ValueError as error:
-        raise tfrecord.damaged(path, offset, str(error), file.tell()) from None
+        raise damaged(path, offset, str(error), file.tell()) from None
 
 
 def scan_examples(path: str, errors: str) -> Iterator[tuple[int, Example | None]]:
     """Offset and example of each record in order; with 'skip', None for a damaged record."""
-    with tfrecord.open_records(path) as file:
+    with open_records(path) as file:
         offset: int | None = 0
         while offset is not None:
             example = None
@@ -150,8 +150,8 @@ def _read_examples(path: str, errors: str) -> Iterator[Example]:
 
 def decode(data: bytes) -> Example:
     """The example in a record, as ``read_examples`` describes it."""
-    context, lists = messages.parse_example(data, 0, len(data))
-    features = {key: messages.parse_feature(data, *span) for key, span in context.items()}
+    context, lists = parse_example(data, 0, len(data))
+    features = {key: parse_feature(data, *span) for key, span in context.items()}
     video = _pop_id(features)
     try:
         example = {'id': video, 'labels': pop_labels(features)}
@@ -161,7 +161,7 @@ def decode(data: bytes) -> Example:
             if name in example:
                 raise ValueError(f'two features have the name {name!r}')
             try:
-                example[name] = messages.parse_frames(data, *span)
+                example[name] = parse_frames(data, *span)
             except ValueError as error:
                 raise ValueError(f'{key!r}: {error}') from None
         check_frames(example, has_lists=lists is not None)
@@ -175,7 +175,7 @@ def encode(example: Mapping[str, Any]) -> bytes:
     values = {key: _storable(key, value) for key, value in example.items()}
     lists = frame_lists(values)
     check_frames(values, has_lists=bool(lists))
-    return messages.encode_example({k: v for k, v in values.items() if k not in lists}, lists)
+    return encode_example({k: v for k, v in values.items() if k not in lists}, lists)
 
 
 def frame_lists(example: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import messages, tfrecord
 from .examples import LABEL_KEYS, Example, frame_lists, pop_labels, scan_examples
+from .messages import count_frames, parse_example, parse_feature
+from .tfrecord import FOOTER, HEADER, damaged, file_stamp, map_records, replacing
 
 INDEX_VERSION = 1
 # What an index was made from: lengths and labels alone, or every record and its checksum. Files
@@ -43,7 +44,7 @@ class ShardIndex:
 
         With ``errors='raise'`` only what locates the records is read, with 'skip' everything.
         """
-        size, mtime_ns = tfrecord.file_stamp(path)
+        size, mtime_ns = file_stamp(path)
         if errors == 'raise':
             records: list[Entry | None] = list(peek_entries(path))
         else:
@@ -74,7 +75,7 @@ class ShardIndex:
 
     def save(self, file: str) -> None:
         """Save the index, complete or not at all."""
-        with tfrecord.replacing(file) as out:
+        with replacing(file) as out:
             np.savez(out, version=INDEX_VERSION, **vars(self))
 
     def serves(self, errors: str, stamp: tuple[int, int]) -> bool:
@@ -86,16 +87,16 @@ class ShardIndex:
 
 def peek_entries(path: str) -> Iterator[Entry]:
     """The entries of a shard without reading its frames, which are nearly all of its bytes."""
-    for buf, start, stop in tfrecord.map_records(path):
-        offset = start - tfrecord.HEADER
+    for buf, start, stop in map_records(path):
+        offset = start - HEADER
         try:
-            context, lists = messages.parse_example(buf, start, stop)
+            context, lists = parse_example(buf, start, stop)
             spans = {key: context[key] for key in LABEL_KEYS if key in context}
-            features = {key: messages.parse_feature(buf, *span) for key, span in spans.items()}
-            frames = messages.count_frames(buf, *next(iter(lists.values()))) if lists else 0
+            features = {key: parse_feature(buf, *span) for key, span in spans.items()}
+            frames = count_frames(buf, *next(iter(lists.values()))) if lists else 0
             entry = offset, pop_labels(features), frames
         except ValueError as error:
-            raise tfrecord.damaged(path, offset, str(error), stop + tfrecord.FOOTER) from None
+            raise damaged(path, offset, str(error), stop + FOOTER) from None
         yield entry
 
 
