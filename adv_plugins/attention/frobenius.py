@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ..core.capture import find_module
-from ..core.checks import check_names
 from ..core.functional import attention_frobenius
 from ..core.record import Record
 from ..core.regularizers import Regularizer, register_regularizer
@@ -52,7 +51,11 @@ class AttentionFrobenius(Regularizer):
     def __post_init__(self) -> None:
         if not 0 <= self.weight < math.inf:
             raise ValueError(f'weight={self.weight} must be finite and not negative')
-        check_names(self.option, self.modules)
+        if isinstance(self.modules, str):
+            name = repr(self.modules)
+            raise ValueError(
+                f'{self.option}={name} must be a list of names; write {self.option}=[{name}]'
+            )
 
     def check(self, model: nn.Module) -> None:
         """Raise a ValueError with similar names if one of ``modules`` does not exist."""

@@ -48,7 +48,6 @@ class Adversary:
     def __init__(self, adapter: Adapter, recipe: Recipe, path: NormPath) -> None:
         self.adapter = adapter
         self.given = self.recipe = recipe
-        self.path = path
         self.schedule = Schedule()
         self.attacker = Attacker(adapter, recipe, path)
         for regularizer in recipe.regularizers:
@@ -173,11 +172,11 @@ class Adversary:
     def _rehearse(self, batch: Batch, target: Any) -> None:
         """Try the whole step, backward included, and leave the model unchanged."""
         random = private_random(batch.device, self.schedule.stream())
-        with random, self.path.use(CLEAN, tracking=False):
+        with random, self.attacker.path.use(CLEAN, tracking=False):
             result = self._step(batch, target)
             parameters = trainable(self.model)
             if parameters:
-                with self.path.use(ADVERSARIAL):
+                with self.attacker.path.use(ADVERSARIAL):
                     gradients(result.total, parameters)
 
     def _warn_if_unmoved(self, metrics: dict[str, Tensor], count: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .batch import Values
-from .functional import ascent_direction, expand_like, project, uniform_in_ball
+from .functional import ascent_direction, expand_like, project
 
 
 @dataclass(frozen=True)
@@ -182,11 +182,7 @@ class GradientAscent:
         noise = {
             n: spaces[n].drop_padding(torch.randn_like(v, dtype=_wide(v))) for n, v in clean.items()
         }
-        return self._per_ball(self._uniform, noise)
-
-    def _uniform(self, normal: Tensor, dims: tuple[int, ...]) -> Tensor:
-        length = torch.linalg.vector_norm(normal, dim=dims, keepdim=True)
-        return uniform_in_ball(normal, torch.rand_like(length), self.eps, dims)
+        return self._per_ball(partial(_shrink_evenly, eps=self.eps), noise)
 
     def _apply(self, clean: Values, delta: Values, spaces: Mapping[str, InputSpace]) -> Values:
         """Add a perturbation to the inputs; rounding never makes it larger."""
@@ -215,6 +211,17 @@ def _all_finite(values: Values) -> Tensor:
 def _where(keep: Tensor, values: Values) -> Values:
     """Keep the values of some samples and set those of the others to zero."""
     return {name: value.masked_fill(~expand_like(keep, value), 0) for name, value in values.items()}
+
+
+def _shrink_evenly(normal: Tensor, eps: float, dims: tuple[int, ...]) -> Tensor:
+    """Turn standard normal numbers into a point that is uniform in the ℓ2 ball.
+
+    Entries that are 0 (padding) stay 0 and do not count as dimensions of the ball.
+    """
+    length = torch.linalg.vector_norm(normal, dim=dims, keepdim=True)
+    entries = (normal != 0).sum(dim=dims, keepdim=True).clamp(min=1)
+    radius = torch.rand_like(length).pow(1 / entries)
+    return normal * (eps * radius / torch.where(length > 0, length, torch.ones_like(length)))
 
 
 def _step_towards(values: Tensor, target: Tensor) -> Tensor:

@@ -135,7 +135,7 @@ class _GradientOf(torch.autograd.Function):
 def with_gradient_of(shown: Tensor, source: Tensor) -> Tensor:
     """The value of one scalar with the gradient of another.
 
-    With it, a trainer that sums the logged losses differentiates the total of the step.
+    With it, a trainer that sums logged values differentiates what the step has computed.
     """
     return cast(Tensor, _GradientOf.apply(shown.detach(), source))
 

@@ -63,10 +63,8 @@ def find_module(model: nn.Module, name: str, option: str) -> nn.Module:
     modules: dict[str, nn.Module] = dict(model.named_modules())
     if name in modules and name:
         return modules[name]
-    near = near_names(name, modules)
-    hint = ' or '.join(f'{option}={match!r}' for match in near)
-    if len(near) > 3:
-        hint = 'a name of named_modules()'
+    near = near_names(name, filter(None, modules))
+    hint = ' or '.join(f'{option}={match!r}' for match in near) or 'a name of named_modules()'
     raise ValueError(f'{option}={name!r} is no module of {type(model).__name__}; write {hint}')
 
 

@@ -197,26 +197,6 @@ def random_wrong_labels(
     return (labels + shift) % num_classes
 
 
-def uniform_in_ball(normal: Tensor, uniform: Tensor, eps: float, dims: tuple[int, ...]) -> Tensor:
-    """Map standard random draws to points that are uniform in the ℓ2 ball.
-
-    Args:
-        normal (Tensor): Standard normal numbers, with 0 at entries that must stay 0 (padding);
-            those do not count as dimensions of the ball.
-        uniform (Tensor): One number from [0, 1) per ball; its shape is that of ``normal`` with the
-            axes ``dims`` reduced to 1.
-        eps (float): Radius of the ball.
-        dims (tuple[int, ...]): The axes that one norm runs over.
-
-    Returns:
-        Tensor: The points, of the shape of ``normal``.
-    """
-    length = torch.linalg.vector_norm(normal, dim=dims, keepdim=True)
-    entries = (normal != 0).sum(dim=dims, keepdim=True).clamp(min=1)
-    radius = uniform.pow(1 / entries)
-    return normal * (eps * radius / torch.where(length > 0, length, torch.ones_like(length)))
-
-
 def expand_like(per_sample: Tensor, like: Tensor) -> Tensor:
     """View one value per sample, shape (B,), as (B, 1, ...), which broadcasts to ``like``."""
     return per_sample.view(-1, *[1] * (like.ndim - 1))

@@ -45,8 +45,8 @@ def build(option: str, base: type[Any], kinds: Kinds, entry: Any, **options: Any
     folded = {kind.lower(): kind for kind in kinds}
     wanted = str(name).lower().replace('_', '')
     if wanted not in folded:
-        near = near_names(wanted, folded)
-        choices = (' or ' if len(near) <= 3 else ', ').join(repr(folded[match]) for match in near)
+        near = ' or '.join(repr(folded[match]) for match in near_names(wanted, folded))
+        choices = near or ', '.join(map(repr, kinds))
         raise ValueError(f'{option}={name!r} is unknown; write {choices}')
     kind = kinds[folded[wanted]]
     _check_arguments(folded[wanted], kind, options)
@@ -57,7 +57,7 @@ def _check_arguments(name: str, kind: Callable[..., Any], options: Mapping[str, 
     parameters = inspect.signature(kind).parameters
     for key in options:
         if key not in parameters:
-            near = ', '.join(near_names(key, parameters))
+            near = ', '.join(near_names(key, parameters) or parameters)
             raise ValueError(f'{name} has no option {key}=; write {near}')
     empty = inspect.Parameter.empty
     required = [n for n, p in parameters.items() if p.default is empty and n not in options]
@@ -85,9 +85,15 @@ def describe(part: Any) -> str:
     return f'{type(part).__name__}({", ".join(written)})'
 
 
+def grey_levels(value: float) -> int | None:
+    """How many grey levels a fraction of the value range is, if a whole number of them."""
+    levels = round(255 * value) if 0 < value < 1 else 0
+    return levels if 0 < levels < 255 and abs(255 * value - levels) < 1e-6 else None
+
+
 def _text(value: Any) -> str:
     """A value as Python code; grey levels as fractions of 255, and 1 - α as such."""
-    levels = round(value * 255) if isinstance(value, float) and abs(value) < 1e6 else 0
+    levels = grey_levels(value) if isinstance(value, float) else None
     if levels and levels / 255 == value and len(repr(value)) > len('0.12345'):
         return f'{levels}/255'
     if isinstance(value, float) and len(repr(value)) > 15 and 1 - round(1 - value, 6) == value:

@@ -106,6 +106,7 @@ class Recipe:
     interval: int = 1
     fraction: float = 1.0
     budget: float | None = None
+
     __repr__ = describe
 
     def __str__(self) -> str:

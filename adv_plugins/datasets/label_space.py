@@ -385,6 +385,5 @@ class LabelSpace:
 
 def _did_you_mean(name: object, known: Iterable[str]) -> str:
     """A hint at names that are spelled alike, if there are any."""
-    near = near_names(str(name), known, count=3)
-    # All names, in place of similar ones, would be thousands.
-    return f' Did you mean {" or ".join(map(repr, near))}?' if len(near) <= 3 else ''
+    near = near_names(str(name), known)
+    return f' Did you mean {" or ".join(map(repr, near))}?' if near else ''

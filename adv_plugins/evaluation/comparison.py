@@ -330,7 +330,7 @@ class Comparison:
         return videos, before, after
 
     def _raise_not_compared(self, name: str, names: Sequence[str]) -> NoReturn:
-        reason = self.left_out.get(name) or f'write {near_names(name, names)}'
+        reason = self.left_out.get(name) or f'write {near_names(name, names) or list(names)}'
         raise KeyError(f'{name!r} is not compared: {reason}')
 
     def _labels(self, videos: list[int]) -> NDArray[np.int64]:
@@ -341,7 +341,7 @@ class Comparison:
         classes = self.results[self.baseline].classes
         for name in names:
             if name not in classes:
-                near = near_names(name, classes)[:5]
+                near = near_names(name, classes) or classes[:5]
                 raise ValueError(
                     f'there is no class {name!r}; write one of the classes, e.g. {near}'
                 )

@@ -209,7 +209,7 @@ def _deepfool_options(options: Mapping[str, Any] | None) -> dict[str, Any] | Non
     )
     unknown = sorted(set(options) - set(defaults))
     if unknown:
-        near = ', '.join(near_names(unknown[0], defaults))
+        near = ', '.join(near_names(unknown[0], defaults) or defaults)
         raise ValueError(f'deepfool has no option {unknown[0]}=; write {near}')
     chosen = {**defaults, **options}
     count = chosen.pop('num_videos')

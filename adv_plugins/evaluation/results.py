@@ -129,7 +129,7 @@ class Robustness:
             return self.cells[key]
         if key in self.missing:
             raise KeyError(f'{self.model!r} has no number for {key!r}: {self.missing[key]}')
-        near = near_names(key, self.cells)
+        near = near_names(key, self.cells) or list(self.cells)
         raise KeyError(f'{self.model!r} has no cell {key!r}; write {near}')
 
     def keys(self, kind: str) -> list[str]:
@@ -378,7 +378,7 @@ class Robustness:
             return list(range(len(table.names)))
         for name in names:
             if name not in table.names:
-                near = near_names(name, table.names)
+                near = near_names(name, table.names) or table.names
                 raise KeyError(f'{self.model!r} has no corruption {name!r}; write {near}')
         return [table.names.index(name) for name in names]
 

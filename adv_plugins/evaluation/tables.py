@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from ..core.options import grey_levels
+
 NO_NUMBER = '—'
 """What a table shows where there is no number."""
 
@@ -33,5 +35,5 @@ def eps_text(level: float | None) -> str:
     """An eps as ``8/255`` where it is a whole number of grey levels, in decimals otherwise."""
     if level is None:
         return NO_NUMBER
-    grey = round(255 * level)
-    return f'{grey}/255' if 0 < grey < 255 and abs(255 * level - grey) < 1e-6 else f'{level:.4g}'
+    levels = grey_levels(level)
+    return f'{level:.4g}' if levels is None else f'{levels}/255'

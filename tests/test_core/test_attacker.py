@@ -33,3 +33,10 @@ def test_draws_by_its_seed(clips):
 def test_a_layer_that_does_not_exist_is_told_at_once():
     with pytest.raises(ValueError, match="cam_layer='layer5'.*cam_layer='layer4'"):
         Attacker(ClassifierAdapter(Conv3dNet()), TAF(cam_layer='layer5'))
+
+
+def test_a_layer_like_no_other_is_not_taken_for_one():
+    """Of a model of few modules too, and the model itself is no layer."""
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"'backbone' is no .*; write a name of named_modules\(\)"):
+        Attacker(ClassifierAdapter(net), TAF(cam_layer='backbone'))

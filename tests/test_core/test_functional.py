@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adv_plugins.core.functional import relative_size
@@ -136,7 +136,14 @@ shapes = st.lists(st.integers(1, 4), min_size=2, max_size=6)
 
 
 @settings(max_examples=60, deadline=None)
-@given(shapes, st.sampled_from(['linf', 'l2']), st.floats(0, 10), st.integers(0, 2**31))
+@given(
+    shapes,
+    st.sampled_from(['linf', 'l2']),
+    # Radii that float32 has: below its normal numbers it cannot keep to a millionth.
+    st.floats(0, 10, width=32, allow_subnormal=False),
+    st.integers(0, 2**31),
+)
+@example([3, 3], 'l2', 9.354281513256654e-21, 2)
 def test_projection_is_the_nearest_point_of_the_ball(shape, norm, eps, seed):
     delta = 5 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     dims = tuple(range(1, len(shape)))
@@ -144,7 +151,8 @@ def test_projection_is_the_nearest_point_of_the_ball(shape, norm, eps, seed):
     order = {'linf': float('inf'), 'l2': 2}[norm]
     for before, after in zip(delta, projected, strict=True):
         size = torch.linalg.vector_norm(before, order)
-        assert torch.linalg.vector_norm(after, order) <= eps * (1 + 1e-6)
+        # In float32 the squares of small entries would vanish, and any of them pass.
+        assert torch.linalg.vector_norm(after.double(), order) <= eps * (1 + 1e-6)
         if size <= eps:
             assert torch.equal(before, after)
         elif norm == 'l2':

@@ -124,7 +124,7 @@ def straightforward(net, recipe, inputs, labels):
             value = temporal_cam_loss(cam).sum()
         (direction,) = torch.autograd.grad(value, x, retain_graph=True)
         x_adv = inputs + recipe.step_size * direction.sign()
-        with adversary.path.use(ADVERSARIAL):
+        with adversary.attacker.path.use(ADVERSARIAL):
             adversarial = F.cross_entropy(net(x_adv), labels)
     return recipe.clean_weight * clean + recipe.adv_weight * adversarial
 
@@ -295,7 +295,7 @@ def test_nothing_is_left_behind(clips, recipe):
     assert_same(before, after)
     assert torch.equal(inputs, clips[0]) and torch.equal(labels, clips[1])
     assert not inputs.requires_grad and losses['loss'].requires_grad
-    assert get_adversary(net).path.now() == (CLEAN, True)
+    assert get_adversary(net).attacker.path.now() == (CLEAN, True)
 
 
 def test_perturb_changes_nothing_at_all(clips, recipe):
@@ -336,7 +336,7 @@ def test_exception_at_any_forward_leaves_nothing_behind(clips, fails_at, call):
     if call == 'adversarial_loss':
         del before['state'], after['state']
     assert_same(before, after)
-    assert get_adversary(net).path.now() == (CLEAN, True)
+    assert get_adversary(net).attacker.path.now() == (CLEAN, True)
 
 
 def test_memory_stays_flat_over_a_thousand_iterations():

@@ -305,13 +305,15 @@ def test_no_output_is_kept_between_steps(begin):
     model = make_adversarial(vit(), AdvProp(steps=1, begin=begin)).train()
     samples = Samples(model, size=2)
     adapter = get_adversary(model).adapter
+    before = dict(vars(adapter))
     for step in (
         lambda: model.adversarial_loss(samples.inputs, samples.labels),
         lambda: model(samples.inputs, labels=samples.labels),
         lambda: pytest.raises(IndexError, model, samples.inputs, labels=samples.labels + 1000),
     ):
         step()
-        assert adapter._kept is None
+        assert vars(adapter).keys() == before.keys()
+        assert all(value is before[name] for name, value in vars(adapter).items())
 
 
 # ------------------------------------------------------------------------------- in Trainer

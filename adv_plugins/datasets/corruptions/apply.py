@@ -115,7 +115,7 @@ def check_options(name: object, severity: object, seed: object, temporal: object
     """Raise a ``ValueError`` that says what to write unless :func:`corrupt` takes the options."""
     if name not in CORRUPTIONS:
         spelled = name.lower().replace(' ', '_') if isinstance(name, str) else ''
-        choices = ' or '.join(map(repr, near_names(spelled, CORRUPTIONS)))
+        choices = ' or '.join(map(repr, near_names(spelled, CORRUPTIONS) or CORRUPTIONS))
         raise ValueError(f'name={name!r} is no corruption: write {choices}.')
     if not is_integer(severity) or severity not in SEVERITIES:
         raise ValueError(

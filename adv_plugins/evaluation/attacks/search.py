@@ -141,8 +141,9 @@ class Search:
         noise = torch.stack(drawn).to(self.clean)
         if linf:
             return self._eps * (2 * noise - 1)
-        # Not uniform_in_ball, which rounds otherwise: evaluations are repeated to the last bit.
-        # Padding is dropped first, since it counts as no dimension of the ball.
+        # Like a random start in training, but with a generator for each sample, and rounded as it
+        # always was: evaluations are repeated to the last bit. Padding is dropped first, since it
+        # counts as no dimension of the ball.
         noise = self._space_of(rows).drop_padding(noise)
         radius = torch.stack([torch.rand((), generator=g) for g in self.generators(rows)])
         entries = (noise != 0).flatten(1).sum(dim=1).clamp(min=1)
