@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...core.recipe import build
+from ...core.options import build
 from .apgd import APGD
 from .base import UNIT, Attack
 from .gradient import FGSM, PGD
