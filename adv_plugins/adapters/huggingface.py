@@ -31,6 +31,7 @@ from ..core.conversion import (
 )
 from ..core.recipe import Recipe
 from ..core.record import Record, StepResult
+from ..core.subclass import swapped_from
 from .cam_layers import patch_grid
 from .classifier import ClassifierAdapter
 
@@ -52,7 +53,7 @@ class AdversarialPreTrainedModel(AdversarialModule):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        plain = cls.__bases__[1]
+        plain = swapped_from(cls)
         # transformers uses class names: for a checkpoint's architectures, tasks, label columns.
         cls.__name__, cls.__qualname__ = plain.__name__, plain.__qualname__
         cls.forward = _with_step(plain.forward)
@@ -297,7 +298,7 @@ def _load_renamed_weights(model: Any, folder: Path) -> None:
         with safe_open(file, framework='pt') as weights:
             saved.update(weights.keys())
     if not saved <= model.state_dict().keys():
-        plain = type(model).__bases__[1].from_pretrained(folder, dtype=model.dtype)
+        plain = swapped_from(type(model)).from_pretrained(folder, dtype=model.dtype)
         model.load_state_dict(plain.state_dict())
 
 

@@ -12,6 +12,7 @@ from .attack import InputSpace
 from .batch import Batch
 from .recipe import Recipe
 from .record import Record, StepResult
+from .subclass import Swapped
 
 
 class Adapter(ABC):
@@ -23,7 +24,7 @@ class Adapter(ABC):
             ``value_range`` of :func:`~adv_plugins.make_adversarial`.
     """
 
-    mixin: ClassVar[type[nn.Module]]
+    mixin: ClassVar[type[Swapped]]
     """The class mixed into the model's class; it routes the model's calls to the step."""
 
     def __init__(self, model: nn.Module, **options: Any) -> None:

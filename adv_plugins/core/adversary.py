@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .adapter import Adapter
 from .attacker import Attacker
 from .autograd import gradients, inject_gradients
-from .batch import Batch, Inputs
+from .batch import Batch, Inputs, fresh
 from .compiling import not_compiled
 from .cost import within_budget
 from .norm import (
@@ -66,7 +66,8 @@ class Adversary:
 
         The first call always tries the adversarial path. A recipe that does not fit the model, the
         data or the memory thus fails before anything is trained, not days later when its schedule
-        begins. Under ``no_grad`` nothing is trained and the schedule does not advance.
+        begins. Under ``no_grad`` and ``inference_mode`` nothing is trained and the schedule does
+        not advance.
         """
         schedule, trains, batch = self.schedule, torch.is_grad_enabled(), Batch(inputs)
         if any(value.requires_grad for value in batch.values.values()):
@@ -82,7 +83,10 @@ class Adversary:
         active = schedule.is_active(self.recipe)
         if first and not active:
             self._rehearse(batch, target)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            if not trains:
+                # Tensors that were made under inference_mode cannot take part in a graph.
+                batch, target = batch.clone(), fresh(target)
             if active:
                 losses = self._adversarial_losses(batch, target)
             else:

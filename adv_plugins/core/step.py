@@ -124,13 +124,12 @@ class Step:
 
     def _forward(self, batch: Batch, target: Any, features: bool) -> Record:
         """Run a forward with the recorders of the regularizers."""
-        forward = self.attacker.forward if features else self.attacker.adapter.forward
         with ExitStack() as stack:
             recorded = {
                 regularizer.name: stack.enter_context(regularizer.record(self.model))
                 for regularizer in self.recipe.regularizers
             }
-            record = forward(batch, target)
+            record = self.attacker.forward(batch, target, features)
         record.recorded = recorded
         return record
 
