@@ -33,7 +33,7 @@ from ..core.recipe import Recipe
 from ..core.record import Record, StepResult
 from ..core.subclass import swapped_from
 from .cam_layers import patch_grid
-from .classifier import ClassifierAdapter
+from .classifier import ClassifierAdapter, as_labels, ignore_index
 
 STATE_FILE = 'adversarial.pt'
 """The file in a checkpoint folder that holds the state of the adversarial path."""
@@ -123,8 +123,14 @@ class HuggingFaceAdapter(ClassifierAdapter):
         run = super(AdversarialPreTrainedModel, self.model).forward
         output = run(**named, **given, return_dict=True)
         loss = output.loss if self.loss_fn is None else self._own_loss(output, labels, given)
-        labels = labels if isinstance(labels, Tensor) else None
-        record = Record({'loss': loss}, loss, output.logits, labels, batch.size)
+        record = Record(
+            {'loss': loss},
+            loss,
+            output.logits,
+            as_labels(labels, batch),
+            batch.size,
+            ignore_index(self.loss_fn),
+        )
         if self._kept is not None:
             record.output = type(output)(**_detach(dict(output)))
         return record

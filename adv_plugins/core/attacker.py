@@ -22,6 +22,7 @@ from .norm import CLEAN, NormPath
 from .randomness import private_random
 from .recipe import Recipe
 from .record import Record
+from .units import check_before, tell_after
 
 
 class Attacker:
@@ -46,6 +47,7 @@ class Attacker:
         self.recipe = recipe
         self.path = NormPath() if path is None else path
         self._buffers = BufferGuard(adapter.model, self.path)
+        self._told_units = False
         self.layer = ''
         if recipe.objective.needs_features:
             self.layer = recipe.objective.cam_layer or adapter.find_cam_layer()
@@ -171,8 +173,15 @@ class Attacker:
             return slopes if seen is values else _enlarge(slopes, values)
 
         spaces = {name: self._space(batch, name) for name in batch.values}
-        perturbed, finite = self.recipe.solver.run(batch.values, spaces, gradient, first)
-        return batch.replace(perturbed), finite
+        solver = self.recipe.solver
+        if not self._told_units:
+            check_before(solver, batch.values, spaces)
+        perturbed, finite = solver.run(batch.values, spaces, gradient, first)
+        adversarial = batch.replace(perturbed)
+        if not self._told_units:
+            tell_after(solver, batch, adversarial, spaces)
+            self._told_units = True
+        return adversarial, finite
 
     def _starts_as_called(self) -> bool:
         """Whether the attack starts with a forward of the unmodified batch."""

@@ -100,7 +100,10 @@ class Batch:
         return Batch(fresh(self._entries))
 
     def relative_sizes(self, perturbed: Batch) -> Values:
-        """``||R|| / ||X||`` of every sample by modality, padding excluded, shape (B,) each."""
+        """``||R|| / ||X||`` of every sample by modality, padding excluded, shape (B,) each.
+
+        NaN where a sample is zero everywhere.
+        """
         sizes = {}
         for name, value in self.values.items():
             clean = value.detach()
@@ -110,6 +113,14 @@ class Batch:
                 clean, change = clean.masked_fill(~valid, 0), change.masked_fill(~valid, 0)
             sizes[name] = relative_size(change, clean)
         return sizes
+
+    def equals(self, other: Batch) -> Tensor:
+        """Which samples are the same in both batches, in every modality; shape (B,)."""
+        same = []
+        for name, value in self.values.items():
+            ours, theirs = value.detach().flatten(1), other.values[name].detach().flatten(1)
+            same.append(((ours == theirs) | (ours.isnan() & theirs.isnan())).all(dim=1))
+        return torch.stack(same).all(dim=0)
 
 
 def fresh(value: Any) -> Any:

@@ -36,6 +36,11 @@ _SCHEDULE = 'adversary.'
 class AdversarialModule(Swapped):
     """What :func:`make_adversarial` adds to the class of a model."""
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The plain forward; a training loop that calls nothing else is told so."""
+        note_call(self, 'model.adversarial_loss(inputs, target)')
+        return super().__call__(*args, **kwargs)
+
     def adversarial_loss(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
         """The losses of one training iteration under the recipe.
 
@@ -236,6 +241,13 @@ def get_adversary(model: nn.Module) -> Adversary:
         )
     adversary: Adversary = model.__dict__[_STATE]
     return adversary
+
+
+def note_call(model: nn.Module, instead: str) -> None:
+    """Note a call of a converted model's own methods, where ``instead`` takes the step."""
+    compiling = getattr(torch.compiler, 'is_compiling', lambda: False)()
+    if not compiling and is_adversarial(model):
+        get_adversary(model).passed_by(instead)
 
 
 def _auxiliary(model: nn.Module) -> dict[str, Tensor]:
