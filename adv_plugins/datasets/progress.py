@@ -15,7 +15,7 @@ _EVERY = 5.0
 def progress(
     items: Iterable[Item], total: int, what: str, log: Callable[[str], object]
 ) -> Iterator[Item]:
-    """Pass items on, and log every five seconds how many are done and how long the rest takes.
+    """Pass items on, and log every five seconds how many are done and what time the rest needs.
 
     Args:
         items (Iterable): The items; the work is done by whoever takes them, or makes them.
@@ -27,10 +27,10 @@ def progress(
         The items.
     """
     begin = last = time.monotonic()
-    for done, item in enumerate(items):
+    for done, item in enumerate(items, start=1):
+        yield item
         now = time.monotonic()
-        if done and now - last >= _EVERY:
+        if now - last >= _EVERY and done < total:
             last = now
             left = (now - begin) * (total - done) / done
             log(f'{done:,} of {total:,} {what}, about {left:,.0f} s left')
-        yield item

@@ -38,7 +38,7 @@ def read_text(path: str | PathLike[str]) -> str:
             text = text.replace('\r\n', '\n').replace('\r', '\n')
             return _BYTE_ORDER_MARKS.sub('', text)
         reason = f'a zero byte in line {text.count(chr(10), 0, text.index(chr(0))) + 1}'
-    utf_16 = content[:2] in (b'\xff\xfe', b'\xfe\xff') or b'\0' in content
+    utf_16 = content[:2] in (b'\xff\xfe', b'\xfe\xff') or content.count(0) > len(content) / 3
     raise ValueError(
         f'{path} is not a text file in UTF-8, as it has {reason}'
         + ('; it looks like UTF-16' if utf_16 else '')
