@@ -82,7 +82,7 @@ def _parse_csv(text: str) -> list[dict[str, Any]]:
     try:
         return _nodes(reader)
     except csv.Error as error:
-        raise ValueError(f'line {reader.line_num}: {error}.') from error
+        raise ValueError(f'the row after line {reader.line_num} is wrong: {error}.') from error
 
 
 def _nodes(reader: csv.DictReader) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Text files that people wrote: annotation files and mappings, whatever their editor did to them."""
+"""Text files that people wrote: lists and mappings, whatever their editors did to them."""
 
 from __future__ import annotations
 

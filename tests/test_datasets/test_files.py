@@ -30,11 +30,10 @@ def test_a_failure_leaves_all_as_it_was(error: type, old: bytes | None, tmp_path
     path = tmp_path / 'a.json'
     if old:
         path.write_bytes(old)
-    with pytest.raises(error):
-        with replacing(path) as file:
-            file.write(b'half')
-            file.flush()
-            raise error
+    with pytest.raises(error), replacing(path) as file:
+        file.write(b'half')
+        file.flush()
+        raise error
     assert os.listdir(tmp_path) == (['a.json'] if old else [])
     assert not old or path.read_bytes() == old
 
@@ -86,9 +85,9 @@ def test_what_is_no_file_is_told_before_anything_is_written(tmp_path: Path) -> N
     (tmp_path / 'folder').mkdir()
     os.mkfifo(tmp_path / 'pipe')
     for name in ('folder', 'pipe'):
-        with pytest.raises(FileExistsError, match=f'something other than a file.*{name}'):
-            with replacing(tmp_path / name):
-                raise AssertionError('begun')
+        message = f'something other than a file.*{name}'
+        with pytest.raises(FileExistsError, match=message), replacing(tmp_path / name):
+            raise AssertionError('begun')
     assert sorted(os.listdir(tmp_path)) == ['folder', 'pipe']
 
 

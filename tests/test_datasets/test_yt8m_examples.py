@@ -37,9 +37,6 @@ from adv_plugins.datasets.yt8m import (
 )
 
 
-RGB_FRAMES, AUDIO_FRAMES = np.random.default_rng(0).integers(256, size=(2, 300, 8), dtype=np.uint8)
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return shard(tmp_path / 'train00.tfrecord', *map(message_of, VIDEOS))
@@ -129,7 +126,8 @@ def test_video_level(tmp_path: Path) -> None:
 
 def test_modalities_of_unequal_lengths(tmp_path: Path) -> None:
     """As usual tools extract them, written by protobuf; and a video without sound."""
-    rgb, audio = RGB_FRAMES[:165], AUDIO_FRAMES[:162]
+    rgb, audio = np.random.default_rng(0).integers(256, size=(2, 165, 8), dtype=np.uint8)
+    audio = audio[:162]
     lists = {'rgb': [row.tobytes() for row in rgb]}
     path = shard(
         tmp_path / 'a',
@@ -137,7 +135,11 @@ def test_modalities_of_unequal_lengths(tmp_path: Path) -> None:
         sequence({'id': b'efgh'}, {**lists, 'audio': []}),
     )
     none = np.zeros(0, np.int64)
-    for found in (list(read_examples(path)), list(YT8MShards(path)), list(YT8MShards(path, 'skip'))):
+    for found in (
+        list(read_examples(path)),
+        list(YT8MShards(path)),
+        list(YT8MShards(path, 'skip')),
+    ):
         assert_same(found[0], dict(id='abcd', labels=none, rgb=rgb, audio=audio))
         assert found[1]['rgb'].shape == (165, 8) and len(found[1]['audio']) == 0
     for errors in ('raise', 'skip'):

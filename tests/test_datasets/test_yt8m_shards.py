@@ -249,9 +249,8 @@ def members(content: dict[str, Any], method: int, change: Callable) -> bytes:
 def damaged_files(content: dict[str, Any]) -> Iterator[bytes]:
     whole = members(content, zipfile.ZIP_STORED, bytes)
     # A method of compression that zipfile has no code for: NotImplementedError.
-    yield whole.replace(b'PK\x03\x04\x14\x00\x00\x00\x00\x00', b'PK\x03\x04\x14\x00\x00\x00\x61\x00').replace(
-        b'\x14\x00\x00\x00\x00\x00', b'\x14\x00\x00\x00\x61\x00'
-    )
+    plain, unknown = b'\x14\x00\x00\x00\x00\x00', b'\x14\x00\x00\x00\x61\x00'
+    yield whole.replace(plain, unknown)
     yield whole[: len(whole) // 2]
     shape = f'({len(content["offsets"])},)'.encode()
     huge = b'(9999999999999999,)'

@@ -75,9 +75,11 @@ class PerVideoFiles:
             if self.suffix == '.npy':
                 with open(self.place(name), 'rb') as file:
                     return _stored_length(file)
-            with zipfile.ZipFile(self.place(name)) as archive:
-                with archive.open(f'{self.modality}.npy') as file:
-                    return _stored_length(file)
+            with (
+                zipfile.ZipFile(self.place(name)) as archive,
+                archive.open(f'{self.modality}.npy') as file,
+            ):
+                return _stored_length(file)
         # Reading it tells what is wrong with it; here nothing depends on it.
         except Exception:
             return -1

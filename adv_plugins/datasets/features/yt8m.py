@@ -38,11 +38,11 @@ class YT8MFrameDataset(FrameFeatureDataset):
         modalities (Mapping[str, int], optional): Modalities to read, with their widths. Defaults
             to None, which means dict(rgb=1024, audio=128).
         errors (str): 'raise' stops at a record that cannot be used. With 'skip', damaged records
-            and those without frames are left out of the index for good. A record that does not fit the options (a wrong width, a missing
-            modality, a raw label that does not exist) shows only when it is read: it is logged,
-            and the next good video takes its place, the same in every rank, worker and resumed
-            run; an evaluation then counts that video twice. At most ``max_refetch`` records are
-            replaced in a row. Defaults to 'raise'.
+            and those without frames are left out of the index for good. A record that does not
+            fit the options (a wrong width, a missing modality, a raw label that does not exist)
+            shows only when it is read: it is logged, and the next good video takes its place, the
+            same in every rank, worker and resumed run; an evaluation then counts that video
+            twice. At most ``max_refetch`` records are replaced in a row. Defaults to 'raise'.
         empty_labels (str): What happens to videos without a label in the label space (for a
             small vertical, nearly all): 'keep' gives them an all-zero target, 'drop' leaves them
             out, for which the labels of all records are read at the start (about a minute for all

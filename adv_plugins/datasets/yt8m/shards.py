@@ -198,10 +198,10 @@ class YT8MShards(Sequence[Example]):
         if stamp == known:
             return
         # A backup or chmod touches only the last time, but so does whoever sets back the others.
-        if stamp[:2] == known[:2]:
-            if ShardIndex.build(path, self._errors).content == self._contents[path]:
-                self._stamps[path] = stamp
-                return
+        same_times = stamp[:2] == known[:2]
+        if same_times and ShardIndex.build(path, self._errors).content == self._contents[path]:
+            self._stamps[path] = stamp
+            return
         text = f'{path} has changed since it was indexed: create the YT8MShards again'
         raise TFRecordError(text, path)
 
