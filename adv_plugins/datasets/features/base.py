@@ -231,10 +231,11 @@ class FrameFeatureDataset(BaseDataset):
             return
         counts = ', '.join(f'{n} {t}' for n, t in zip(self.modalities, unequal[0], strict=True))
         lacking = int((unequal.min(axis=1) == 0).sum())
+        lack = f', and {lacking:,} of these lack one' if lacking else ''
         self._log(
             f'the modalities of {len(unequal):,} of {len(self._records):,} videos differ in '
-            f'length (frames of the first: {counts}), and {lacking:,} of these lack one; each '
-            "modality is taken as it is, under its own mask, which input_norm='l2_frame' refuses"
+            f'length (frames of the first: {counts}){lack}; each modality is taken as it is, '
+            "under its own mask, which input_norm='l2_frame' refuses"
         )
 
     def _log(self, message: str, level: int = logging.INFO) -> None:

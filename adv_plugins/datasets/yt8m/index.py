@@ -156,10 +156,10 @@ def _settled_stamp(path: str) -> Stamp:
     Two changes within one tick of the clock have the same times, so a tick is waited for.
     """
     stamp = file_stamp(path)
-    while 0 <= time.time_ns() - stamp.ctime_ns < _TICK_NS:
-        time.sleep(_TICK_NS / 1e9)
-        stamp = file_stamp(path)
-    return stamp
+    if not 0 <= time.time_ns() - stamp.ctime_ns < _TICK_NS:
+        return stamp
+    time.sleep(_TICK_NS / 1e9)
+    return file_stamp(path)
 
 
 def _digest(fields: Mapping[str, Any]) -> str:
