@@ -15,6 +15,7 @@ from .attacks import PGD, Attack
 from .cam import attention_entropy
 from .deepfool import deepfool, robustness
 from .deployed import Deployed, hard_labels, rank_labels
+from .labels import check_classes
 from .videos import Items
 
 Columns = dict[str, Tensor]
@@ -44,7 +45,8 @@ class VideoBatch:
         """Preprocess what a loader gives, and ask the model.
 
         Raises:
-            ValueError: These are no RGB videos with one label each.
+            ValueError: These are no RGB videos.
+            LabelError: Not each of them has one label that is a class of the model.
         """
         data = deployed.model.data_preprocessor(items.batch, False)
         inputs, samples = data['inputs'], data['data_samples']
@@ -55,6 +57,7 @@ class VideoBatch:
             )
         labels = hard_labels(samples).to(inputs.device)
         views = deployed.views(inputs, samples)
+        check_classes(dict(zip(items.videos, labels.tolist(), strict=True)), views.shape[2])
         return cls(inputs, samples, labels, torch.tensor(items.videos), views)
 
 
@@ -86,7 +89,8 @@ class Measurements:
         if not with_attention:
             return columns
         before, after = (self._attention(batch, x) for x in (batch.inputs, adversarial))
-        shift = (after - before).abs().sum(dim=2).mean(dim=1) / 2
+        # Of the views that have evidence both clean and attacked.
+        shift = (after - before).abs().sum(dim=2).nanmean(dim=1) / 2
         attention = _entropy(after) | dict(cam_shift=shift)
         # A video that was wrong before has not been attacked.
         return columns | {
@@ -95,9 +99,16 @@ class Measurements:
 
     def deepfool(self, options: Mapping[str, Any], batch: VideoBatch) -> Columns:
         """How far each video is from another prediction."""
-        x = batch.inputs.float()
-        result = deepfool(lambda x: self.deployed.scores(x, batch.samples), x, **options)
-        return dict(rho=robustness(result, x), success=result.success, iterations=result.iterations)
+        x, labels = batch.inputs.float(), None
+        if options['criterion'] == 'hit1':
+            labels = torch.nn.functional.one_hot(batch.labels, batch.views.shape[2])
+
+        def scores(values: Tensor) -> Tensor:
+            return self.deployed.scores(values, batch.samples)
+
+        result = deepfool(scores, x, labels=labels, **options)
+        rho = robustness(result, x)
+        return dict(rho=rho, success=result.success, iterations=result.iterations)
 
     def probe(self, batch: VideoBatch) -> Columns:
         """What the sanity flags read; the ranks are those under an attack with all pixels free."""
@@ -142,5 +153,7 @@ class Measurements:
 
 
 def _entropy(shares: Tensor) -> Columns:
-    """How evenly the attention is spread over the frames (1 is even), mean over views."""
-    return dict(entropy=attention_entropy(shares.flatten(0, 1)).view(shares.shape[:2]).mean(dim=1))
+    """How evenly the attention is spread over the frames (1 is even), mean over the views that have
+    any; NaN where none has."""
+    entropy = attention_entropy(shares.flatten(0, 1)).view(shares.shape[:2])
+    return dict(entropy=entropy.nanmean(dim=1))
