@@ -234,8 +234,9 @@ class Comparison:
         for name, group in by_name.items():
             yield from (self._row(key, [[key]], detail=True) for key in group)
             levels = ', '.join(f'{first.cells[key].level:g}' for key in group)
-            yield self._row(f'corruption/{name}', [group], f'severity {levels}')
-        if by_name:
+            if self.videos(*group):
+                yield self._row(f'corruption/{name}', [group], f'severity {levels}')
+        if by_name and self.videos(*keys):
             note = f'{len(by_name)} corruptions, {len(keys)} cells'
             yield self._row('mPC', list(by_name.values()), note)
 
@@ -251,6 +252,8 @@ class Comparison:
             # The zero perturbation is within every eps.
             keys = [*(['clean'] if 'clean' in self.shared else []), *attacks]
             videos = self.videos(*keys)
+            if not videos:
+                continue
             correct = [
                 np.all([r.correct(key, videos=videos) for key in keys], axis=0).astype(float)
                 for r in self.results

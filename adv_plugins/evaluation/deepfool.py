@@ -372,6 +372,8 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: An option is unknown, or its value is not allowed.
     """
+    if not isinstance(options, Mapping):
+        raise ValueError(f'deepfool={options!r} must be a dict; write deepfool=dict(max_iter=50)')
     for name in options:
         if name not in OPTIONS:
             near = ' or '.join(near_names(name, OPTIONS) or OPTIONS)

@@ -53,12 +53,12 @@ def listed_labels(dataset: Any, videos: Iterable[int]) -> dict[int, int]:
     return labels
 
 
-def check_classes(labels: Mapping[int, int], num_classes: int) -> None:
+def check_classes(labels: Mapping[int, int], num_classes: float) -> None:
     """Raise a LabelError that names the videos whose label is no class of the model.
 
     Args:
         labels (Mapping[int, int]): Labels by the index of the video.
-        num_classes (int): Number of classes.
+        num_classes (float): Number of classes; infinite where it is not known.
     """
     unlabelled = [video for video, label in labels.items() if label < 0]
     if unlabelled:

@@ -61,6 +61,10 @@ class VideoBatch:
         return cls(inputs, samples, labels, torch.tensor(items.videos), views)
 
 
+_FREE = PGD(eps=1.0, steps=10)
+"""The attack of the probe: all pixels are free."""
+
+
 class Measurements:
     """What can be measured of the videos of a batch.
 
@@ -68,6 +72,9 @@ class Measurements:
         deployed (Deployed): The recognizer.
         seed (int): Of random starts and Square.
     """
+
+    probe_cost = 5 + _FREE.cost
+    """What :meth:`probe` costs at most, in forwards."""
 
     def __init__(self, deployed: Deployed, seed: int) -> None:
         self.deployed = deployed
@@ -119,7 +126,7 @@ class Measurements:
             loss = torch.nn.functional.cross_entropy(logits, batch.labels, reduction='sum')
             (gradient,) = torch.autograd.grad(loss, x)
         correct = self.predict(batch)['rank'] == 0
-        free = self._perturb(PGD(eps=1.0, steps=10), batch, correct)
+        free = self._perturb(_FREE, batch, correct)
         off_simplex = (batch.views.sum(dim=2) - 1).abs().amax(dim=1)
         return self._rank(batch, free) | dict(
             score_change=(again - batch.views).abs().flatten(1).amax(dim=1),

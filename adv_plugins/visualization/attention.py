@@ -250,8 +250,10 @@ def _only_valid(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def _scale_end(values: Tensor) -> float:
-    """The end of a colour scale: the 99.5th percentile, and at least a tenth of the maximum; 0 where
-    no value is finite."""
+    """The end of a colour scale: the 99.5th percentile, and at least a tenth of the maximum.
+
+    It is 0 where no value is finite.
+    """
     values = values[values.isfinite()]
     if len(values) == 0:
         return 0.0

@@ -114,4 +114,3 @@ class Attack(ABC):
     @abstractmethod
     def _run(self, search: Search) -> None:
         """Search for each sample of the batch."""
-
