@@ -49,6 +49,8 @@ class Progress:
         self._number += 1
         self._done += self._costs[index]
         rest = sum(self._costs) - self._done
+        place = f'cell {self._number} of {self.total}'
+        if not (self._done and rest):
+            return place
         seconds = (time.perf_counter() - self._started) * rest / self._done
-        left = f', about {timedelta(seconds=round(seconds))} left' if rest else ''
-        return f'cell {self._number} of {self.total}{left}'
+        return f'{place}, about {timedelta(seconds=round(seconds))} left'

@@ -98,9 +98,11 @@ class Robustness:
         Raises:
             ValueError: Its lists do not fit each other, the labels or the classes.
         """
-        alike, current = self.alike(cell), self.cells.get(cell.key)
-        cell = cell if alike is None else alike.united(cell)
         cell.validate(self.labels, len(self.classes))
+        alike, current = self.alike(cell), self.cells.get(cell.key)
+        if alike is not None:
+            cell = alike.united(cell)
+            cell.validate(self.labels, len(self.classes))
         self.earlier = [each for each in self.earlier if each is not alike]
         if current is not None and current is not alike:
             self.earlier.append(current)
@@ -115,6 +117,7 @@ class Robustness:
             key (str): The :attr:`Cell.key`; ``'corruption/snow'`` stands for all severities.
             reason (str): The reason, in a sentence.
         """
+        key = canonical_key(key)
         for old in list(self.cells):
             if f'{old}/'.startswith(f'{key}/'):
                 del self.cells[old]

@@ -183,22 +183,8 @@ class RobustnessTestLoop(TestLoop):
         check_classes(labels, self.deployed.head.num_classes)
         self.results = self._empty(checkpoint)
         store = ResultsStore(self.runner.work_dir, self.results, labels, len(dataset))
-        progress = Progress([each.cost * len(store.rest(each.cell)) for each in conditions])
         print_log(f'{self.results.model}: {self.plan.describe()}', logger='current')
-        print_log(progress.announce(store.file.name), logger='current')
-        for index, condition in enumerate(conditions):
-            cell, kept = condition.cell, store.resume(condition.cell)
-            asked, cell.videos = len(cell.videos), store.rest(cell)
-            if kept is not None and not cell.videos:
-                more = f', {asked} were asked for' if asked < len(kept.videos) else ''
-                count = f'{len(kept.videos)} videos{more}'
-                print_log(f'{cell.key}: kept from {store.file.name}, {count}', logger='current')
-                continue
-            found = self._evaluate_cell(condition, store)
-            where = progress.advance(index)
-            if found:
-                print_log(f'{where}; {cell.key}: {found}', logger='current')
-            store.save()
+        self._evaluate_cells(conditions, store)
         self.results.flags = flags(self.results)
         store.save()
         if is_main_process():
@@ -226,6 +212,26 @@ class RobustnessTestLoop(TestLoop):
             classes=class_names(dataset, self.deployed.head.num_classes),
         )
 
+    def _evaluate_cells(self, conditions: Sequence[Condition], store: ResultsStore) -> None:
+        """Evaluate what the file of results does not have yet, cell after cell."""
+        assert self.results is not None
+        progress = Progress([each.cost * len(store.rest(each.cell)) for each in conditions])
+        print_log(progress.announce(store.file.name), logger='current')
+        for index, condition in enumerate(conditions):
+            cell, kept = condition.cell, store.resume(condition.cell)
+            asked, rest = len(cell.videos), store.rest(cell)
+            cell.videos = [v for v in rest if f'video {v}' not in self.results.missing]
+            if kept is not None and not cell.videos:
+                more = f', {asked} were asked for' if asked < len(kept.videos) else ''
+                count = f'{len(kept.videos)} videos{more}'
+                print_log(f'{cell.key}: kept from {store.file.name}, {count}', logger='current')
+                continue
+            found = self._evaluate_cell(condition, store)
+            where = progress.advance(index)
+            if found:
+                print_log(f'{where}; {cell.key}: {found}', logger='current')
+            store.save()
+
     def _evaluate_cell(self, condition: Condition, store: ResultsStore) -> str:
         """Evaluate the videos of one cell; if that fails, the reason is noted.
 
@@ -234,7 +240,24 @@ class RobustnessTestLoop(TestLoop):
         """
         assert self.results is not None
         cell, started = condition.cell, time.perf_counter()
-        cell.videos = [v for v in cell.videos if f'video {v}' not in self.results.missing]
+        rows, unreadable, problem = self._measured(condition)
+        notes = self._note_unreadable(cell, unreadable)
+        if problem or not rows:
+            self._note_failure(cell, problem or '; '.join(notes), store)
+            return ''
+        broken = sum(not row['finite'] for row in rows.values())
+        if broken:
+            count = f'{broken} of {len(rows)} videos'
+            notes.append(f'{count} have scores that are NaN or infinite and count as wrong')
+        _fill(cell, rows, time.perf_counter() - started)
+        self.results.labels |= {index: int(row['label']) for index, row in rows.items()}
+        self.results.add(cell)
+        if notes:
+            self.results.missing[cell.key] = '; '.join(notes)
+        return self._found(self.results.cells[cell.key])
+
+    def _measured(self, condition: Condition) -> tuple[Rows, dict[int, str], str]:
+        """The numbers of the videos, why others could not be read, and what went wrong, if so."""
         rows: Rows = {}
         unreadable: dict[int, str] = {}
         problem: Exception | None = None
@@ -247,31 +270,14 @@ class RobustnessTestLoop(TestLoop):
         # Every rank gets all of it, so that all of them plan the next cell alike.
         text = f'{type(problem).__name__}: {problem}' if problem else ''
         shared = all_gather_object((rows, unreadable, text, isinstance(problem, LabelError)))
-        if any(of_labels for *_, of_labels in shared):
-            raise LabelError(next(told for *_, told, of_labels in shared if of_labels))
-        rows = dict(sorted(row for part, *_ in shared for row in part.items()))
-        unreadable = dict(sorted(m for _, part, *_ in shared for m in part.items()))
-        text = next((told for _, _, told, _ in shared if told), '')
-        notes = self._note_unreadable(cell, unreadable)
-        if text or not rows:
-            self._note_failure(
-                cell, text or '; '.join(notes) or 'none of the videos could be read', store
-            )
-            return ''
-        broken = [index for index, row in rows.items() if not row['finite']]
-        if broken:
-            notes = ' '.join(
-                [
-                    notes,
-                    f'{len(broken)} of {len(rows)} videos have scores that are NaN or infinite; they count as wrong',
-                ]
-            ).strip()
-        _fill(cell, rows, time.perf_counter() - started)
-        self.results.labels |= {index: int(row['label']) for index, row in rows.items()}
-        self.results.add(cell)
-        if notes:
-            self.results.missing[cell.key] = '; '.join(notes)
-        return self._found(self.results.cells[cell.key])
+        for _, _, told, of_labels in shared:
+            if of_labels:
+                raise LabelError(told)
+        return (
+            dict(sorted(row for part, *_ in shared for row in part.items())),
+            dict(sorted(message for _, part, *_ in shared for message in part.items())),
+            next((told for *_, told, _ in shared if told), ''),
+        )
 
     def _note_unreadable(self, cell: Cell, unreadable: Mapping[int, str]) -> list[str]:
         """Note what could not be read. A video that only a corruption fails at stays readable.
@@ -292,6 +298,10 @@ class RobustnessTestLoop(TestLoop):
         """Note why there are no new numbers, and which old ones stay."""
         assert self.results is not None
         kept, other = self.results.cells.get(cell.key), store.stored.cells.get(cell.key)
+        if kept is not None and not problem:
+            # It is noted of each video that it could not be read.
+            return
+        problem = problem or 'none of the videos could be read'
         if kept is not None:
             problem = (
                 f'evaluating {len(cell.videos)} more videos failed: {problem}; the numbers are '

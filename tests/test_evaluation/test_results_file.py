@@ -67,9 +67,7 @@ def test_round_trip(results: Robustness, tmp_path: Any) -> None:
         values[:] = mine['rho' if name == 'deepfool' else 'cam_shift']
     assert again == results
     assert again.cells['deepfool'].options == {'norm': 'inf', 'sizes': [1, 2], 'eps': 0.1 + 0.2}
-    assert again.finished(
-        Cell('deepfool', options=dict(norm=math.inf, sizes=(1, 2), eps=0.1 + 0.2), videos=[3, 5])
-    )
+    assert again.alike(Cell('deepfool', options=dict(norm=math.inf, sizes=(1, 2), eps=0.1 + 0.2)))
     assert markdown(again, groups={}) == markdown(results, groups={})
     assert [path.name for path in file.parent.iterdir()] == ['tsm.json']
 
