@@ -1,6 +1,5 @@
 """Robustness as bars: what is drawn is what was given."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,11 +9,7 @@ NAN = float('nan')
 
 
 def test_robustness_bars():
-    rho = {
-        'Non-ART': torch.tensor([0.1, 0.3, float('inf')]),
-        'ART': [0.5],
-        'A-ART': np.full(2, np.nan),
-    }
+    rho = {'Non-ART': [0.1, 0.3, float('inf')], 'ART': torch.tensor([0.5]), 'A-ART': [NAN] * 2}
     figure = plot_robustness(rho, over='seeds')
     (panel,) = figure.axes
     bars, errors = (
