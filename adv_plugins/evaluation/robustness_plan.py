@@ -147,6 +147,7 @@ class Plan:
         own['eps'] = as_length('eps', self.eps)
         own['curve_eps'] = [as_length('curve_eps', each) for each in _listed(self.curve_eps)]
         own['attacks'] = self._planned_attacks()
+        self._curve_attacks()
         if self.deepfool is not None:
             checked = checked_options(self.deepfool)
             own['deepfool'] = {name: checked[name] for name in self.deepfool}
@@ -209,6 +210,14 @@ class Plan:
             )
         return planned
 
+    def _curve_attacks(self) -> list[PlannedAttack]:
+        """The attack of the curve at each of its radii."""
+        if self.curve is None:
+            return []
+        where = f'curve_eps of {self.curve!r}'
+        entries = [{**self.attacks[self.curve].options, 'eps': eps} for eps in self.curve_eps]
+        return [PlannedAttack.of(where, entry) for entry in entries]
+
     def _conditions(self, measurements: Measurements) -> Iterator[Condition]:
         look = 4 if self.attention else 0
         clean = measurements.predict_and_attend if self.attention else measurements.predict
@@ -223,10 +232,8 @@ class Plan:
             cell = self._attack_cell('attack', name, planned, values)
             measure = partial(measurements.attack, planned.attack, self.attention)
             yield Condition(cell, measure, 2 + 2 * look + planned.cost)
-        for eps in self.curve_eps if self.curve is not None else ():
-            entry = {**self.attacks[self.curve].options, 'eps': eps}
-            planned = PlannedAttack.of(f'curve={self.curve!r}', entry)
-            cell = self._attack_cell('curve', self.curve, planned, {})
+        for planned in self._curve_attacks():
+            cell = self._attack_cell('curve', str(self.curve), planned, {})
             measure = partial(measurements.attack, planned.attack, False)
             yield Condition(cell, measure, 2 + planned.cost)
         if self.deepfool is not None:
