@@ -227,9 +227,12 @@ def _deepfool_options(options: Mapping[str, Any] | None) -> dict[str, Any] | Non
     """All options of DeepFool, checked, and how many videos it is run on."""
     if options is None:
         return None
-    count = options.get('num_videos') if isinstance(options, Mapping) else None
+    given, count = options, None
+    if isinstance(options, Mapping):
+        given, count = dict(options), options.get('num_videos')
+        given.pop('num_videos', None)
     try:
-        chosen = checked_options({n: v for n, v in options.items() if n != 'num_videos'})
+        chosen = checked_options(given)
         count = float('inf') if count is None else as_count('num_videos', count)
     except ValueError as error:
         raise ValueError(f'deepfool: {error}') from error

@@ -8,7 +8,7 @@ from helpers import build_recognizer, data_samples, tsm_config
 
 from adv_plugins.evaluation.attacks import Attack
 from adv_plugins.evaluation.deployed import Deployed
-from adv_plugins.evaluation.measurements import Measurements, VideoBatch
+from adv_plugins.evaluation.measurements import Measurements, VideoBatch, _entropy
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -40,3 +40,11 @@ def test_random_starts_belong_to_the_video():
     assert all(torch.equal(together[video], apart[video]) for video in together)
     assert not torch.equal(together[2], together[4])
     assert not torch.equal(together[2], starts([2], seed=1)[2])
+
+
+def test_views_without_evidence_are_in_no_mean():
+    """Of the first video one view has evidence, of the second none."""
+    nan = float('nan')
+    shares = torch.tensor([[[1.0, 0.0], [nan, nan]], [[nan, nan], [nan, nan]]])
+    entropy = _entropy(shares)['entropy']
+    assert entropy[0] == 0 and entropy[1].isnan()

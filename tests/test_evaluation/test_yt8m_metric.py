@@ -240,3 +240,24 @@ def test_verticals_by_the_names_of_the_dataset() -> None:
     assert feed(metric, scores, labels).evaluate(size) == expected.evaluate(size)
     with pytest.raises(ValueError, match=r"'Finanze'.*\['Arts', 'Finance', 'Nobody'\]"):
         YT8MMetric(verticals=['Finanze']).dataset_meta = dict(verticals=VERTICALS)
+
+
+def evaluated(metric: YT8MMetric, scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    feed(metric, scores, labels)
+    return metric.evaluate(len(scores))
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_a_video_that_is_not_finite_is_in_no_metric(value: float) -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = rng.random((7, 40)), (rng.random((7, 40)) < 0.1).astype(float)
+    labels[:, 3] = 1
+    options: dict[str, Any] = dict(verticals={'Finance': [1, 3]}, partitions=2)
+    rest = np.arange(7) != 2
+    expected = evaluated(YT8MMetric(**options), scores[rest], labels[rest])
+    scores[2, 5] = value
+    found = evaluated(YT8MMetric(**options), scores, labels)
+    assert found.pop('num_not_finite') == 1
+    assert found == expected and found['num_videos'] == 6
+    nothing = evaluated(YT8MMetric(), np.full((3, 40), value), labels[:3])
+    assert all(np.isnan(nothing[name]) for name in NAMES) and nothing['num_not_finite'] == 3
