@@ -129,7 +129,7 @@ class Measurements:
         free = self._perturb(_FREE, batch, correct)
         off_simplex = (batch.views.sum(dim=2) - 1).abs().amax(dim=1)
         return self._rank(batch, free) | dict(
-            score_change=(again - batch.views).abs().flatten(1).amax(dim=1),
+            score_change=_change(batch.views, again).flatten(1).amax(dim=1),
             simplex=(off_simplex < 1e-4) & (batch.views >= 0).flatten(1).all(dim=1),
             gradient=gradient.flatten(1).abs().amax(dim=1),
         )
@@ -157,6 +157,12 @@ class Measurements:
     def _attention(self, batch: VideoBatch, inputs: Tensor) -> Tensor:
         """Each frame's share of the evidence, shape (B, V, T')."""
         return self.deployed.frame_attention(inputs, batch.samples, batch.views.shape[1])
+
+
+def _change(before: Tensor, after: Tensor) -> Tensor:
+    """The absolute differences; 0 where both are equal, infinite or NaN ones too."""
+    same = (before == after) | (before.isnan() & after.isnan())
+    return (after - before).abs().masked_fill(same, 0)
 
 
 def _entropy(shares: Tensor) -> Columns:

@@ -19,6 +19,7 @@ from ..adapters.wrappers import inner_model
 from ..core.capture import find_module
 from ..core.recipe import Recipe
 from ..datasets.corruptions import CORRUPTIONS, VideoCorruption
+from ..datasets.files import preview
 from .deployed import Deployed
 from .labels import LabelError, check_classes, listed_labels
 from .measurements import Measurements, VideoBatch
@@ -141,12 +142,24 @@ class RobustnessTestLoop(TestLoop):
         super().__init__(runner, dataloader, evaluator, fp16)
         self.name = name
         self.deployed = Deployed(inner_model(runner.model))
+        if attention:
+            self._check_attention()
         for planned in self.plan.attacks.values():
             layer = isinstance(planned.attack, Recipe) and planned.attack.objective.cam_layer
             if layer:
                 # A layer that the config names, and that is misspelt, is told now.
                 find_module(self.deployed.model, layer, 'cam_layer')
         self.results: Robustness | None = None
+
+    def _check_attention(self) -> None:
+        """Raise a ValueError unless it is known where the model's attention is looked for."""
+        try:
+            self.deployed.adapter.find_cam_layer()
+        except ValueError as error:
+            raise ValueError(
+                f'attention=True, but {error}; to evaluate without the attention write '
+                'attention=False'
+            ) from error
 
     def run(self) -> dict[str, float]:
         """Evaluate every cell that the file of results does not have yet.
@@ -191,8 +204,9 @@ class RobustnessTestLoop(TestLoop):
             write_whole(store.file.with_suffix('.md'), markdown(self.results))
         name = store.file.with_suffix('.md').name
         print_log(f'results: {store.file} and {name}', logger='current')
-        for key, reason in self.results.missing.items():
-            print_log(f'{key}: {reason}', 'current', logging.WARNING)
+        if self.results.missing:
+            keys = preview(self.results.missing, 5)
+            print_log(f'see "Missing" in {name}: {keys}', 'current', logging.WARNING)
         for flag in self.results.flags:
             if flag.raised:
                 print_log(f'{flag.name}: {flag.message}', 'current', logging.WARNING)
@@ -246,7 +260,7 @@ class RobustnessTestLoop(TestLoop):
             self._note_failure(cell, problem or '; '.join(notes), store)
             return ''
         broken = sum(not row['finite'] for row in rows.values())
-        if broken:
+        if broken and cell.kind not in ('deepfool', 'sanity'):
             count = f'{broken} of {len(rows)} videos'
             notes.append(f'{count} have scores that are NaN or infinite and count as wrong')
         _fill(cell, rows, time.perf_counter() - started)

@@ -316,7 +316,5 @@ def test_videos_without_a_label_are_told(tmp_path, monkeypatch):
     with pytest.raises(LabelError, match='1 of 7 videos have no label .*: 5'):
         run.test()
     # A dataset without a list is asked batch by batch.
-    with pytest.raises(
-        LabelError, match='batch 3 has videos without a label .* places 1, .*attacks={}'
-    ):
+    with pytest.raises(LabelError, match='batch 3 has videos without a label .* places 1,'):
         _check_labelled(3, data_samples([0, -1]))

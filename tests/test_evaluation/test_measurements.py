@@ -8,7 +8,7 @@ from helpers import build_recognizer, data_samples, tsm_config
 
 from adv_plugins.evaluation.attacks import Attack
 from adv_plugins.evaluation.deployed import Deployed
-from adv_plugins.evaluation.measurements import Measurements, VideoBatch, _entropy
+from adv_plugins.evaluation.measurements import Measurements, VideoBatch, _change, _entropy
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -48,3 +48,11 @@ def test_views_without_evidence_are_in_no_mean():
     shares = torch.tensor([[[1.0, 0.0], [nan, nan]], [[nan, nan], [nan, nan]]])
     entropy = _entropy(shares)['entropy']
     assert entropy[0] == 0 and entropy[1].isnan()
+
+
+def test_scores_that_are_not_finite_twice_have_not_changed():
+    """A broken model is not a randomised one."""
+    nan, inf = float('nan'), float('inf')
+    before, after = torch.tensor([1.0, nan, inf, nan]), torch.tensor([3.0, nan, inf, 1.0])
+    change = _change(before, after).tolist()
+    assert change[:3] == [2, 0, 0] and change[3] != change[3]

@@ -16,6 +16,7 @@ from mmaction.models.heads import TSMHead
 from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 
+from adv_plugins.adapters.mmaction import RecognizerAdapter
 from adv_plugins.datasets import OrderedDigits
 from adv_plugins.datasets.corruptions import VideoCorruption
 from adv_plugins.evaluation import attacks, deepfool, robustness, robustness_loop
@@ -388,6 +389,17 @@ def test_options_are_told_before_the_weights_are_loaded(weights, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             run(tmp_path, ('nowhere.pth', weights[1]), **{**SMALL, **options})
+
+
+def test_attention_that_cannot_be_found_is_told(weights, tmp_path, monkeypatch):
+    """Or else every cell would fail at it."""
+
+    def unknown(self):
+        raise ValueError('the CAM layer is not known')
+
+    monkeypatch.setattr(RecognizerAdapter, 'find_cam_layer', unknown)
+    with pytest.raises(ValueError, match='attention=True, but the CAM .* attention=False'):
+        run(tmp_path, weights, **{**SMALL, 'attention': True})
 
 
 def told(monkeypatch):
