@@ -15,6 +15,7 @@ from typing import Any, ParamSpec
 
 from .attack import GradientAscent
 from .objectives import OBJECTIVES, Objective
+from .option_values import as_length
 from .options import build, describe
 from .regularizers import REGULARIZERS, Regularizer
 from .rules import RULES
@@ -32,7 +33,7 @@ class Recipe:
             name, or ``dict(type=name, **options)``.
         eps (float): Radius of the ball around each sample: a fraction of the value range
             (8/255 = eight grey levels) if the model's normalisation is known, otherwise in units
-            of the input.
+            of the input. Also as text, ``'8/255'``, which is what a command line gives.
         step_size (float, optional): β, the length of an attack step, in the unit of ``eps``.
             Defaults to None: ε for K=1, and 2.5 ε / K for more steps.
         steps (int): K, the number of attack steps. Defaults to 1.
@@ -114,7 +115,10 @@ class Recipe:
         return repr(self).replace(f'Recipe(name={self.name!r}, ', f'{self.name}(', 1)
 
     def __post_init__(self) -> None:
-        # The dataclass is frozen, so replace names and config dicts by the parts via vars().
+        # The dataclass is frozen, so replace what was given by what it means via vars().
+        for length in ('eps', 'step_size'):
+            if isinstance(vars(self)[length], str):
+                vars(self)[length] = as_length(length, vars(self)[length])
         vars(self).update(
             objective=build('objective', Objective, OBJECTIVES, self.objective),
             regularizers=build_regularizers(self.regularizers),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .attack import GradientAscent, InputSpace
 from .batch import Batch
+from .option_values import check_within_range
 from .options import grey_levels
 
 _FAR = 0.5
@@ -31,11 +32,7 @@ def check_before(
     for name, space in spaces.items():
         if space.low is None or space.high is None or not values[name].numel():
             continue
-        if solver.norm == 'linf' and solver.eps > 1:
-            raise ValueError(
-                f'eps={_text(solver.eps)} is a fraction of the range of the pixels, of which 1 is '
-                f'all; {_text(solver.eps)} grey levels are eps={_text(solver.eps)}/255'
-            )
+        check_within_range('eps', solver.eps, solver.norm)
         doubt = _doubt(values[name], space)
         if doubt:
             warnings.warn(

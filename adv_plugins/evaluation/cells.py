@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..core.option_values import as_number
 from .attacks import attack_class
-from .option_values import as_number
 from .tables import eps_text
 
 KINDS = ('clean', 'corruption', 'attack', 'curve', 'deepfool', 'sanity')

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.checks import near_names
 from ..core.functional import expand_like
-from .option_values import as_count, as_number
+from ..core.option_values import as_count, as_number
 
 CRITERIA = ('top1_change', 'hit1', 'any_flip')
 # What the paper's own code adds to the length of each step, in units of the input: a step across

@@ -20,16 +20,14 @@ from ..core.adapter import Adapter, adapter_class
 from ..core.attacker import Attacker
 from ..core.batch import Batch
 from ..core.functional import attention_mse
+from ..core.option_values import as_count, check_within_range
 from ..core.randomness import stream_seed
 from ..core.recipe import Recipe, build_recipe
 from ..datasets.files import preview
 from .attacked_evaluator import AttackedEvaluator
 from .deepfool import checked_options, deepfool, robustness
 from .labels import LabelError, check_classes, listed_labels
-from .option_values import as_count, as_length, check_within_range
 
-LENGTHS = ('eps', 'step_size')
-"""The options of a recipe that are lengths."""
 PAPER = dict(fgm=dict(type='ART'))
 """The attack of A-ART, eq. 4: one ℓ2 step of length 0.5 per video and modality."""
 
@@ -214,10 +212,6 @@ def _build(name: Any, entry: Any) -> Recipe:
             f"attacks has the name {name!r}, which must be a word such as 'fgm' and not 'deepfool'"
         )
     try:
-        if isinstance(entry, Mapping):
-            # A command line gives '8/255' as text.
-            text = {n: v for n, v in entry.items() if n in LENGTHS and isinstance(v, str)}
-            entry = {**entry, **{n: as_length(n, v) for n, v in text.items()}}
         return build_recipe(entry)
     except ValueError as error:
         raise ValueError(f'attacks[{name!r}]: {error}') from error

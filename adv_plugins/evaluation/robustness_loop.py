@@ -28,7 +28,7 @@ from .progress import Progress
 from .results import Cell, Robustness
 from .results_file import write_whole
 from .results_store import ResultsStore
-from .robustness_plan import ATTACKS, CURVE, DEEPFOOL, Condition, Measure, Plan
+from .robustness_plan import ATTACKS, CURVE, CURVE_OF, DEEPFOOL, Condition, Measure, Plan
 from .sanity import flags
 from .videos import Items, corrupted, read
 from .weights import load_weights, weights_digest
@@ -73,7 +73,7 @@ class RobustnessTestLoop(TestLoop):
         eps (float): Radius of the attacks without an ``eps`` of their own, as a fraction of the
             value range; also as text, such as ``'8/255'``. Defaults to 4/255.
         curve (str, optional): Name of the one of ``attacks`` that is repeated at ``curve_eps``.
-            Defaults to ``'pgd'``. None: no curve.
+            Defaults to ``'pgd'``, if there is one. None: no curve.
         curve_eps (Sequence[float]): Defaults to (1, 2, 8, 16)/255.
         deepfool (Mapping, optional): Options of :func:`~adv_plugins.evaluation.deepfool`. Defaults
             to ``robustness_loop.DEEPFOOL``. None: it is not run.
@@ -115,7 +115,7 @@ class RobustnessTestLoop(TestLoop):
         severities: Sequence[int] = (1, 2, 3, 4, 5),
         attacks: Mapping[str, Any] | None = None,
         eps: float = 4 / 255,
-        curve: str | None = 'pgd',
+        curve: str | None = CURVE_OF,
         curve_eps: Sequence[float] = CURVE,
         deepfool: Mapping[str, Any] | None = DEEPFOOL,
         attention: bool = True,

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 from ..core.checks import near_names
+from ..core.option_values import as_count, as_length, check_within_range
 from ..core.recipe import RECIPES, Recipe, build_recipe
 from ..datasets.corruptions import VideoCorruption
 from .attacks import ATTACKS as KINDS
 from .attacks import Attack, attack_class, build_attack, class_path
 from .deepfool import checked_options
 from .measurements import Columns, Measurements, VideoBatch
-from .option_values import as_count, as_length, check_within_range
 from .results import Cell
 from .selection import evenly_spread
 from .tables import eps_text
@@ -30,6 +30,7 @@ ATTACKS = dict(
 )
 """The default attacks, at the loop's ``eps``."""
 CURVE = (1 / 255, 2 / 255, 8 / 255, 16 / 255)
+CURVE_OF = 'pgd'
 """The default radii of the ε curve."""
 DEEPFOOL = dict(num_candidates=10, max_iter=50)
 """The default options of DeepFool; ``deepfool=None`` leaves it out."""
@@ -186,6 +187,8 @@ class Plan:
             parts.append(f'{len(self.attacks)} attacks at eps {", ".join(radii)} ({names})')
         if self.curve is not None and self.curve_eps:
             parts.append(f'{self.curve} at eps {", ".join(map(eps_text, self.curve_eps))}')
+        else:
+            parts.append('no curve over eps')
         if self.deepfool is not None:
             parts.append('DeepFool')
         return '; '.join([*parts, 'probes for the sanity flags'])
@@ -201,6 +204,9 @@ class Plan:
             if not isinstance(name, str) or not name or '/' in name:
                 raise ValueError(f"attacks has the name {name!r}; write a word such as 'pgd'")
             planned[name] = PlannedAttack.of(f'attacks[{name!r}]', entry, self.eps)
+        if self.curve == CURVE_OF and CURVE_OF not in planned:
+            # It is the default: other attacks were chosen, and none of them for a curve.
+            vars(self).update(curve=None)
         if self.curve is not None and self.curve_eps and self.curve not in planned:
             near = near_names(str(self.curve), planned) or list(planned)
             choices = ' or '.join(f'curve={name!r}' for name in near)

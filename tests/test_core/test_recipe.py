@@ -174,3 +174,11 @@ def test_schedule():
     recipe = TAF(begin=2, end=5, interval=3)
     assert [recipe.is_active(epoch, 0) for epoch in range(6)] == [0, 0, 1, 1, 1, 0]
     assert [recipe.is_active(2, iteration) for iteration in range(4)] == [1, 0, 0, 1]
+
+
+def test_lengths_as_a_command_line_gives_them():
+    recipe = TAF(eps='6/255', step_size='0.01')
+    assert (recipe.eps, recipe.step_size) == (6 / 255, 0.01)
+    for value in ('six', '6/0', '-1/255', 'inf'):
+        with pytest.raises(ValueError, match=f"eps='{value}' must be finite and not negative"):
+            TAF(eps=value)

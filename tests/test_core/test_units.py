@@ -82,7 +82,7 @@ def test_inputs_of_another_range_are_told_once(case, call):
 @pytest.mark.parametrize('eps', [8, 1.5, 255])
 def test_a_ball_beyond_the_whole_range_is_an_error(call, eps):
     model = make_adversarial(Conv3dNet(), eps=eps, mean=0.5, std=0.25)
-    with pytest.raises(ValueError, match=rf'eps={eps} .*eps={eps}/255'):
+    with pytest.raises(ValueError, match=rf'eps={eps} is .*eps={eps} / 255'):
         getattr(model, call)(*pixels(-2, 2))
 
 

@@ -168,7 +168,7 @@ def test_attacks_may_be_given_in_any_way(entry: Any, kind: type, name: str) -> N
         (dict(attacks={1: 'PGD'}), 'attacks has the name 1'),
         (dict(attacks=['PGD']), 'attacks=.* must have names'),
         (dict(curve='pgdd'), "curve='pgdd' is none of the attacks; write curve='pgd'"),
-        (dict(attacks={}), "curve='pgd' is none of the attacks; write curve=None"),
+        (dict(attacks={}, curve='apgd'), "curve='apgd' is none of the attacks; write curve=None"),
         (dict(curve_eps=[1 / 255, 8]), "curve_eps of 'pgd': eps=8 is 8 times"),
         (dict(curve_eps=['x']), "curve_eps='x'"),
         (dict(curve_eps=[1 / 255, '1/255']), 'curve_eps has .* twice'),
@@ -210,3 +210,9 @@ def test_a_plan_in_a_line() -> None:
         'apgd_dlr, square, cam); pgd at eps 1/255, 2/255, 8/255, 16/255; DeepFool; probes for the '
         'sanity flags'
     )
+
+
+def test_other_attacks_without_a_curve_are_no_error():
+    """The default curve is that of an attack that a choice of one's own need not have."""
+    made = conditions(attacks=dict(fgsm=dict(type='FGSM')), curve='pgd')
+    assert 'attack/fgsm' in made and not any(key.startswith('curve') for key in made)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.attack import InputSpace
 from ...core.checks import check_choice
 from ...core.functional import NORMS
-from ..option_values import as_length, check_within_range
+from ...core.option_values import as_length, check_within_range
 from .losses import margins
 from .search import LogitsFn, Search
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...core.checks import check_choice
-from ..option_values import as_count, as_length
+from ...core.option_values import as_count, as_length
 from .base import Attack
 from .losses import LOSSES, log_odds
 from .search import Search

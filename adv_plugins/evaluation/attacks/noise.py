@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..option_values import as_count
+from ...core.option_values import as_count
 from .base import Attack
 from .search import Search
 

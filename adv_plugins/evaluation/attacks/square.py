@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.functional import expand_like
-from ..option_values import as_count, as_number
+from ...core.option_values import as_count, as_number
 from .base import Attack
 from .search import Search
 

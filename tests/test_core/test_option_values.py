@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adv_plugins.evaluation.option_values import as_count, as_length, as_number, check_within_range
+from adv_plugins.core.option_values import as_count, as_length, as_number, check_within_range
 
 NONE = ['', 'eight', '8/', '/255', '8/0', '1/2/3', 'nan', 'inf', float('nan'), float('inf')]
 NONE += [None, True, [0.1], {'type': 'LinearEps'}, 1j]
