@@ -3,6 +3,7 @@
 from importlib.util import find_spec as _find_spec
 
 from ..compat import mmaction_problem as _mmaction_problem
+from ..compat import tube_overlap as _tube_overlap
 from .attacks import APGD, FGSM, PGD, Square, UniformNoise, build_attack
 from .cam import attention_entropy, frame_attention, gradcam
 from .cells import Cell, Flag
@@ -59,3 +60,4 @@ if _mmaction_problem() is None:
     from .robustness_loop import RobustnessTestLoop  # noqa: F401 (needs mmcv and SciPy as well)
 
     __all__ += ['RobustnessTestLoop']
+    _tube_overlap()
