@@ -16,7 +16,7 @@ mmengine nor MMAction2. The others are called where their host has been imported
 from __future__ import annotations
 
 from .checkpoints import safe_globals
-from .installed import mmaction_problem
+from .installed import exists, mmaction_needed, mmaction_problem, naming_extra
 from .methods import bfloat16_scores, color_jitter, tube_overlap
 from .numpy_names import numpy_names
 from .stand_ins import drn, importlib_metadata, pkg_resources, vindlu
@@ -26,8 +26,11 @@ __all__ = [
     'bfloat16_scores',
     'color_jitter',
     'drn',
+    'exists',
     'importlib_metadata',
+    'mmaction_needed',
     'mmaction_problem',
+    'naming_extra',
     'numpy_names',
     'pkg_resources',
     'safe_globals',

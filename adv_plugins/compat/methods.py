@@ -126,7 +126,7 @@ class _WrappedTurn(float):
 
 
 def _with_wrapped_turns(original: Callable[..., Any]) -> Callable[..., Any]:
-    """mmcv's ``adjust_hue``, which multiplies the factor by 255 and makes an unsigned byte of it."""
+    """mmcv's ``adjust_hue``, which makes an unsigned byte of the factor times 255."""
 
     @functools.wraps(original)
     def adjust_hue(img: Any, hue_factor: float, *args: Any, **kwargs: Any) -> Any:

@@ -25,11 +25,11 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .adapters.wrappers import inner_model
-from .core.conversion import get_adversary, is_adversarial
-from .datasets.files import find_missing, preview
-from .datasets.inspection import describe_shapes, inner_datasets, listed_files, listed_labels
-from .evaluation.weights import unfit_weights
+from ..adapters.wrappers import inner_model
+from ..core.conversion import get_adversary, is_adversarial
+from ..datasets.files import find_missing, preview
+from ..datasets.inspection import describe_shapes, inner_datasets, listed_files, listed_labels
+from ..evaluation.weights import unfit_weights
 
 STAGES = ('train', 'val', 'test')
 
