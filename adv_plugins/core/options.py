@@ -78,8 +78,7 @@ def find_kind(
     for name, kind in kinds.items():
         if kind is found:
             return name, kind
-    is_class = isinstance(found, type)
-    if is_class and issubclass(found, base) and not inspect.isabstract(found):
+    if isinstance(found, type) and issubclass(found, base) and not inspect.isabstract(found):
         return found.__name__, found
     near = ' or '.join(repr(folded[match]) for match in near_names(wanted, folded))
     choices = near or ', '.join(map(repr, kinds))
