@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Number
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,12 @@ from ..core.batch import Batch
 from ..core.conversion import AdversarialModule
 from ..core.recipe import Recipe
 from ..core.record import Record, StepResult
+
+_ADVICE = (
+    'If they are pixels, say which, and eps is a fraction of their range: make_adversarial(model, '
+    '..., value_range=(0, 1)) or value_range=(0, 255), or the mean and std that normalised them. '
+    'If they are not, choose eps by this ratio'
+)
 
 
 @register_adapter
@@ -63,15 +71,16 @@ class ClassifierAdapter(Adapter):
     def forward(self, batch: Batch, target: Any) -> Record:
         output = self.model(batch.inputs)
         logits = getattr(output, 'logits', output)
-        loss = self.loss_fn(logits, target)
+        labels = as_labels(target, batch)
+        loss = self.loss_fn(logits, target if labels is None else labels)
         if not isinstance(loss, Tensor) or loss.ndim:
             raise ValueError("loss_fn must return one scalar tensor; write reduction='mean' in it")
-        labels = target if isinstance(target, Tensor) else None
-        return Record({'loss': loss}, loss, logits, labels, batch.size)
+        ignored = ignore_index(self.loss_fn)
+        return Record({'loss': loss}, loss, logits, labels, batch.size, ignored)
 
     def space(self, values: Tensor, name: str) -> InputSpace:
         if not self.normalized:
-            return InputSpace()
+            return InputSpace(advice=_ADVICE)
         mean, std = (self._on_channels(value, values) for value in (self.mean, self.std))
         return InputSpace.from_normalization(mean, std, self.value_range)
 
@@ -88,6 +97,11 @@ class ClassifierAdapter(Adapter):
         return value.view(-1, *[1] * (inputs.ndim - 2))
 
     def select(self, target: Any, index: Tensor) -> Any:
+        numbers = isinstance(target, tuple) and all(map(_is_number, target))
+        if isinstance(target, list) or numbers:
+            return [target[i] for i in index.tolist()]
+        if isinstance(target, np.ndarray):
+            return target[index.cpu().numpy()]
         if not isinstance(target, Tensor):
             raise TypeError(
                 f'fraction < 1 selects part of the batch, but cannot select from a target of type '
@@ -113,6 +127,26 @@ class ClassifierAdapter(Adapter):
     def report(self, result: StepResult, recipe: Recipe) -> dict[str, Tensor]:
         parts = {'clean_loss': result.clean_loss, 'adv_loss': result.adv_loss, **result.penalties}
         return {'loss': result.total, **{name: part.detach() for name, part in parts.items()}}
+
+
+def as_labels(target: Any, batch: Batch) -> Tensor | None:
+    """Labels as a tensor: given as one, as an array, or as a list of one number for each sample."""
+    if isinstance(target, Tensor):
+        return target
+    numbers = isinstance(target, (list, tuple)) and len(target) == batch.size
+    if isinstance(target, np.ndarray) or (numbers and all(map(_is_number, target))):
+        return torch.as_tensor(target, device=batch.device)
+    return None
+
+
+def _is_number(entry: Any) -> bool:
+    return isinstance(entry, Number) or (isinstance(entry, Tensor) and entry.ndim == 0)
+
+
+def ignore_index(loss: Any) -> int | None:
+    """The label of samples that a loss leaves out, if it tells: a module's, or a partial's."""
+    given = getattr(loss, 'keywords', {}).get('ignore_index')
+    return getattr(loss, 'ignore_index', None) if given is None else given
 
 
 def _has(model: nn.Module, name: str) -> bool:

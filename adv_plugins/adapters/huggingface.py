@@ -31,8 +31,9 @@ from ..core.conversion import (
 )
 from ..core.recipe import Recipe
 from ..core.record import Record, StepResult
+from ..core.subclass import swapped_from
 from .cam_layers import patch_grid
-from .classifier import ClassifierAdapter
+from .classifier import ClassifierAdapter, as_labels, ignore_index
 
 STATE_FILE = 'adversarial.pt'
 """The file in a checkpoint folder that holds the state of the adversarial path."""
@@ -52,7 +53,7 @@ class AdversarialPreTrainedModel(AdversarialModule):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        plain = cls.__bases__[1]
+        plain = swapped_from(cls)
         # transformers uses class names: for a checkpoint's architectures, tasks, label columns.
         cls.__name__, cls.__qualname__ = plain.__name__, plain.__qualname__
         cls.forward = _with_step(plain.forward)
@@ -122,8 +123,14 @@ class HuggingFaceAdapter(ClassifierAdapter):
         run = super(AdversarialPreTrainedModel, self.model).forward
         output = run(**named, **given, return_dict=True)
         loss = output.loss if self.loss_fn is None else self._own_loss(output, labels, given)
-        labels = labels if isinstance(labels, Tensor) else None
-        record = Record({'loss': loss}, loss, output.logits, labels, batch.size)
+        record = Record(
+            {'loss': loss},
+            loss,
+            output.logits,
+            as_labels(labels, batch),
+            batch.size,
+            ignore_index(self.loss_fn),
+        )
         if self._kept is not None:
             record.output = type(output)(**_detach(dict(output)))
         return record
@@ -297,7 +304,7 @@ def _load_renamed_weights(model: Any, folder: Path) -> None:
         with safe_open(file, framework='pt') as weights:
             saved.update(weights.keys())
     if not saved <= model.state_dict().keys():
-        plain = type(model).__bases__[1].from_pretrained(folder, dtype=model.dtype)
+        plain = swapped_from(type(model)).from_pretrained(folder, dtype=model.dtype)
         model.load_state_dict(plain.state_dict())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.adapter import Adapter, class_names, register_adapter
+from ..core.adapter import Adapter, beside, class_names, register_adapter
 from ..core.attack import InputSpace
 from ..core.autograd import with_gradient_of
 from ..core.batch import LONE, Batch, Inputs
 from ..core.capture import capture_output
-from ..core.conversion import AdversarialModule, get_adversary
+from ..core.conversion import AdversarialModule, get_adversary, note_call
 from ..core.recipe import Recipe
 from ..core.record import Record, StepResult
 from .cam_layers import feature_map, find_cam_layer
+from .classifier import ignore_index
 
 PIXELS = (0.0, 255.0)
 
@@ -33,6 +33,11 @@ class AdversarialRecognizer(AdversarialModule):
         if mode == 'loss' and self.training and torch.is_grad_enabled():
             return self.adversarial_loss(inputs, data_samples)
         return super().forward(inputs, data_samples, mode=mode, **kwargs)
+
+    def loss(self, *args: Any, **kwargs: Any) -> Any:
+        """The recognizer's own losses, of which a ``train_step`` of its own may be made."""
+        note_call(self, "self(inputs, data_samples, mode='loss') instead of self.loss(...)")
+        return super().loss(*args, **kwargs)
 
 
 @register_adapter
@@ -86,16 +91,18 @@ class RecognizerAdapter(Adapter):
                 losses = self._losses(batch.inputs, target)
             except (ValueError, RuntimeError) as error:
                 scores = outputs[-1] if outputs else None
-                if not isinstance(scores, Tensor) or len(scores) == len(target):
+                if not isinstance(scores, Tensor) or len(scores) == batch.size:
                     raise
                 raise ValueError(
-                    f'the model gives {len(scores)} scores for {len(target)} videos: the pipeline '
+                    f'the model gives {len(scores)} scores for {batch.size} videos: the pipeline '
                     'samples several clips or crops of each, and an attack needs one; write '
                     "clip_len or num_clips for one clip, and dict(type='CenterCrop', ...)"
                 ) from error
         loss, log_vars = self._parse(losses)
         logits = outputs[-1] if outputs else None
-        return Record(log_vars, loss, logits, self._labels(target, loss.device), len(target))
+        labels = _labels(target, loss.device)
+        ignored = ignore_index(getattr(self.head, 'loss_cls', None))
+        return Record(log_vars, loss, logits, labels, batch.size, ignored)
 
     def losses(self, batch: Batch, target: Any) -> dict[str, Tensor]:
         return self._parse(self._losses(batch.inputs, target))[1]
@@ -106,15 +113,6 @@ class RecognizerAdapter(Adapter):
 
     def _losses(self, inputs: Inputs, target: Any) -> Any:
         return self.model.loss(inputs, target)
-
-    def _labels(self, data_samples: Any, device: torch.device) -> Tensor | None:
-        # After mmpretrain's mixup the labels are in gt_score.
-        soft = hasattr(data_samples[0], 'gt_score')
-        labels = [sample.gt_score if soft else sample.gt_label for sample in data_samples]
-        if any(label.shape != labels[0].shape for label in labels):
-            return None
-        stacked = torch.stack(labels).to(device)
-        return stacked.squeeze(1) if stacked.ndim == 2 and stacked.shape[1] == 1 else stacked
 
     def space(self, values: Tensor, name: str) -> InputSpace:
         preprocessor = self.model.data_preprocessor
@@ -127,12 +125,10 @@ class RecognizerAdapter(Adapter):
             images = values.ndim == 4 and 'mmpretrain.ImageClassifier' in class_names(self.model)
             if (values.ndim >= 5 and values.shape[2] == 3) or (images and values.shape[1] == 3):
                 return InputSpace.from_normalization(0.0, 1.0, PIXELS)
-            warnings.warn(
-                'the data preprocessor has no mean and std, and the inputs '
-                f'{tuple(values.shape)} are not RGB frames: eps is in units of the input',
-                stacklevel=2,
+            return InputSpace(
+                advice='If they are pixels, give the data_preprocessor their mean and std; if they '
+                'are not (heatmaps, skeletons, spectrograms), choose eps by this ratio'
             )
-            return InputSpace()
         mean, std = preprocessor.mean, preprocessor.std
         if getattr(preprocessor, 'format_shape', '') == 'MIX2d3d' and values.ndim == 4:
             # The preprocessor's own rule for batches of images among batches of clips.
@@ -159,8 +155,8 @@ class RecognizerAdapter(Adapter):
         first = next(name for name in clean if 'loss' in name)
         clean[first] = with_gradient_of(clean[first], result.clean_loss)
         adversarial = _weighted(result.adversarial.losses, recipe.adv_weight)
-        losses = clean | {f'adv_{name}': value for name, value in adversarial.items()}
-        return losses | result.penalties
+        losses = beside(clean, {f'adv_{name}': value for name, value in adversarial.items()})
+        return beside(losses, result.penalties)
 
 
 class AdversarialOmniRecognizer(AdversarialRecognizer):
@@ -200,6 +196,22 @@ class OmniAdapter(RecognizerAdapter):
     def _losses(self, inputs: Inputs, target: Any) -> Any:
         losses = self.model.loss([dict(inputs=inputs, data_samples=target)])
         return {name.removesuffix('_0'): value for name, value in losses.items()}
+
+
+def _labels(data_samples: Any, device: torch.device) -> Tensor | None:
+    """The labels of data samples; None if there are none, or not one of one shape for each."""
+    if not isinstance(data_samples, (list, tuple)) or not data_samples:
+        return None
+    # After mmpretrain's mixup the labels are in gt_score.
+    field = 'gt_score' if hasattr(data_samples[0], 'gt_score') else 'gt_label'
+    given = [getattr(sample, field, None) for sample in data_samples]
+    if any(label is None for label in given):
+        return None
+    labels = [torch.as_tensor(label, device=device) for label in given]
+    if any(label.shape != labels[0].shape for label in labels):
+        return None
+    stacked = torch.stack(labels)
+    return stacked.squeeze(1) if stacked.ndim == 2 and stacked.shape[1] == 1 else stacked
 
 
 @contextmanager

@@ -8,7 +8,8 @@ In the order in which they are best read:
 - ``recipe``: everything that defines a step, as data; ``rules`` checks it, ``options`` builds and
   prints its parts. ``objectives`` are what an attack maximises, ``regularizers`` the penalties.
 - ``adapter``: what the core asks of a family of models. ``norm`` has the auxiliary norms,
-  ``capture`` reads feature maps, ``autograd`` takes gradients ahead of the trainer's backward.
+  ``buffers`` holds all other state still, ``capture`` reads feature maps, ``autograd`` takes
+  gradients ahead of the trainer's backward.
 - ``conversion``: ``make_adversarial`` and its kin. ``adversary`` is what they attach to a model,
   ``schedule`` its clock, ``cost`` what a step costs and what a budget pays for.
 - ``checks``, ``compiling``, ``randomness`` and ``subclass``: small tools.

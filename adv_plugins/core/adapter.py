@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from .attack import InputSpace
 from .batch import Batch
 from .recipe import Recipe
 from .record import Record, StepResult
+from .subclass import Swapped
 
 
 class Adapter(ABC):
@@ -23,7 +25,7 @@ class Adapter(ABC):
             ``value_range`` of :func:`~adv_plugins.make_adversarial`.
     """
 
-    mixin: ClassVar[type[nn.Module]]
+    mixin: ClassVar[type[Swapped]]
     """The class mixed into the model's class; it routes the model's calls to the step."""
 
     def __init__(self, model: nn.Module, **options: Any) -> None:
@@ -106,6 +108,22 @@ def adapter_class(model: nn.Module) -> type[Adapter]:
     raise TypeError(
         f'no adapter handles {type(model).__name__}; write one by subclassing core.adapter.Adapter'
     )
+
+
+def beside(logged: Mapping[str, Tensor], added: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add values to what is logged, under their own names or, if one is taken, with more ``adv_``.
+
+    A trainer adds up all losses that it is given, so none may take the place of another.
+    """
+    taken = sorted(logged.keys() & added.keys())
+    if not taken:
+        return {**logged, **added}
+    warnings.warn(
+        f'the model itself logs {taken[0]!r}; what the adversarial step adds under this name, and '
+        f'what comes with it, is logged with one more adv_ in front: {"adv_" + taken[0]!r}',
+        stacklevel=2,
+    )
+    return beside(logged, {f'adv_{name}': value for name, value in added.items()})
 
 
 def class_names(model: nn.Module) -> set[str]:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapter import Adapter
+from .adapter import Adapter, beside
 from .attacker import Attacker
 from .autograd import gradients, inject_gradients
-from .batch import Batch, Inputs
+from .batch import Batch, Inputs, fresh
 from .compiling import not_compiled
 from .cost import within_budget
 from .norm import (
@@ -29,6 +29,7 @@ from .recipe import Recipe
 from .record import StepResult
 from .schedule import Schedule
 from .step import Step, trainable
+from .watch import BypassWatch, OptimizerWatch
 
 
 class Adversary:
@@ -54,6 +55,8 @@ class Adversary:
             regularizer.check(self.model)
         self._num_norms = len(dual_norms(self.model))
         self._left_plain = plain_batch_norms(self.model)
+        self._bypass = BypassWatch()
+        self._optimizer = OptimizerWatch()
 
     @property
     def model(self) -> nn.Module:
@@ -66,9 +69,13 @@ class Adversary:
 
         The first call always tries the adversarial path. A recipe that does not fit the model, the
         data or the memory thus fails before anything is trained, not days later when its schedule
-        begins. Under ``no_grad`` nothing is trained and the schedule does not advance.
+        begins. Under ``no_grad`` and ``inference_mode`` nothing is trained and the schedule does
+        not advance.
         """
         schedule, trains, batch = self.schedule, torch.is_grad_enabled(), Batch(inputs)
+        self._bypass.stop()
+        if trains:
+            self._optimizer.look()
         if any(value.requires_grad for value in batch.values.values()):
             raise ValueError(
                 'the inputs require a gradient, but an adversarial step passes no gradient on to '
@@ -82,13 +89,18 @@ class Adversary:
         active = schedule.is_active(self.recipe)
         if first and not active:
             self._rehearse(batch, target)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            if not trains:
+                # Tensors that were made under inference_mode cannot take part in a graph.
+                batch, target = batch.clone(), fresh(target)
             if active:
                 losses = self._adversarial_losses(batch, target)
             else:
                 losses = self._clean_losses(batch, target)
         if trains:
             schedule.step_taken(adversarial=active)
+            if active:
+                self._optimizer.note(self.model)
         return losses
 
     @not_compiled
@@ -98,14 +110,21 @@ class Adversary:
         Their backward still reaches the auxiliary parameters, because DistributedDataParallel
         raises an error for a parameter that it does not reach.
         """
+        self._bypass.stop()
         return self._clean_losses(Batch(inputs), target)
 
     def perturb(self, inputs: Inputs, target: Any) -> Inputs:
         """The adversarial inputs; in eval mode the deployed (clean) path is attacked."""
         self._check_model()
+        self._bypass.stop()
         trained = self.model.training and self.schedule.started
         branch = self.recipe.attack_path if trained else CLEAN
         return self.attacker.perturb(inputs, target, self.schedule.stream(), branch)
+
+    def passed_by(self, call: str) -> None:
+        """Note a training forward that did not go through the step; ``call`` is what does."""
+        if self.model.training and torch.is_grad_enabled():
+            self._bypass.note(call)
 
     def settle_budget(self, batch_size: int, share: float = 1.0) -> Recipe:
         """Choose the interval and the fraction that the budget pays for.
@@ -161,7 +180,7 @@ class Adversary:
             copy_clean_to_auxiliary(self.model)
         mirror_requires_grad(self.model)
         result = self._step(batch, target)
-        return {**self.adapter.report(result, self.recipe), **result.metrics}
+        return beside(self.adapter.report(result, self.recipe), result.metrics)
 
     def _step(self, batch: Batch, target: Any) -> StepResult:
         result = Step(self.attacker, self.recipe)(batch, target, self.schedule.stream())

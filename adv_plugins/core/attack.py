@@ -29,12 +29,15 @@ class InputSpace:
         high (Tensor | float, optional): The largest valid input. Defaults to None: unbounded.
         valid (Tensor, optional): Boolean, broadcastable to the input: False marks padding, which
             is never perturbed. Defaults to None: the whole input may be perturbed.
+        advice (str): Where the units are unknown, what a user can write so that they are known.
+            Defaults to '': nothing.
     """
 
     scale: Tensor | float = 1.0
     low: Tensor | float | None = None
     high: Tensor | float | None = None
     valid: Tensor | None = None
+    advice: str = ''
 
     @classmethod
     def from_normalization(

@@ -14,13 +14,15 @@ from torch import Tensor
 from .adapter import Adapter
 from .attack import InputSpace
 from .autograd import gradients, graph_nodes, ran_in_fp16
-from .batch import Batch, Inputs, Values
+from .batch import Batch, Inputs, Values, fresh
+from .buffers import BufferGuard
 from .capture import capture_output, find_module, last_output
 from .compiling import not_compiled
 from .norm import CLEAN, NormPath
 from .randomness import private_random
 from .recipe import Recipe
 from .record import Record
+from .units import check_before, tell_after
 
 
 class Attacker:
@@ -44,6 +46,8 @@ class Attacker:
         self.adapter = adapter
         self.recipe = recipe
         self.path = NormPath() if path is None else path
+        self._buffers = BufferGuard(adapter.model, self.path)
+        self._told_units = False
         self.layer = ''
         if recipe.objective.needs_features:
             self.layer = recipe.objective.cam_layer or adapter.find_cam_layer()
@@ -70,7 +74,8 @@ class Attacker:
         batch = Batch(inputs)
         random = private_random(batch.device, seed)
         with torch.inference_mode(False), torch.enable_grad(), random:
-            batch = batch.clone().leaves()
+            # Labels made under inference_mode cannot take part in a graph either.
+            batch, target = batch.clone().leaves(), fresh(target)
             with self.path.use(branch, tracking=False):
                 record = self.forward(batch, target)
             labels = self.recipe.objective.targets(record)
@@ -80,12 +85,20 @@ class Attacker:
             del record
             return self.ascend(batch, target, labels, branch, first)[0].inputs
 
-    def forward(self, batch: Batch, target: Any) -> Record:
-        """Run a forward and capture the features that the objective reads."""
-        module = self.adapter.model.get_submodule(self.layer) if self.layer else None
-        with capture_output(module) as outputs:
-            record = self.adapter.forward(batch, target)
-        if self.layer:
+    def forward(self, batch: Batch, target: Any, features: bool = True) -> Record:
+        """Run a forward that leaves batch and target unchanged.
+
+        Args:
+            batch (Batch): From :meth:`~adv_plugins.core.batch.Batch.leaves` or the like.
+            target (Any): Its labels or data samples.
+            features (bool): Whether to capture the features that the objective reads. Defaults to
+                True.
+        """
+        layer = self.layer if features else ''
+        module = self.adapter.model.get_submodule(layer) if layer else None
+        with capture_output(module) as outputs, self._buffers.hold():
+            record = self.adapter.forward(batch, fresh(target))
+        if layer:
             record.layer = self.layer
             record.features, record.layout = self.adapter.feature_map(
                 self.layer,
@@ -160,8 +173,15 @@ class Attacker:
             return slopes if seen is values else _enlarge(slopes, values)
 
         spaces = {name: self._space(batch, name) for name in batch.values}
-        perturbed, finite = self.recipe.solver.run(batch.values, spaces, gradient, first)
-        return batch.replace(perturbed), finite
+        solver = self.recipe.solver
+        if not self._told_units:
+            check_before(solver, batch.values, spaces)
+        perturbed, finite = solver.run(batch.values, spaces, gradient, first)
+        adversarial = batch.replace(perturbed)
+        if not self._told_units:
+            tell_after(solver, batch, adversarial, spaces)
+            self._told_units = True
+        return adversarial, finite
 
     def _starts_as_called(self) -> bool:
         """Whether the attack starts with a forward of the unmodified batch."""

@@ -39,12 +39,21 @@ class Batch:
 
     def __init__(self, inputs: Inputs) -> None:
         self._given = inputs
+        self._copies = False
         self.values = _modalities(inputs)
         self._valid = {name: _valid_entries(inputs, name) for name in self.values}
 
     @property
     def inputs(self) -> Inputs:
-        """The inputs for the model; a mapping is copied, so that the model may change it."""
+        """The inputs for one forward of the model.
+
+        A mapping is copied, so that the model may change it. In a batch from :meth:`leaves` or
+        :meth:`replace` the tensors are copies too, as a model may work in place (``x.sub_(mean)``).
+        """
+        return fresh(self._entries) if self._copies else self._entries
+
+    @property
+    def _entries(self) -> Inputs:
         if isinstance(self._given, Tensor):
             return self.values[LONE]
         return {**self._given, **self.values}
@@ -71,6 +80,7 @@ class Batch:
         """The same batch with other values of its modalities."""
         changed = copy.copy(self)
         changed.values = dict(values)
+        changed._copies = True
         return changed
 
     def leaves(self) -> Batch:
@@ -80,21 +90,20 @@ class Batch:
 
     def take(self, index: Tensor) -> Batch:
         """The samples at ``index``."""
-        inputs = self.inputs
+        inputs = self._entries
         if isinstance(inputs, Tensor):
             return Batch(inputs[index])
         return Batch(take_entries(inputs, index, self.size))
 
     def clone(self) -> Batch:
         """Copy all tensors; tensors made under inference_mode cannot be differentiated."""
-        inputs = self.inputs
-        if isinstance(inputs, Tensor):
-            return Batch(inputs.clone())
-        copied = {n: v.clone() if isinstance(v, Tensor) else v for n, v in inputs.items()}
-        return Batch(copied)
+        return Batch(fresh(self._entries))
 
     def relative_sizes(self, perturbed: Batch) -> Values:
-        """``||R|| / ||X||`` of every sample by modality, padding excluded, shape (B,) each."""
+        """``||R|| / ||X||`` of every sample by modality, padding excluded, shape (B,) each.
+
+        NaN where a sample is zero everywhere.
+        """
         sizes = {}
         for name, value in self.values.items():
             clean = value.detach()
@@ -104,6 +113,39 @@ class Batch:
                 clean, change = clean.masked_fill(~valid, 0), change.masked_fill(~valid, 0)
             sizes[name] = relative_size(change, clean)
         return sizes
+
+    def equals(self, other: Batch) -> Tensor:
+        """Which samples are the same in both batches, in every modality; shape (B,)."""
+        same = []
+        for name, value in self.values.items():
+            ours, theirs = value.detach().flatten(1), other.values[name].detach().flatten(1)
+            same.append(((ours == theirs) | (ours.isnan() & theirs.isnan())).all(dim=1))
+        return torch.stack(same).all(dim=0)
+
+
+def fresh(value: Any) -> Any:
+    """A copy that a model may change: of tensors, of containers, and of data samples.
+
+    Of an object, its own attributes are copied in the same way, but not those of objects in it.
+    """
+    if isinstance(value, (Tensor, Mapping, list, tuple, set)):
+        return _fresh_container(value)
+    twin = copy.copy(value)
+    for name, entry in getattr(twin, '__dict__', {}).items():
+        vars(twin)[name] = _fresh_container(entry)
+    return twin
+
+
+def _fresh_container(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, Mapping):
+        return {name: fresh(entry) for name, entry in value.items()}
+    if isinstance(value, tuple) and hasattr(value, '_make'):
+        return value._make(map(fresh, value))
+    if isinstance(value, (list, tuple, set)):
+        return type(value)(map(fresh, value))
+    return value
 
 
 def per_sample(values: Tensor, count: int) -> Tensor:

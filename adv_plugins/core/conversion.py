@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from .adapter import adapter_class
 from .adversary import Adversary
 from .batch import Inputs
-from .norm import PREFIX, DualNorm, NormPath, convert_norms, dual_norms, revert_norms
+from .norm import (
+    PREFIX,
+    DualNorm,
+    NormPath,
+    convert_norms,
+    dual_norms,
+    is_batch_norm,
+    revert_norms,
+)
 from .recipe import Recipe, build_recipe
-from .subclass import restore_class, swap_class
+from .subclass import Swapped, restore_class, swap_class
 
 Model = TypeVar('Model', bound=nn.Module)
 
@@ -24,8 +33,13 @@ _STATE = '_adversary'
 _SCHEDULE = 'adversary.'
 
 
-class AdversarialModule(nn.Module):
+class AdversarialModule(Swapped):
     """What :func:`make_adversarial` adds to the class of a model."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The plain forward; a training loop that calls nothing else is told so."""
+        note_call(self, 'model.adversarial_loss(inputs, target)')
+        return super().__call__(*args, **kwargs)
 
     def adversarial_loss(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:
         """The losses of one training iteration under the recipe.
@@ -125,25 +139,31 @@ def make_adversarial(
     path = NormPath()
     try:
         norms = convert_norms(model, path, recipe.dual_bn, recipe.dual_ln)
-        adversary = Adversary(adapter, recipe, path)
-    except Exception:
+        model.__dict__[_STATE] = Adversary(adapter, recipe, path)
+        _warn_if_nothing_to_double(model, recipe, norms)
+        swap_class(model, kind.mixin, 'Adversarial')
+    except BaseException:
+        model.__dict__.pop(_STATE, None)
         revert_norms(model)
         raise
+    return model
+
+
+def _warn_if_nothing_to_double(
+    model: nn.Module, recipe: Recipe, norms: Sequence[nn.Module]
+) -> None:
     layer_norms = any(isinstance(module, nn.LayerNorm) for module in model.modules())
     if recipe.dual_bn and not norms:
         advice = '; dual_ln=True gives it auxiliary LayerNorms' if layer_norms else ''
         warnings.warn(
             f'{type(model).__name__} has no batch normalisation: dual_bn has nothing to convert, '
             f'and both paths share all weights{advice}',
-            stacklevel=2,
+            stacklevel=3,
         )
     if recipe.dual_ln and not layer_norms:
         warnings.warn(
-            f'{type(model).__name__} has no LayerNorm: dual_ln has nothing to convert', stacklevel=2
+            f'{type(model).__name__} has no LayerNorm: dual_ln has nothing to convert', stacklevel=3
         )
-    model.__dict__[_STATE] = adversary
-    swap_class(model, kind.mixin, 'Adversarial')
-    return model
 
 
 def remove_adversarial(model: Model) -> Model:
@@ -223,6 +243,13 @@ def get_adversary(model: nn.Module) -> Adversary:
     return adversary
 
 
+def note_call(model: nn.Module, instead: str) -> None:
+    """Note a call of a converted model's own methods, where ``instead`` takes the step."""
+    compiling = getattr(torch.compiler, 'is_compiling', lambda: False)()
+    if not compiling and is_adversarial(model):
+        get_adversary(model).passed_by(instead)
+
+
 def _auxiliary(model: nn.Module) -> dict[str, Tensor]:
     names = {id(module): name for name, module in model.named_modules()}
     return {
@@ -255,6 +282,18 @@ def _check_convertible(model: nn.Module) -> None:
             raise TypeError(
                 f'{type(module).__name__} was compiled before make_adversarial; convert first: '
                 'torch.compile(make_adversarial(model))'
+            )
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        if scripted and (module is model or any(map(is_batch_norm, module.modules()))):
+            raise TypeError(
+                f'the {module.original_name} of the model was scripted or traced, which fixes what '
+                'its norms do; convert the plain model, and script a plain copy of it later'
+            )
+        entries = (*module._parameters.values(), *module._buffers.values())
+        if any(value is not None and is_lazy(value) for value in entries):
+            raise ValueError(
+                f'{type(module).__name__} is lazy: its parameters do not exist yet; run one '
+                'forward first, model(inputs), then call make_adversarial'
             )
         names = {kind.__name__ for kind in type(module).__mro__}
         if not names.isdisjoint(_WRAPPERS):

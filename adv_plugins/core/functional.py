@@ -129,11 +129,11 @@ def project(delta: Tensor, eps: float | Tensor, norm: str, dims: tuple[int, ...]
 
 
 def relative_size(perturbation: Tensor, clean: Tensor) -> Tensor:
-    """``||R||_2 / ||X||_2`` of every sample, shape (B,); 0 where X is 0."""
+    """``||R||_2 / ||X||_2`` of every sample, shape (B,); NaN, as undefined, where X is 0."""
     wide = torch.promote_types(clean.dtype, torch.float32)
     size = torch.linalg.vector_norm(perturbation.flatten(1), dim=1, dtype=wide)
     whole = torch.linalg.vector_norm(clean.flatten(1), dim=1, dtype=wide)
-    return torch.where(whole > 0, size / torch.where(whole > 0, whole, 1.0), 0.0)
+    return torch.where(whole > 0, size / torch.where(whole > 0, whole, 1.0), torch.nan)
 
 
 def attention_frobenius(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:

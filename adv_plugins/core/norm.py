@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .autograd import autograd_clock
-from .subclass import restore_class, swap_class
+from .subclass import Swapped, restore_class, swap_class
 
 CLEAN = 'clean'
 ADVERSARIAL = 'adversarial'
@@ -75,7 +75,7 @@ class NormPath:
         return ADVERSARIAL if adversarial else CLEAN, self.tracking
 
 
-class DualNorm(nn.Module):
+class DualNorm(Swapped):
     """Mixed into the class of a converted norm; see the module docstring."""
 
     _norm_path: NormPath
@@ -135,9 +135,26 @@ class DualNorm(nn.Module):
             yield name, getattr(self, name), getattr(self, PREFIX + name)
 
 
+_STATISTICS = ('running_mean', 'running_var', 'moving_mean', 'moving_var', 'moving_variance')
+
+
 def is_batch_norm(module: nn.Module) -> bool:
     """Whether a module has running statistics, even if they are switched off."""
-    return 'running_mean' in module._buffers
+    return any(name in module._buffers for name in _STATISTICS)
+
+
+def _scales_batch_norms(module: nn.Module) -> bool:
+    """Whether a module has the affine parameters of its children, like MMAction2's SubBatchNorm3D.
+
+    Its children are batch norms without any, and all it has are vectors of their length.
+    """
+    norms = [child for child in module.children() if is_batch_norm(child)]
+    lengths = {
+        value.shape for norm in norms for value in norm._buffers.values() if value is not None
+    }
+    own = [value for value in module._parameters.values() if value is not None]
+    bare = not any(list(norm.parameters()) for norm in norms)
+    return bool(norms and own) and bare and all(v.ndim == 1 and v.shape in lengths for v in own)
 
 
 def plain_batch_norms(model: nn.Module) -> list[str]:
@@ -166,33 +183,42 @@ def convert_norms(
     Returns:
         list[DualNorm]: The norms of the model, in the order of ``model.modules()``.
     """
-    for module in list(model.modules()):
+    plan = []
+    for module in model.modules():
         layer_norm = dual_ln and isinstance(module, nn.LayerNorm)
-        if isinstance(module, DualNorm) or not (is_batch_norm(module) or layer_norm):
-            continue
-        entries = {**module._parameters, **module._buffers}
-        dual = layer_norm or dual_bn
-        doubled = tuple(name for name, value in entries.items() if dual and value is not None)
-        module.__dict__['_norm_path'] = path
-        module.__dict__['_auxiliary'] = doubled
+        kept = isinstance(module, (DualNorm, torch.jit.ScriptModule))
+        if not kept and (layer_norm or is_batch_norm(module) or _scales_batch_norms(module)):
+            plan.append((module, _twins(module) if layer_norm or dual_bn else {}))
+    for module, twins in plan:
         swap_class(module, DualNorm, 'Dual')
-        for name in doubled:
-            value = entries[name]
-            assert value is not None
+        module.__dict__['_norm_path'] = path
+        module.__dict__['_auxiliary'] = tuple(twins)
+        for name, value in twins.items():
             if isinstance(value, nn.Parameter):
-                auxiliary = nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
-                module.register_parameter(PREFIX + name, auxiliary)
+                module.register_parameter(PREFIX + name, value)
             else:
-                module.register_buffer(PREFIX + name, value.detach().clone())
+                module.register_buffer(PREFIX + name, value)
     return dual_norms(model)
 
 
+def _twins(norm: nn.Module) -> dict[str, Tensor]:
+    """A copy of each parameter and buffer of a norm, by its name."""
+    twins: dict[str, Tensor] = {}
+    for name, value in {**norm._parameters, **norm._buffers}.items():
+        if isinstance(value, nn.Parameter):
+            twins[name] = nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
+        elif value is not None:
+            twins[name] = value.detach().clone()
+    return twins
+
+
 def revert_norms(model: nn.Module) -> None:
-    """Undo :func:`convert_norms`: restore the plain classes and drop the auxiliary entries."""
+    """Undo :func:`convert_norms`, even if it was interrupted."""
     for module in dual_norms(model):
-        for name in module._auxiliary:
-            delattr(module, PREFIX + name)
-        del module.__dict__['_norm_path'], module.__dict__['_auxiliary']
+        for name in module.__dict__.pop('_auxiliary', ()):
+            module._parameters.pop(PREFIX + name, None)
+            module._buffers.pop(PREFIX + name, None)
+        module.__dict__.pop('_norm_path', None)
         restore_class(module)
 
 

@@ -26,7 +26,7 @@ from .functional import (
     temporal_cam_loss,
 )
 from .options import describe
-from .record import Record
+from .record import IGNORED, Record
 
 
 class Objective(ABC):
@@ -73,13 +73,14 @@ class CrossEntropy(Objective):
     """Cross-entropy of the logits at the true label, without other terms of the training loss."""
 
     def targets(self, record: Record) -> Tensor:
-        """The true labels, shape (B,)."""
+        """The true labels, shape (B,); a sample that the loss leaves out is not attacked."""
         return record.hard_labels('the objective CrossEntropy')
 
     def __call__(self, record: Record, targets: Tensor | None) -> Tensor:
         """One value per sample, shape (B,)."""
         assert targets is not None
-        return F.cross_entropy(record.logits.float(), targets, reduction='none')
+        logits = record.logits.float()
+        return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction='none')
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -122,7 +123,7 @@ class TemporalCAM(Objective):
         check_choice('normalize', self.normalize, CAM_NORMALIZATIONS)
 
     def targets(self, record: Record) -> Tensor:
-        """ŷ of every clip, shape (B,)."""
+        """ŷ of every clip, shape (B,); a clip that the loss leaves out is not attacked."""
         labels = record.hard_labels('the temporal CAM (ŷ is a class)')
         logits = record.logits.detach()
         wrong = random_wrong_labels(labels, logits.shape[1])
@@ -132,7 +133,8 @@ class TemporalCAM(Objective):
         """The temporal loss of every clip, shape (B,)."""
         assert targets is not None
         maps = to_frames(record.features, record.batch_size, record.layer, record.layout)
-        loss = F.cross_entropy(record.logits.float(), targets, reduction='sum')
+        logits = record.logits.float()
+        loss = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction='sum')
         (slope,) = gradients(
             loss, [record.features], retain_graph=True, create_graph=self.second_order
         )

@@ -225,7 +225,8 @@ def build_regularizers(
 
     Raises:
         ValueError: ``regularizers`` is not a list, a regularizer or option is unknown, or two
-            have the same name, which the log could not distinguish.
+            have the same name, which the log could not distinguish; or one has ``loss`` in its
+            name.
     """
     if regularizers is None or isinstance(regularizers, (Regularizer, str, Mapping)):
         raise ValueError(
@@ -236,4 +237,10 @@ def build_regularizers(
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f'regularizers has {name!r} twice; write it once')
+        if 'loss' in name:
+            raise ValueError(
+                f'a regularizer is called {name!r}, but its unweighted value is logged under this '
+                "name, and trainers add up every entry with 'loss' in its name; leave 'loss' out "
+                'of it: the weighted value is logged as loss_<name>'
+            )
     return built

@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from .batch import per_sample
 
 R = TypeVar('R', bound='Recorded')
+
+IGNORED = -100
+"""A label for samples without one; the default ``ignore_index`` of PyTorch's losses."""
 
 
 class Recorded(Protocol):
@@ -34,6 +38,8 @@ class Record:
         labels (Tensor, optional): The training labels: integers (B,) or scores
             (B, num_classes). None where there are none.
         batch_size (int): B.
+        ignore_index (int, optional): The label of samples that the loss leaves out. Defaults to
+            None: not known. A label that is no class counts as left out too.
         output (Any): The model's output without its graph, for trainers that return it. Defaults
             to None.
         features (Any): The output of ``layer`` with its graph. Defaults to None: not captured.
@@ -50,6 +56,7 @@ class Record:
     logits: Any
     labels: Tensor | None
     batch_size: int
+    ignore_index: int | None = None
     output: Any = None
     features: Any = None
     layer: str = ''
@@ -81,8 +88,22 @@ class Record:
             batch_size=len(index),
         )
 
+    def labelled(self) -> Tensor | None:
+        """Which samples have a label that the loss counts, boolean (B,); None if unknown."""
+        labels = self.labels
+        if labels is None or labels.is_floating_point() or labels.numel() != self.batch_size:
+            return None
+        labels = labels.reshape(self.batch_size)
+        counted = labels >= 0
+        if isinstance(self.logits, Tensor) and self.logits.ndim == 2:
+            counted &= labels < self.logits.shape[1]
+        return counted if self.ignore_index is None else counted & (labels != self.ignore_index)
+
     def hard_labels(self, purpose: str) -> Tensor:
         """The labels as integers (B,), after checking that there are logits for them.
+
+        Returns:
+            Tensor: The labels; ``IGNORED`` where the loss leaves a sample out.
 
         Raises:
             ValueError: The labels are soft, or the model gives no logits.
@@ -104,7 +125,9 @@ class Record:
                 'switch off label blending (mixup, CutMix), or use a recipe that '
                 "ascends the training loss: dict(type='CEAugmentation')"
             )
-        return labels
+        labelled = self.labelled()
+        assert labelled is not None
+        return torch.where(labelled, labels, IGNORED)
 
 
 @dataclass

@@ -100,11 +100,12 @@ class Step:
         with attacker.path.use(CLEAN):
             clean = self._forward(batch, target, features=recipe.starts_at_clean)
         with private_random(batch.device, seed):
-            labels = recipe.objective.targets(clean)
+            labels, labelled = recipe.objective.targets(clean), clean.labelled()
             gradient, clean_loss, known = self._read_clean_graph(clean, labels, batch, clock)
             part = _Part(batch, target, labels, gradient, clean)
             if recipe.fraction < 1:
-                part = part.take(_random_subset(batch, recipe.fraction), attacker.adapter)
+                chosen = _random_subset(batch, recipe.fraction, labelled)
+                part = part.take(chosen, attacker.adapter)
             del gradient
             perturbed, finite = attacker.ascend(
                 part.batch, part.target, part.labels, recipe.attack_path, part.gradient
@@ -124,13 +125,12 @@ class Step:
 
     def _forward(self, batch: Batch, target: Any, features: bool) -> Record:
         """Run a forward with the recorders of the regularizers."""
-        forward = self.attacker.forward if features else self.attacker.adapter.forward
         with ExitStack() as stack:
             recorded = {
                 regularizer.name: stack.enter_context(regularizer.record(self.model))
                 for regularizer in self.recipe.regularizers
             }
-            record = forward(batch, target)
+            record = self.attacker.forward(batch, target, features)
         record.recorded = recorded
         return record
 
@@ -215,16 +215,16 @@ class Step:
         """The metrics of the perturbation.
 
         ε says little about features, so ``||R|| / ||X||`` of every modality is logged too, in the
-        units of the model's input and averaged over the batch. The rest counts the samples left
+        units of the model's input and averaged over the samples that are not zero everywhere. The
+        rest counts the samples left
         unperturbed: those whose gradient was not finite, and all of them.
         """
         ratios = clean.relative_sizes(perturbed)
-        unmoved = torch.stack([ratio == 0 for ratio in ratios.values()]).all(dim=0)
         return {
             'adv_nonfinite': (~finite).sum().float(),
             'adv_eps': torch.tensor(float(self.recipe.eps)),
-            **{f'adv_ratio_{n}' if n else 'adv_ratio': r.mean() for n, r in ratios.items()},
-            'adv_unmoved': unmoved.sum().float(),
+            **{f'adv_ratio_{n}' if n else 'adv_ratio': r.nanmean() for n, r in ratios.items()},
+            'adv_unmoved': clean.equals(perturbed).sum().float(),
         }
 
 
@@ -233,7 +233,13 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [value for value in model.parameters() if value.requires_grad]
 
 
-def _random_subset(batch: Batch, fraction: float) -> Tensor:
-    """Sorted indices of about ``fraction`` of the samples; at least two, for batch norms."""
+def _random_subset(batch: Batch, fraction: float, labelled: Tensor | None) -> Tensor:
+    """Sorted indices of about ``fraction`` of the samples; at least two, for batch norms.
+
+    Samples with a label are drawn first: the mean loss of a part without any is undefined.
+    """
     count = max(min(2, batch.size), round(batch.size * fraction))
-    return torch.randperm(batch.size, device=batch.device)[:count].sort().values
+    order = torch.randperm(batch.size, device=batch.device)
+    if labelled is not None:
+        order = order[(~labelled[order]).to(torch.uint8).argsort(stable=True)]
+    return order[:count].sort().values

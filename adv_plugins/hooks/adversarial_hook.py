@@ -96,6 +96,7 @@ class AdversarialHook(Hook):
         self._convert(model)
         self._check_config(runner, get_adversary(model).recipe)
         self._keep_within_budget(runner, get_adversary(model))
+        self._check_schedule(runner, get_adversary(model).recipe)
         # The same seed on all ranks, so that all of them can resume from rank 0's checkpoint.
         get_adversary(model).schedule.reseed(runner.seed)
         _extend_optimizers(runner.optim_wrapper, model)
@@ -119,6 +120,33 @@ class AdversarialHook(Hook):
         cost = self._meter.tick(schedule.adversarial_steps)
         if cost is not None:
             runner.message_hub.update_scalar('train/adv_cost', cost)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        """Raise after the first iteration if it did not go through the adversarial step.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Index of the batch in the epoch.
+            data_batch (Any, optional): The batch. Defaults to None.
+            outputs (dict, optional): What ``train_step`` returned. Defaults to None.
+
+        Raises:
+            RuntimeError: The model's own ``train_step`` passed it by.
+        """
+        model = inner_model(runner.model)
+        if not get_adversary(model).schedule.rehearsed:
+            raise RuntimeError(
+                f'{type(self).__name__} announced {get_adversary(model).recipe.name}, but the '
+                f'first iteration was a clean one: the train_step of {type(model).__name__} does '
+                "not call the model with mode='loss', which takes the adversarial step; write "
+                "losses = self(inputs, data_samples, mode='loss') there instead of self.loss(...)"
+            )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the adversarial state to the checkpoint, beside the plain ``state_dict``.
@@ -200,6 +228,24 @@ class AdversarialHook(Hook):
             raise ValueError(
                 f'begin={recipe.begin}, end={recipe.end} count epochs, but the run is iteration-'
                 'based; count iterations and write by_epoch=False'
+            )
+
+    def _check_schedule(self, runner: Runner, recipe: Recipe) -> None:
+        """Raise if no iteration of the run is adversarial."""
+        length = 1
+        if self.by_epoch and isinstance(runner.train_loop, EpochBasedTrainLoop):
+            length = len(runner.train_dataloader)
+        last = runner.max_iters
+        if recipe.end is not None:
+            last = min(last, recipe.end * length)
+        first = -(-recipe.begin * length // recipe.interval) * recipe.interval
+        if first >= last:
+            unit, total = 'iterations', runner.max_iters
+            if self.by_epoch:
+                unit, total = 'epochs', runner.max_epochs
+            raise ValueError(
+                f'no iteration of this run is adversarial: begin={recipe.begin}, end={recipe.end}, '
+                f'interval={recipe.interval}, but it has {total} {unit}; write begin=0'
             )
 
     def _convert(self, model: nn.Module) -> None:

@@ -99,8 +99,20 @@ class AdversarialCallback(Callback):
         schedule.reseed(trainer.strategy.broadcast(schedule.seed))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Initialise the count of adversarial steps for each optimizer."""
+        """Check the schedule and initialise the count of adversarial steps for each optimizer.
+
+        Raises:
+            ValueError: No iteration of the run is adversarial.
+        """
         _, net = self._network(pl_module)
+        begin, epochs = get_adversary(net).recipe.begin, trainer.max_epochs
+        length = 1 if self.by_epoch else trainer.num_training_batches
+        if epochs not in (None, -1) and begin >= epochs * length:
+            raise ValueError(
+                f'begin={begin}, but the run ends after {epochs * length} '
+                f'{"epochs" if self.by_epoch else "batches"}: no iteration is adversarial; write '
+                'begin=0'
+            )
         steps = get_adversary(net).schedule.adversarial_steps
         self._steps = {id(optimizer): steps for optimizer in trainer.optimizers}
 
@@ -120,7 +132,18 @@ class AdversarialCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the other scalars that ``training_step`` returned with its loss."""
+        """Log the other scalars that ``training_step`` returned with its loss.
+
+        Raises:
+            RuntimeError: The first batch did not go through the adversarial step.
+        """
+        name, net = self._network(pl_module)
+        if not get_adversary(net).schedule.rehearsed:
+            raise RuntimeError(
+                f'AdversarialCallback announced {get_adversary(net).recipe.name}, but the first '
+                f'training_step was a clean one; compute its loss with self.{name}.'
+                'adversarial_loss(x, y)'
+            )
         if isinstance(outputs, Mapping):
             scalars = {
                 name: value

@@ -1,6 +1,7 @@
 """Stock recognizers: called as they are, read where they know."""
 
 import copy
+import warnings
 import weakref
 from collections import Counter
 
@@ -158,7 +159,7 @@ def test_heatmaps_without_normalisation_keep_their_own_units():
     config['data_preprocessor'] = dict(type='ActionDataPreprocessor', format_shape='NCTHW')
     model = make_adversarial(build_recognizer(config), TAF(eps=0.1, step_size=0.1))
     inputs = torch.rand(2, 1, 17, 4, 32, 32)
-    with pytest.warns(UserWarning, match='not RGB frames'):
+    with pytest.warns(UserWarning, match='units of the input'):
         delta = model.perturb(inputs, data_samples([1, 2])) - inputs
     torch.testing.assert_close(delta.abs().amax(), torch.tensor(0.1))
 
@@ -423,3 +424,162 @@ def test_every_source_is_attacked_in_the_same_iterations():
         losses = model(*omni_sources(), mode='loss')
         taken.append([f'adv_loss_cls_{number}' in losses for number in (0, 1)])
     assert taken == [[True, True], [False, False]] * 2
+
+
+class TwoTasks(torch.nn.Module):
+    """A head with tasks of its own, which reads its own fields of the data samples."""
+
+    num_classes = 4
+
+    def __init__(self, channels):
+        super().__init__()
+        self.verb, self.noun = torch.nn.Linear(channels, 4), torch.nn.Linear(channels, 3)
+
+    def forward(self, x, **_):
+        x = x.mean(dim=(2, 3, 4))
+        return self.verb(x), self.noun(x)
+
+    def loss(self, x, samples, **_):
+        verb, noun = self(x)
+        labels = [torch.tensor([getattr(s, task) for s in samples]) for task in ('verb', 'noun')]
+        return {
+            'loss_verb': torch.nn.functional.cross_entropy(verb, labels[0]),
+            'loss_noun': torch.nn.functional.cross_entropy(noun, labels[1]),
+        }
+
+
+def two_task_model():
+    model = build_recognizer(slowonly_config())
+    model.cls_head = TwoTasks(model.cls_head.in_channels)
+    samples = data_samples([0, 0, 0])
+    for index, sample in enumerate(samples):
+        del sample.gt_label
+        sample.verb, sample.noun = index, 2 - index
+    return model, torch.randn(3, 1, 3, 4, 32, 32), samples
+
+
+@pytest.mark.parametrize('recipe', ['art', 'advprop', 'ceaugmentation'])
+@pytest.mark.parametrize('fraction', [1.0, 0.7])
+def test_labels_that_only_the_head_knows_do_where_none_are_needed(recipe, fraction):
+    model, inputs, samples = two_task_model()
+    make_adversarial(model, recipe, eps=0.1, fraction=fraction)
+    losses = model(inputs, samples, mode='loss')
+    assert losses['adv_loss_verb'].isfinite() and losses['adv_unmoved'] == 0
+
+
+def test_labels_that_only_the_head_knows_are_one_clear_error_where_one_is_needed():
+    model, inputs, samples = two_task_model()
+    make_adversarial(model, 'taf')
+    with pytest.raises(ValueError, match='logits of the shape'):
+        model(inputs, samples, mode='loss')
+    model = make_adversarial(build_recognizer(slowonly_config()), 'taf')
+    model.cls_head.loss = lambda x, _, **__: {'loss_cls': model.cls_head(x).square().mean()}
+    with pytest.raises(ValueError, match='one hard label per sample.*got none'):
+        model(inputs, samples, mode='loss')
+
+
+@pytest.mark.parametrize('form', [int, lambda y: [y], lambda y: torch.tensor([y])])
+def test_labels_in_any_form_that_the_head_takes(case, form):
+    """Data samples of one's own, with labels that are no tensors."""
+    model, inputs, samples = case
+    torch.manual_seed(1)
+    expected = make_adversarial(copy.deepcopy(model), 'taf')
+    wanted = expected(inputs, samples, mode='loss')
+
+    class Sample:
+        def __init__(self, label):
+            self.gt_label = form(label)
+
+    own = [Sample(int(sample.gt_label)) for sample in samples]
+    plain_loss = model.loss
+    model.loss = lambda given, own: plain_loss(
+        given, data_samples([int(torch.as_tensor(sample.gt_label)) for sample in own])
+    )
+    torch.manual_seed(1)
+    make_adversarial(model, 'taf')
+    found = model(inputs, own, mode='loss')
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_data_samples_that_the_model_edits_are_its_own(case):
+    model, inputs, samples = case
+    plain_loss = model.loss
+
+    def loss(given, own):
+        labels = data_samples([int(sample.gt_label) for sample in own])
+        for sample in own:
+            sample.gt_label.fill_(0)
+            del sample.gt_label
+        own.clear()
+        return plain_loss(given, labels)
+
+    model.loss = loss
+    make_adversarial(model, 'advprop', steps=2)
+    before = [sample.gt_label.clone() for sample in samples]
+    for _ in range(2):
+        model(inputs, samples, mode='loss')
+    assert [sample.gt_label for sample in samples] == before
+
+
+COLLISIONS = {
+    'a loss, first': lambda own, extra: dict(adv_loss_cls=extra, **own),
+    'a loss, last': lambda own, extra: dict(**own, adv_loss_cls=extra),
+    'twice': lambda own, extra: dict(adv_adv_loss_cls=extra, adv_loss_cls=extra, **own),
+    'a metric': lambda own, extra: dict(**own, adv_ratio=extra.detach(), loss_extra=extra),
+    'of a regularizer': lambda own, extra: dict(loss_gap=extra, gap=extra.detach(), **own),
+}
+
+
+class Gap(Regularizer):
+    name = 'gap'
+    weight = 0.5
+
+    def __call__(self, clean, adversarial):
+        return (clean.logits - adversarial.logits).square().mean()
+
+
+@pytest.mark.parametrize('kind', COLLISIONS)
+@pytest.mark.parametrize('regularizers', [(), (Gap(),)], ids=['alone', 'regularized'])
+def test_names_of_the_model_stay_its_own(case, kind, regularizers):
+    """Value and gradient are those of the two losses' sum, whatever the model calls its losses."""
+    model, inputs, samples = case
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    plain_loss = model.loss
+
+    def loss(given, own):
+        losses = plain_loss(given, own)
+        return COLLISIONS[kind](losses, losses['loss_cls'].square())
+
+    model.loss = loss
+    plain = copy.deepcopy(model)
+    own = type(plain).loss(plain, inputs, samples)
+    own = COLLISIONS[kind](own, own['loss_cls'].square())
+    plain.parse_losses(own)[0].backward()
+    make_adversarial(
+        model, 'ceaugmentation', alpha=0.25, eps=0.0, dual_bn=False, regularizers=regularizers
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        losses = model(inputs, samples, mode='loss')
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    torch.testing.assert_close(total, plain.parse_losses(own)[0])
+    for name, value in own.items():
+        scale = 0.25 if 'loss' in name else 1
+        torch.testing.assert_close(losses[name].float(), scale * value.float())
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5)
+    collides = kind != 'of a regularizer' or regularizers
+    assert bool(collides) == any('the model itself logs' in str(w.message) for w in caught)
+
+
+def test_regularizer_called_a_loss_is_refused():
+    """The trainer would add its unweighted value to the total."""
+
+    class KL(Gap):
+        name = 'kl_loss'
+
+    with pytest.raises(ValueError, match="'kl_loss'.*leave 'loss' out"):
+        TAF(regularizers=[KL()])

@@ -1,10 +1,13 @@
 """Inputs of one tensor and of several, with masks."""
 
+from collections import namedtuple
+
+import numpy as np
 import pytest
 import torch
 
 from adv_plugins.attention import AttentionMap
-from adv_plugins.core.batch import Batch, per_sample
+from adv_plugins.core.batch import Batch, fresh, per_sample
 
 
 def features():
@@ -30,7 +33,7 @@ def test_named_tensors_and_masks():
     assert list(batch.values) == ['rgb', 'audio'] and batch.size == 3
     assert batch.valid('rgb').shape == (3, 4, 1) and batch.valid('audio') is None
     other = batch.replace({**batch.values, 'audio': inputs['audio'] + 1}).inputs
-    assert other['rgb'] is inputs['rgb'] and other['names'] == ['a', 'b', 'c']
+    assert torch.equal(other['rgb'], inputs['rgb']) and other['names'] == ['a', 'b', 'c']
     assert list(other) == list(inputs)
     taken = batch.take(torch.tensor([1])).inputs
     assert taken['rgb'].shape == (1, 4, 2) and taken['rgb_mask'].tolist() == [
@@ -104,3 +107,29 @@ def test_attention_of_a_sample_and_its_valid_frames():
     assert torch.equal(blocks[1], weights[2:4]) and torch.equal(mask[1], valid[2:4])
     cross = AttentionMap('', weights[:, :2], valid)
     assert cross.per_sample(3)[0].shape == (3, 2, 2, 4) and cross.per_sample(3)[1] is None
+
+
+def test_copies_reach_tensors_in_containers_and_samples():
+    class Sample:
+        def __init__(self, label):
+            self.label, self.fields, self.meta = label, {'label'}, {'boxes': torch.zeros(2)}
+
+    Pair = namedtuple('Pair', 'a b')
+    given = {
+        'samples': [Sample(torch.tensor([3])), Sample(torch.tensor([4]))],
+        'pair': Pair(torch.ones(2), 'text'),
+        'array': np.zeros(3),
+        'none': None,
+    }
+    twin = fresh(given)
+    twin['samples'][0].label.add_(1)
+    twin['samples'][0].fields.clear()
+    twin['samples'][0].meta['boxes'].add_(1)
+    twin['samples'].pop()
+    twin['pair'].a.zero_()
+    twin['array'] += 1
+    twin.pop('none')
+    first = given['samples'][0]
+    assert len(given['samples']) == 2 and first.label == 3 and first.fields == {'label'}
+    assert first.meta['boxes'].sum() == 0 and given['pair'].a.sum() == 2
+    assert given['array'].sum() == 0 and 'none' in given and type(twin['pair']) is Pair

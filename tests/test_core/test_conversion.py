@@ -1,6 +1,7 @@
 """Converting in place and back: same object, same keys, right errors."""
 
 import copy
+import itertools
 import warnings
 
 import pytest
@@ -181,6 +182,78 @@ def test_failed_conversion_leaves_the_plain_model(net):
             make_adversarial(net, 'taf', **options)
         assert type(net) is Conv3dNet and type(net.bn1) is nn.BatchNorm3d
         assert len(list(net.bn1.parameters())) == 2
+
+
+def tree(model):
+    return {name: (type(part), list(vars(part))) for name, part in model.named_modules()}
+
+
+@pytest.mark.parametrize(
+    'part',
+    [nn.LazyBatchNorm3d, lambda: nn.LazyConv3d(4, 1), lambda: nn.LazyLinear(3)],
+    ids=['batch norm', 'convolution', 'linear'],
+)
+def test_lazy_part_asks_for_a_forward_and_changes_nothing(net, clips, part):
+    model = nn.Sequential(nn.BatchNorm3d(3), part(), net) if part is nn.LazyBatchNorm3d else net
+    model.more = part()
+    before = tree(model)
+    with pytest.raises(ValueError, match='lazy.*run one forward first'):
+        make_adversarial(model)
+    assert tree(model) == before
+
+
+def test_lazy_norm_after_its_first_forward(net, clips):
+    model = nn.Sequential(nn.LazyBatchNorm3d(), net)
+    model(clips[0])
+    assert make_adversarial(model).adversarial_loss(*clips)['adv_loss'].isfinite()
+
+
+@pytest.mark.parametrize('kind', ['whole', 'scripted part', 'traced part'])
+def test_scripted_norms_are_refused_and_nothing_changes(net, clips, kind):
+    if kind == 'whole':
+        model = torch.jit.script(nn.Sequential(nn.Linear(3, 3)))
+    else:
+        part = nn.Sequential(nn.BatchNorm3d(3))
+        fixed = torch.jit.script(part) if kind[0] == 's' else torch.jit.trace(part, clips[0])
+        model = nn.Sequential(net, fixed)
+    before = tree(model)
+    with pytest.raises(TypeError, match='scripted or traced'):
+        make_adversarial(model)
+    assert tree(model) == before
+
+
+def test_scripted_part_without_norms_is_fine(net, clips):
+    model = nn.Sequential(torch.jit.script(nn.Sequential(nn.Conv3d(3, 3, 1), nn.ReLU())), net)
+    make_adversarial(model, eps=0.1).adversarial_loss(*clips)['loss'].backward()
+    assert all(value.grad is not None for value in model.parameters())
+
+
+@pytest.mark.parametrize('fails_at', range(3))
+def test_conversion_that_fails_half_way_is_undone(net, monkeypatch, fails_at):
+    """The reason is seen, and the model is what it was, wherever it failed."""
+    before, count = tree(net), itertools.count()
+    plain = nn.Module.register_parameter
+
+    def register(module, name, value):
+        if name.startswith('adv_') and next(count) == fails_at:
+            raise KeyboardInterrupt('in the middle')
+        plain(module, name, value)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match='in the middle'):
+        patch.setattr(nn.Module, 'register_parameter', register)
+        make_adversarial(net)
+    assert tree(net) == before and len(list(net.bn1.parameters())) == 2
+    make_adversarial(net)
+
+
+def test_warning_as_an_error_undoes_the_conversion():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    before = tree(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        with pytest.raises(UserWarning, match='no batch normalisation'):
+            make_adversarial(model)
+    assert tree(model) == before
 
 
 def test_plain_model_has_no_adversary(net):

@@ -256,3 +256,46 @@ def test_strict_loading_neither_needs_nor_takes_auxiliary_entries():
     assert equal(norm.state_dict().values(), plain.state_dict().values())
     with pytest.raises(RuntimeError, match='running_var'):
         norm.load_state_dict({k: v for k, v in plain.state_dict().items() if k != 'running_var'})
+
+
+class ScaledOutside(nn.Module):
+    """Norms without affine parameters, beside which these lie, as in MMAction2's SubBatchNorm3D."""
+
+    def __init__(self, channels=3):
+        super().__init__()
+        self.bn = nn.BatchNorm1d(channels, affine=False)
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x):
+        return self.bn(x) * self.gain + self.shift
+
+
+def sub_batch_norm():
+    models = pytest.importorskip('mmaction.models.common', reason='needs adv_plugins[mmaction]')
+    return models.SubBatchNorm3D(3, num_splits=2)
+
+
+@pytest.mark.parametrize(
+    ('make', 'shape'), [(ScaledOutside, (4, 3)), (sub_batch_norm, (4, 3, 2, 2, 2))]
+)
+def test_affine_parameters_beside_the_norm_are_doubled_too(make, shape):
+    model, path, x = nn.Sequential(make()), NormPath(), torch.randn(shape)
+    parameters = [name for name, _ in model.named_parameters()]
+    convert_norms(model, path, dual_bn=True)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if '.adv_' in name:
+                value.mul_(2)
+    clean = model(x)
+    with path.use(ADVERSARIAL):
+        assert torch.equal(model(x), 2 * clean)
+    revert_norms(model)
+    assert [name for name, _ in model.named_parameters()] == parameters
+
+
+def test_parameters_that_are_no_part_of_a_norm_are_not_doubled():
+    model = ScaledOutside()
+    model.tokens = nn.Parameter(torch.zeros(1, 3))
+    convert_norms(model, NormPath(), dual_bn=True)
+    assert [name for name, _ in model.named_parameters()] == ['gain', 'shift', 'tokens']

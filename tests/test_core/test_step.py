@@ -910,3 +910,77 @@ def test_every_step_draws_anew(clips):
     assert all(torch.equal(*pair) for pair in wrong)
     for first, second, repeated in (starts, [pair[0] for pair in wrong]):
         assert torch.equal(first, repeated) and not torch.equal(first, second)
+
+
+class InPlace(Conv3dNet):
+    """Works on its input in place, before anything else, as its plain twin does out of place."""
+
+    def __init__(self, inplace, kind='subtract'):
+        super().__init__()
+        self.inplace, self.kind = inplace, kind
+
+    def forward(self, x):
+        if self.kind == 'activate':
+            x = nn.functional.relu(x - 0.0 if not self.inplace else x, inplace=self.inplace)
+        elif self.kind == 'write':
+            x = x if self.inplace else x.clone()
+            x[:, :, :1] = 0
+        elif self.kind == 'edit':
+            x = x.pop('clip').sub_(0.5) if self.inplace else x['clip'] - 0.5
+        else:
+            x = x.sub_(0.5).div_(2) if self.inplace else (x - 0.5) / 2
+        return super().forward(x)
+
+
+@pytest.mark.parametrize('recipe', ['taf', 'advprop', 'art'])
+@pytest.mark.parametrize('kind', ['subtract', 'activate', 'write', 'edit'])
+def test_models_that_work_in_place_train_as_those_that_do_not(clips, recipe, kind):
+    x, y = clips
+    given = {'clip': x, 'length': torch.tensor([4] * len(x))} if kind == 'edit' else x
+    before = copy.deepcopy(given)
+    runs = []
+    for inplace in (True, False):
+        torch.manual_seed(0)
+        model = make_adversarial(InPlace(inplace, kind), recipe, eps=0.1, steps=2)
+        losses = model.adversarial_loss(given, y)
+        losses['loss'].backward()
+        moved = model.perturb(given, y)
+        values = [*losses.values(), *(p.grad for p in model.parameters() if p.grad is not None)]
+        runs.append([*values, *(moved.values() if kind == 'edit' else [moved])])
+    for a, b in zip(*runs, strict=True):
+        assert torch.equal(a, b)
+    same = given == x if kind != 'edit' else given['clip'] == before['clip']
+    assert same.all() and (kind != 'edit' or list(given) == list(before))
+
+
+def test_loss_that_edits_the_labels_gets_its_own_each_time(clips):
+    def from_one(scores, labels):
+        return nn.functional.cross_entropy(scores, labels.sub_(1))
+
+    x, y = clips
+    plain, edits = Conv3dNet(), Conv3dNet()
+    edits.load_state_dict(plain.state_dict())
+    make_adversarial(plain, 'art', eps=0.5)
+    make_adversarial(edits, 'art', eps=0.5, loss_fn=from_one)
+    given = y + 1
+    for _ in range(2):
+        loss = edits.adversarial_loss(x, given)['loss']
+        assert torch.equal(loss, plain.adversarial_loss(x, y)['loss'])
+    assert torch.equal(given, y + 1)
+
+
+@pytest.mark.parametrize('recipe', ['taf', 'advprop', 'art'])
+def test_under_inference_mode(clips, recipe):
+    """As Lightning calls validation: with tensors that were made there."""
+    model = make_adversarial(Conv3dNet(), recipe, eps=0.1).eval()
+    with torch.no_grad():
+        expected = model.adversarial_loss(*clips)
+    moved = model.perturb(*clips)
+    with torch.inference_mode():
+        x, y = (value.clone() for value in clips)
+        losses = model.adversarial_loss(x, y)
+        assert torch.equal(model.perturb(x, y), moved)
+    assert losses.keys() == expected.keys()
+    assert all(torch.equal(losses[name], value) for name, value in expected.items())
+    assert get_adversary(model).schedule.iteration == 0
+    model.train().adversarial_loss(*clips)['loss'].backward()
