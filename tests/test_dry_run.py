@@ -31,6 +31,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS, MODELS, RUNNERS
 
+from adv_plugins.core.norm import auxiliary_parameters
 from adv_plugins.dry_run import DryRunner
 from adv_plugins.dry_run.data import same_data
 
@@ -328,7 +329,8 @@ def test_training_videos_that_are_evaluated(frames, report, stage, labels, told)
         assert f'{frames}/frames/0 (0 in train, 3 in test)' in found.text
 
 
-def test_the_same_dataset_that_lists_no_videos(tmp_path, report):
+@pytest.mark.parametrize('size', [8, 4])
+def test_the_same_dataset_that_lists_no_videos(tmp_path, report, size):
     train = runner_config(tmp_path).train_dataloader
     config = runner_config(
         tmp_path,
@@ -336,9 +338,11 @@ def test_the_same_dataset_that_lists_no_videos(tmp_path, report):
         val_cfg=dict(type='ValLoop'),
         val_evaluator=dict(type='AccMetric'),
     )
-    assert 'warning: the val dataset is the training dataset' in report(config).text
-    config.val_dataloader.dataset.size = 4
-    assert 'All is well.' in report(config).text
+    config.train_dataloader.dataset.size = 8
+    config.val_dataloader.dataset.size = size
+    text = report(config).text
+    assert ('warning: the val dataset is the training dataset' in text) == (size == 8)
+    assert ('All is well.' in text) == (size == 4)
 
 
 def test_wrappers_do_not_hide_the_same_data():
@@ -504,9 +508,28 @@ def test_what_was_set_up_is_told(frames, report):
     hooks = [dict(type='TAFHook', begin=1, interval=2)]
     text = report(full_config(frames, max_epochs=4, custom_hooks=hooks)).text
     assert 'CAM layer: backbone.layer4, T×H×W = 4×' in text
-    assert 'norms: 20 doubled; 40 of 40 auxiliary parameters are trained' in text
+    assert 'norms: 20 doubled; 40 of 40 auxiliary parameters are in the optimizer' in text
     # (4/3) * 3/4 / 2 beside the clean run.
     assert 'an adversarial step is 2.33 clean ones, the run 1.50 clean runs' in text
+
+
+@HOOKS.register_module(force=True)
+class ForgetsTheTwins(Hook):
+    """Takes the auxiliary parameters out of the optimizer, as one built too early lacks them."""
+
+    priority = 'LOW'
+
+    def before_run(self, runner):
+        twins = {id(twin) for _, twin in auxiliary_parameters(runner.model)}
+        for group in runner.optim_wrapper.optimizer.param_groups:
+            group['params'] = [value for value in group['params'] if id(value) not in twins]
+
+
+def test_auxiliary_parameters_in_no_optimizer(frames, report):
+    hooks = [dict(type='TAFHook', begin=1), dict(type='ForgetsTheTwins')]
+    text = report(full_config(frames, max_epochs=4, custom_hooks=hooks)).text
+    assert '0 of 40 auxiliary parameters are in the optimizer' in text
+    assert 'warning: 40 auxiliary parameters are in no optimizer' in text
 
 
 @HOOKS.register_module(force=True)

@@ -384,8 +384,9 @@ class DryRunner(Runner):
                 'there instead of self.loss(...)'
             )
             return logged
-        self._facts += [*maps, describe_norms(model, self.optim_wrapper)]
-        self._facts.append(describe_cost(self, adversary))
+        norms, lost = describe_norms(model, self.optim_wrapper)
+        self._facts += [*maps, norms, describe_cost(self, adversary)]
+        self._warnings += [lost] if lost else []
         return logged
 
     def _share_problems(self) -> None:

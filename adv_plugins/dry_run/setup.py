@@ -44,19 +44,25 @@ def watched_map(attacker: Attacker) -> Iterator[list[str]]:
         del attacker.forward
 
 
-def describe_norms(model: nn.Module, wrapper: BaseOptimWrapper) -> str:
-    """How many norms have an auxiliary twin, and whether the optimizer trains the twins."""
-    count = len(dual_norms(model))
-    twins = {id(twin) for _, twin in auxiliary_parameters(model) if twin.requires_grad}
-    trained = sum(id(value) in twins for value in _optimized(wrapper))
-    return f'norms: {count} doubled; {trained} of {len(twins)} auxiliary parameters are trained'
+def describe_norms(model: nn.Module, wrapper: BaseOptimWrapper) -> tuple[str, str]:
+    """How many norms have an auxiliary twin, and what the optimizer fails to train; '' if nothing.
 
-
-def _optimized(wrapper: BaseOptimWrapper) -> Iterator[nn.Parameter]:
-    """The parameters in the groups of the optimizers."""
-    for each in all_wrappers(wrapper):
-        for group in each.optimizer.param_groups:
-            yield from group['params']
+    Args:
+        model (nn.Module): The model.
+        wrapper (BaseOptimWrapper): The wrapper of its optimizers.
+    """
+    groups = (group for each in all_wrappers(wrapper) for group in each.optimizer.param_groups)
+    trained = {id(value) for group in groups for value in group['params']}
+    pairs = [pair for pair in auxiliary_parameters(model) if pair[1].requires_grad]
+    count = sum(id(twin) in trained for _, twin in pairs)
+    lost = sum(id(clean) in trained and id(twin) not in trained for clean, twin in pairs)
+    text = (
+        f'norms: {len(dual_norms(model))} doubled; {count} of {len(pairs)} auxiliary parameters '
+        'are in the optimizer'
+    )
+    if not lost:
+        return text, ''
+    return text, f'{lost} auxiliary parameters are in no optimizer, although their clean twins are'
 
 
 def describe_cost(runner: Runner, adversary: Adversary) -> str:
