@@ -19,6 +19,7 @@ import av
 import numpy as np
 
 from adv_plugins.datasets import OrderedDigits
+from adv_plugins.datasets.files import replacing
 
 FPS = 8
 
@@ -34,7 +35,7 @@ def write_mp4(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
     # Groups of one frame, without B-frames and at a constant quantizer, so that a decoded frame
     # does not depend on its neighbours or their order.
     options = {'g': '1', 'bf': '0', 'qp': '10', 'preset': 'medium'}
-    with av.open(str(path), 'w') as container:
+    with replacing(path) as file, av.open(file, 'w', format='mp4') as container:
         stream = container.add_stream('libx264', rate=fps, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = 'yuv420p'
@@ -64,7 +65,8 @@ def write_split(out_dir: Path, dataset: OrderedDigits) -> Path:
         write_mp4(folder / name, info['array'])
         lines.append(f'{name} {info["label"]}\n')
     ann_file = out_dir / f'{dataset.split}.txt'
-    ann_file.write_text(''.join(lines))
+    with replacing(ann_file) as file:
+        file.write(''.join(lines).encode())
     return ann_file
 
 

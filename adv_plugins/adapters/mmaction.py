@@ -116,8 +116,8 @@ class RecognizerAdapter(Adapter):
 
     def space(self, values: Tensor, name: str) -> InputSpace:
         preprocessor = self.model.data_preprocessor
-        # MultiModalDataPreprocessor has one for each modality.
-        preprocessor = getattr(preprocessor, 'preprocessors', {}).get(name, preprocessor)
+        # MultiModalDataPreprocessor has one for each modality, in a ModuleDict, which has no get.
+        preprocessor = dict(getattr(preprocessor, 'preprocessors', {})).get(name, preprocessor)
         if getattr(preprocessor, 'mean', None) is None:
             if name and values.ndim == 3:
                 # Features (B, T, D) have no pixel units.

@@ -208,20 +208,27 @@ def load_adversarial_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -
         state (Mapping[str, Tensor]): The state.
 
     Raises:
-        ValueError: Keys are missing or unexpected, or shapes differ; then nothing is loaded.
+        ValueError: The state is damaged, or of another model; then nothing is loaded.
     """
     adversary = get_adversary(model)
     auxiliary, bookkeeping = _auxiliary(model), adversary.schedule.state_dict()
-    wrong = sorted((set(auxiliary) | {_SCHEDULE + name for name in bookkeeping}) ^ set(state))
-    wrong += [n for n, value in auxiliary.items() if n in state and value.shape != state[n].shape]
+    expected = auxiliary | {_SCHEDULE + name: value for name, value in bookkeeping.items()}
+    given = dict(state) if isinstance(state, Mapping) else {}
+    wrong = sorted(map(str, expected.keys() ^ given.keys()))
+    wrong += [
+        name
+        for name, value in expected.items()
+        if name in given
+        and not (isinstance(given[name], Tensor) and given[name].shape == value.shape)
+    ]
     if wrong:
         raise ValueError(
             f'the adversarial state does not fit the model; missing, unexpected or of another '
             f'shape: {", ".join(wrong[:5])}{" ..." if len(wrong) > 5 else ""}'
         )
+    adversary.schedule.load_state_dict({name: given[_SCHEDULE + name] for name in bookkeeping})
     for name, value in auxiliary.items():
-        value.copy_(state[name])
-    adversary.schedule.load_state_dict({name: state[_SCHEDULE + name] for name in bookkeeping})
+        value.copy_(given[name])
 
 
 def is_adversarial(model: nn.Module) -> bool:

@@ -90,6 +90,14 @@ class Schedule:
         return {name: torch.tensor(getattr(self, name)) for name in _SAVED}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore a state from :meth:`state_dict`."""
+        """Restore a state from :meth:`state_dict`.
+
+        Raises:
+            ValueError: An entry cannot be one of a schedule; then nothing is restored.
+        """
+        for name, now in self.state_dict().items():
+            value = state[name]
+            if value.dtype != now.dtype or value < 0:
+                raise ValueError(f'the adversarial state is damaged: {name}={value}')
         for name in _SAVED:
             setattr(self, name, state[name].item())

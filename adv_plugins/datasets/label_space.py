@@ -8,7 +8,6 @@ parents, which become positive with it. It turns the labels of a video into the 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from os import PathLike
@@ -306,9 +305,11 @@ class LabelSpace:
     def save(self, path: str | PathLike[str]) -> None:
         """Write the space to a mapping file, to be edited and read by ``load``.
 
+        The file is written whole or not at all: if that fails, an older one stays as it was.
+
         Args:
             path (str | PathLike): Where to write. '.json', or for YouTube-8M also '.csv', which
-                spreadsheets open.
+                spreadsheets open. A missing folder is made.
 
         Raises:
             ValueError: If the file cannot hold the space.
@@ -325,9 +326,13 @@ class LabelSpace:
         if not self.classes:
             raise ValueError('a label space needs at least one class, but this one has none.')
         for what, names in (('class', self.classes), ('raw label', self.entities)):
-            twice = [name for name, count in Counter(names).items() if count > 1]
-            if twice:
-                raise ValueError(f'the {what} {twice[0]!r} appears twice: give each its own name.')
+            first: dict[str, int] = {}
+            for number, name in enumerate(names):
+                if first.setdefault(name, number) != number:
+                    raise ValueError(
+                        f'the {what} {name!r} appears twice, as number {first[name]} and '
+                        f'{number}: give each its own name.'
+                    )
 
     def _entity_numbers(self) -> dict[str, int]:
         numbers = {name: index for index, name in enumerate(self.entities)}

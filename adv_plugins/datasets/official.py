@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mmengine.fileio import exists, list_from_file
+from mmengine.fileio import exists
 from mmengine.logging import print_log
 
 from .files import ON_DISK, file_backends, find_missing, is_remote, list_folder, preview
+from .text_files import read_lines
 
 _TOOLS = 'MM=$(python -c "import mmaction; print(mmaction.__path__[0])")/.mim'
 _SHOWN = 80
@@ -108,10 +109,12 @@ class OfficialDataset(ABC):
         Raises:
             ValueError: If there are problems; the message lists all of them.
         """
-        lines = self._read()
-        entries, problems = self._parse(lines)
+        lines, problems = self._read()
+        entries, garbled = self._parse(lines)
+        problems += garbled
         self._on_disk = file_backends(self.pipeline) <= ON_DISK and not is_remote(self._folder)
         problems += self._check_labels(lines, entries)
+        problems += self._check_twice(entries)
         problems += self._check_size(lines)
         problems += self._check_folder() or self._check_files(list(self._used(entries)))
         if problems:
@@ -128,25 +131,23 @@ class OfficialDataset(ABC):
     def _folder(self) -> str:
         return str(self.data_prefix.get(self.prefix_key) or '')
 
-    def _read(self) -> dict[int, str] | None:
-        """The non-empty lines by number; None if there is no annotation file."""
+    def _read(self) -> tuple[dict[int, str], list[str]]:
+        """The non-empty lines by number, or the reason why there are none."""
         if not self.ann_file or not exists(self.ann_file):
-            return None
-        try:
-            lines = list_from_file(self.ann_file)
-        except UnicodeDecodeError:
-            lines = ['(not a text file)']
-        return {number: line for number, line in enumerate(lines, 1) if line.strip()}
-
-    def _parse(self, lines: dict[int, str] | None) -> tuple[dict[int, dict], list[str]]:
-        """The entries by line number, and the problems with the format of the list."""
-        if lines is None:
             return {}, [f'There is no file ann_file={self.ann_file!r}.']
-        if not lines:
-            return {}, [
-                f'ann_file={self.ann_file!r} is empty: no video was found in {self.release.folder} '
-                'when it was written, or it is the test list, which the tool cannot write.'
-            ]
+        try:
+            lines = read_lines(self.ann_file)
+        except ValueError as error:
+            return {}, [f'ann_file: {error}']
+        if lines:
+            return lines, []
+        return {}, [
+            f'ann_file={self.ann_file!r} is empty: no video was found in {self.release.folder} '
+            'when it was written, or it is the test list, which the tool cannot write.'
+        ]
+
+    def _parse(self, lines: dict[int, str]) -> tuple[dict[int, dict], list[str]]:
+        """The entries by line number, and the problems with the format of the list."""
         entries, bad = {}, []
         for number, line in lines.items():
             try:
@@ -176,7 +177,7 @@ class OfficialDataset(ABC):
             raise ValueError
         return int(labels[0]) if labels else -1
 
-    def _check_labels(self, lines: dict[int, str] | None, entries: dict[int, dict]) -> list[str]:
+    def _check_labels(self, lines: dict[int, str], entries: dict[int, dict]) -> list[str]:
         count = self.release.num_classes
         labels = {number: _as_list(entry['label']) for number, entry in entries.items()}
         values = [label for row in labels.values() for label in row]
@@ -195,8 +196,23 @@ class OfficialDataset(ABC):
             f'are the labels of {self.release.title} (here {low} to {high}): {shown}. {reason}'
         ]
 
-    def _check_size(self, lines: dict[int, str] | None) -> list[str]:
-        count = len(lines or ())
+    def _check_twice(self, entries: dict[int, dict]) -> list[str]:
+        first: dict[tuple, int] = {}
+        twice = []
+        for number, entry in entries.items():
+            video = (entry.get('filename', entry.get('frame_dir')), entry.get('offset'))
+            if first.setdefault(video, number) != number:
+                twice.append((video[0], first[video], number))
+        if not twice:
+            return []
+        shown = '; '.join(f'{name} on lines {a} and {b}' for name, a, b in twice[:3])
+        return [
+            f'{len(twice):,} lines of ann_file={self.ann_file!r} list a video again: {shown}. '
+            'Keep one line for each.'
+        ]
+
+    def _check_size(self, lines: dict[int, str]) -> list[str]:
+        count = len(lines)
         if not count or self.allow_subset or self._indices is not None:
             return []
         if count in self.release.splits.values():

@@ -132,18 +132,7 @@ class AdversarialCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the other scalars that ``training_step`` returned with its loss.
-
-        Raises:
-            RuntimeError: The first batch did not go through the adversarial step.
-        """
-        name, net = self._network(pl_module)
-        if not get_adversary(net).schedule.rehearsed:
-            raise RuntimeError(
-                f'AdversarialCallback announced {get_adversary(net).recipe.name}, but the first '
-                f'training_step was a clean one; compute its loss with self.{name}.'
-                'adversarial_loss(x, y)'
-            )
+        """Log the other scalars that ``training_step`` returned with its loss."""
         if isinstance(outputs, Mapping):
             scalars = {
                 name: value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,38 +54,74 @@ class FeatureInference(nn.Module):
 
         Args:
             *inputs (Tensor): For each modality, in the model's order, features (B, T, D), uint8
-                or floating point; then the number of valid frames, integers (B,).
+                or floating point; then the number of valid frames, integers: (B,) if it holds for
+                all modalities, which then have one T, or (B, modalities).
 
         Returns:
             Tensor: Probabilities (B, num_classes).
+
+        Raises:
+            ValueError: The numbers of frames do not fit the features, or ``input_norm``.
         """
         *features, num_frames = inputs
         preprocessor = self.model.data_preprocessor
-        mask = frame_mask(num_frames, features[0].shape[1])
         names = list(self.model.modalities)
+        masks = self._masks(dict(zip(names, features, strict=True)), num_frames)
         values = {
             name: preprocessor.dequantize(value)
             for name, value in zip(names, features, strict=True)
         }
-        fused = self.model.encode(preprocessor.normalize(values), dict.fromkeys(names, mask))
+        fused = self.model.encode(preprocessor.normalize(values), masks)
         return self.model.cls_head(fused).sigmoid()
 
-    def export_arguments(self, dtype: torch.dtype = torch.uint8) -> dict[str, Any]:
+    def _masks(self, features: Mapping[str, Tensor], num_frames: Tensor) -> dict[str, Tensor]:
+        if num_frames.ndim == 1:
+            length, *others = (value.shape[1] for value in features.values())
+            if any(other != length for other in others):
+                raise ValueError(
+                    f'num_frames of the shape {tuple(num_frames.shape)} holds for all modalities, '
+                    'but the features of one are longer than those of another: give num_frames '
+                    f'({len(num_frames)}, {len(features)}), a column for each modality'
+                )
+            return dict.fromkeys(features, frame_mask(num_frames, length))
+        if num_frames.shape[1:] != (len(features),):
+            raise ValueError(
+                f'num_frames has the shape {tuple(num_frames.shape)}: give (B,), or a column for '
+                f'each of {list(features)}'
+            )
+        if 'l2_frame' in (self.model.input_norm, self.model.data_preprocessor.input_norm):
+            raise ValueError(
+                "input_norm='l2_frame' concatenates the modalities of a frame, which must be "
+                'equally long: give num_frames (B,)'
+            )
+        columns = zip(features.items(), num_frames.unbind(1), strict=True)
+        return {name: frame_mask(column, value.shape[1]) for (name, value), column in columns}
+
+    def export_arguments(
+        self, dtype: torch.dtype = torch.uint8, unequal: bool = False
+    ) -> dict[str, Any]:
         """Arguments for ``torch.export.export`` and ``torch.onnx.export``.
 
         Args:
             dtype (torch.dtype): Data type of the features that the exported graph will take.
                 Defaults to ``torch.uint8``.
+            unequal (bool): Whether the graph takes modalities of unequal lengths, and with them
+                ``num_frames`` of the shape (B, modalities). Defaults to False.
 
         Returns:
             dict: ``args``, a batch to trace with, and ``dynamic_shapes``.
         """
         device = next(self.parameters()).device
+        widths = self.model.modalities
         batch, length = torch.export.Dim('batch'), torch.export.Dim('length')
+        # Of lengths that are traced as equal, the graph would demand that they are.
         features = [
-            torch.zeros(2, 3, width, dtype=dtype, device=device)
-            for width in self.model.modalities.values()
+            torch.zeros(2, 3 + i * unequal, width, dtype=dtype, device=device)
+            for i, width in enumerate(widths.values())
         ]
-        shapes = [{0: batch, 1: length} for _ in features]
+        lengths = [torch.export.Dim(f'length_{name}') if unequal else length for name in widths]
+        shapes = [{0: batch, 1: length} for length in lengths]
         num_frames = torch.tensor([3, 2], device=device)
+        if unequal:
+            num_frames = num_frames[:, None].repeat(1, len(widths))
         return dict(args=(*features, num_frames), dynamic_shapes={'inputs': (*shapes, {0: batch})})

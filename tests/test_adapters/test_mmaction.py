@@ -583,3 +583,49 @@ def test_regularizer_called_a_loss_is_refused():
 
     with pytest.raises(ValueError, match="'kl_loss'.*leave 'loss' out"):
         TAF(regularizers=[KL()])
+
+
+class TwoPathways(torch.nn.Module):
+    """A backbone over frames and heatmaps, as small as one can be."""
+
+    def __init__(self):
+        super().__init__()
+        self.rgb = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 1), torch.nn.BatchNorm3d(4))
+        self.pose = torch.nn.Sequential(torch.nn.Conv3d(5, 4, 1), torch.nn.BatchNorm3d(4))
+
+    def forward(self, imgs, heatmap_imgs):
+        return self.rgb(imgs), self.pose(heatmap_imgs)
+
+
+@pytest.mark.parametrize('recipe', ['advprop', 'art'])
+def test_recognizer_of_frames_and_heatmaps(recipe):
+    """MMRecognizer3D edits its inputs; each modality has the preprocessor of its own."""
+    from mmengine.registry import MODELS
+
+    MODELS.register_module(module=TwoPathways, force=True)
+    parts = dict(imgs=slowonly_config()['data_preprocessor'])
+    parts['heatmap_imgs'] = dict(type='ActionDataPreprocessor')
+    model = build_recognizer(
+        dict(
+            type='MMRecognizer3D',
+            backbone=dict(type='TwoPathways'),
+            cls_head=dict(
+                type='RGBPoseHead',
+                num_classes=NUM_CLASSES,
+                in_channels=(4, 4),
+                loss_components=('rgb', 'pose'),
+                average_clips='prob',
+            ),
+            data_preprocessor=dict(type='MultiModalDataPreprocessor', preprocessors=parts),
+        )
+    )
+    make_adversarial(model, recipe, eps=0.1, step_size=0.1, steps=2)
+    frames, maps = torch.randn(3, 1, 3, 4, 8, 8), torch.rand(3, 1, 5, 8, 4, 4)
+    inputs, samples = dict(imgs=frames, heatmap_imgs=maps), data_samples([1, 0, 2])
+    with pytest.warns(UserWarning, match=r'units of the input.*heatmap_imgs.*data_preprocessor'):
+        losses = model(inputs, samples, mode='loss')
+    model.parse_losses(losses)[0].backward()
+    assert all(value.grad is not None for value in model.parameters())
+    assert inputs['imgs'] is frames and inputs['heatmap_imgs'] is maps and frames.ndim == 6
+    moved = model.perturb(inputs, samples)
+    assert moved['imgs'].shape == frames.shape and (moved['heatmap_imgs'] != maps).any()

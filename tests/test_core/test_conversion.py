@@ -4,6 +4,7 @@ import copy
 import itertools
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from helpers import Conv3dNet
@@ -97,15 +98,35 @@ def test_adversarial_state_holds_all_that_the_state_dict_leaves_out(net):
     assert 'bn1.adv_weight' in state and 'layer4.1.adv_running_var' in state
 
 
-def test_wrong_adversarial_state_is_refused_whole(net):
-    make_adversarial(net, 'taf')
-    state = adversarial_state_dict(net)
-    wrong = {**state, 'bn1.adv_weight': torch.zeros(3), 'spam': torch.zeros(1)}
-    before = net.bn1.adv_bias.clone()
-    wrong['bn1.adv_bias'] = before + 1
-    with pytest.raises(ValueError, match='spam, bn1.adv_weight'):
-        load_adversarial_state_dict(net, wrong)
-    assert torch.equal(net.bn1.adv_bias, before)
+DAMAGE = {
+    'another shape': ({'layer4.1.adv_weight': torch.zeros(3)}, 'layer4.1.adv_weight'),
+    'a key too many': ({'spam': torch.zeros(1)}, 'spam'),
+    'a key of another type': ({3: torch.zeros(1)}, '3'),
+    'no tensor': ({'layer4.1.adv_running_var': [1.0] * 8}, 'layer4.1.adv_running_var'),
+    'an array': ({'layer4.1.adv_bias': np.zeros(8)}, 'layer4.1.adv_bias'),
+    'a seed of several numbers': ({'adversary.seed': torch.tensor([1, 2])}, 'adversary.seed'),
+    'a started that is a number': ({'adversary.started': torch.tensor(0.5)}, 'started'),
+    'an iteration that is none': ({'adversary.iteration': torch.tensor(float('nan'))}, 'iteration'),
+    'a negative iteration': ({'adversary.iteration': torch.tensor(-1)}, 'iteration'),
+}
+
+
+@pytest.mark.parametrize('kind', DAMAGE)
+def test_damaged_adversarial_state_is_refused_whole(net, clips, kind):
+    make_adversarial(net, 'taf').adversarial_loss(*clips)
+    before = {name: value.clone() for name, value in adversarial_state_dict(net).items()}
+    changes, message = DAMAGE[kind]
+    others = {name: value + 1 for name, value in before.items() if value.dtype != torch.bool}
+    with pytest.raises(ValueError, match=message):
+        load_adversarial_state_dict(net, {**before, **others, **changes})
+    for name, value in adversarial_state_dict(net).items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize('state', [None, [], 'spam', {}, 3])
+def test_adversarial_state_that_is_none_is_refused(net, state):
+    with pytest.raises(ValueError, match='does not fit the model; missing'):
+        load_adversarial_state_dict(make_adversarial(net), state)
 
 
 def test_model_that_is_a_norm_itself():

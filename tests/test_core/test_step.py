@@ -755,7 +755,9 @@ def test_samples_without_a_gradient_are_counted_and_told_once_if_they_are_all(cl
         net.kept = 3
         assert net.adversarial_loss(*clips)['adv_unmoved'] == 2
         for options in (dict(eps=0.0), dict(step_size=0.0)):
-            make_adversarial(Cut(), 'ceaugmentation', **options).adversarial_loss(*clips)
+            make_adversarial(
+                Cut(), 'ceaugmentation', value_range=(-9, 9), **options
+            ).adversarial_loss(*clips)
 
 
 @pytest.mark.parametrize('recipe', ['taf', 'ceaugmentation', 'advprop'])

@@ -472,21 +472,103 @@ def test_replacing_has_an_end(yt8m_dataset: Callable, shards: Path) -> None:
         dataset[1]
 
 
-def test_no_frames_and_unequal_lengths(
+def test_a_record_without_frames(
     yt8m_dataset: Callable, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     empty = {**VIDEOS[4], 'rgb': np.zeros((0, 8), np.uint8), 'audio': np.zeros((0, 4), np.uint8)}
-    unequal = {**VIDEOS[5], 'audio': VIDEOS[5]['audio'][:-1]}
     path = shards / 'train0001.tfrecord'
     with monkeypatch.context() as patch:
         # The writer refuses to write such records.
         patch.setattr(examples, 'check_frames', lambda *args, **kwargs: None)
-        write_examples(path, [empty, unequal, VIDEOS[6]])
+        write_examples(path, [empty, VIDEOS[6]])
     dataset = yt8m_dataset()
-    for position, message in {4: 'no frames', 5: 'unequal.*rgb 9.*audio 8'}.items():
-        with pytest.raises(ValueError, match=f'{path}, record at byte .*{message}'):
-            dataset[position]
+    with pytest.raises(ValueError, match=f'{path}, record at byte .*no frames'):
+        dataset[4]
     assert ids(yt8m_dataset(errors='skip')) == ['v0', 'v1', 'v2', 'v3', 'v6']
+
+
+def unequal_videos() -> list[dict]:
+    """165 and 162 frames, 88 and 87, 9 and 9, and one without sound."""
+    rng = np.random.default_rng(0)
+    return [
+        dict(
+            id=f'v{i}',
+            labels=[i],
+            rgb=rng.integers(0, 256, (frames, 8), dtype=np.uint8),
+            audio=rng.integers(0, 256, (others, 4), dtype=np.uint8),
+        )
+        for i, (frames, others) in enumerate([(165, 162), (87, 88), (9, 9), (5, 0)])
+    ]
+
+
+@pytest.mark.parametrize('store', ['yt8m', *STORES])
+@pytest.mark.parametrize(
+    ('max_frames', 'told'),
+    [
+        (
+            None,
+            'of 3 of 4 videos differ in length (frames of the first: rgb 165, audio 162)',
+        ),
+        # The same window of both, as far as there is one: the first two are equal in it.
+        (50, 'of 1 of 4 videos differ in length (frames of the first: rgb 5, audio 0)'),
+    ],
+)
+def test_modalities_of_unequal_lengths(
+    store: str, max_frames: int | None, told: str, tmp_path: Path, logged: list[str]
+) -> None:
+    videos = unequal_videos()
+    options = dict(modalities=WIDTHS, max_frames=max_frames)
+    if store == 'yt8m':
+        write_examples(tmp_path / 'a.tfrecord', videos)
+        dataset = YT8MFrameDataset(str(tmp_path / 'a.tfrecord'), label_space=CLASSES, **options)
+    else:
+        prefix = STORES[store](tmp_path, {video['id']: video for video in videos})
+        (tmp_path / 'list.txt').write_text('v0 0\nv1 1\nv2 2\nv3 3\n')
+        options.update(data_root=str(tmp_path), data_prefix=prefix, num_classes=6)
+        dataset = FeatureDataset('list.txt', **options)
+    items = list(dataset)
+    for item, video in zip(items, videos, strict=True):
+        for name in WIDTHS:
+            assert np.array_equal(item[name], video[name][:max_frames])
+            assert item[name].dtype == np.uint8 and item[name].flags.writeable
+        assert item['num_frames'] == max(len(item[name]) for name in WIDTHS)
+    # Once, when it is opened, and not for each record.
+    assert len(logged) == 1 and f'{told}, and 1 of these lack one' in logged[0]
+    assert "input_norm='l2_frame' refuses" in logged[0]
+    collate = [
+        pseudo_collate([dict(inputs={n: torch.from_numpy(item[n]) for n in WIDTHS})])['inputs']
+        for item in items
+    ]
+    assert [len(batch['audio'][0]) for batch in collate] == [len(item['audio']) for item in items]
+
+
+def test_only_what_is_selected_counts_as_unequal(tmp_path: Path, logged: list[str]) -> None:
+    path = tmp_path / 'a.tfrecord'
+    write_examples(path, unequal_videos())
+    options = dict(label_space=CLASSES, modalities=WIDTHS)
+    assert len(YT8MFrameDataset(str(path), indices=[2], **options)) == 1
+    assert len(YT8MFrameDataset(str(path), label_space=CLASSES, modalities=dict(audio=4))) == 4
+    assert logged == []
+    assert len(YT8MFrameDataset(str(path), indices=2, **options)) == 2
+    assert len(logged) == 1 and 'of 2 of 2 videos differ' in logged[0]
+
+
+def test_headers_are_not_trusted_with_what_reading_tells(
+    own_dataset: Callable, tmp_path: Path, logged: list[str]
+) -> None:
+    own_dataset()
+    (tmp_path / 'features/rgb/set/v2.npy').write_bytes(b'no array')
+    np.save(tmp_path / 'features/audio/set/v0.npy', VIDEOS[0]['audio'][:-1])
+    dataset = FeatureDataset(
+        'train.txt',
+        WIDTHS,
+        dict(rgb='features/rgb', audio='features/audio'),
+        num_classes=6,
+        data_root=str(tmp_path),
+    )
+    assert 'of 1 of 11 videos differ' in logged[-1]
+    with pytest.raises(ValueError, match='v2.npy cannot be read'):
+        dataset[2]
 
 
 def test_a_cut_shard(yt8m_dataset: Callable, shards: Path) -> None:
@@ -553,9 +635,10 @@ def test_missing_rows_are_found_at_once(own_dataset: Callable, tmp_path: Path) -
         (np.zeros((3, 7), np.uint8), r'shape \(3, 7\), but modalities says \(T, 8\)'),
         (np.zeros(8, np.uint8), r'shape \(8,\), but modalities says \(T, 8\)'),
         (np.zeros((3, 8)), 'features are float64: store them as uint8, float16, float32'),
-        (np.zeros((0, 8), np.uint8), 'the video has no frames|cannot be read as .npy'),
         (b'no array', 'cannot be read as .npy file'),
         (b'', 'cannot be read as .npy file'),
+        (np.array([{}]), 'cannot be read as .npy file: ValueError'),
+        (np.array(5, np.uint8), r'shape \(\), but modalities says \(T, 8\)'),
     ],
 )
 def test_wrong_arrays_are_named(
@@ -582,9 +665,9 @@ def test_an_npz_without_the_modality(own_dataset: Callable, tmp_path: Path) -> N
     ('text', 'message'),
     [
         ('set/v0 1\nset/v1 cat', "mine.txt, line 2: 'set/v1 cat' is not"),
-        ('set/v0 1\n\nset/v0 2', "mine.txt, line 3: 'set/v0' is there twice"),
-        ('set/v0 1\nset/v1 6', r"mine.txt, line of 'set/v1': the labels \[6\].*0 to 5"),
-        ('set/v0 -1', r"mine.txt, line of 'set/v0': the labels \[-1\]"),
+        ('set/v0 1\n\nset/v0 2', "mine.txt, line 3: 'set/v0' is there twice, first on line 1"),
+        ('set/v0 1\n\nset/v1 6', r"mine.txt, line 3 \('set/v1'\): the labels \[6\].*0 to 5"),
+        ('set/v0 -1', r"mine.txt, line 1 \('set/v0'\): the labels \[-1\]"),
         ('\n', 'mine.txt names no video'),
     ],
 )
@@ -592,6 +675,38 @@ def test_wrong_annotations(text: str, message: str, own_dataset: Callable, tmp_p
     (tmp_path / 'mine.txt').write_text(text)
     with pytest.raises(ValueError, match=message):
         own_dataset(ann_file='mine.txt')
+
+
+def test_annotations_as_an_editor_of_windows_saves_them(
+    own_dataset: Callable, tmp_path: Path
+) -> None:
+    (tmp_path / 'mine.txt').write_bytes(b'\xef\xbb\xbfset/v0 1\r\n\r\nset/v1\r\n\r\n')
+    assert ids(own_dataset(ann_file='mine.txt')) == ['set/v0', 'set/v1']
+    (tmp_path / 'mine.txt').write_text('set/v0 1\n', encoding='utf-16')
+    with pytest.raises(ValueError, match='mine.txt is not a text file in UTF-8.*UTF-16'):
+        own_dataset(ann_file='mine.txt')
+
+
+@pytest.mark.parametrize('store', STORES)
+def test_a_line_that_is_split_by_a_comma(store: str, own_dataset: Callable, tmp_path: Path) -> None:
+    (tmp_path / 'mine.txt').write_text('set/v0 1\n\nset/v1,1\n')
+    with pytest.raises(FileNotFoundError, match='set/v1,1.* mine.txt, line 3|mine.txt, line 3'):
+        own_dataset(store, ann_file='mine.txt')
+
+
+def test_rows_of_a_video_that_is_there_twice(own_dataset: Callable, tmp_path: Path) -> None:
+    store_rows(tmp_path, {f'set/{v["id"]}': v for v in VIDEOS})
+    rows = tmp_path / 'audio.txt'
+    text = rows.read_text()
+    rows.write_bytes(b'\xef\xbb\xbf' + text.replace('\n', '\r\n').encode() + b'\r\n\r\n')
+    prefix = dict(data_prefix=dict(rgb='rgb.npy', audio='audio.npy'))
+    assert len(own_dataset(**prefix)) == 11
+    (tmp_path / 'audio.txt').write_text(text + '\n\nset/v0 0 1\n')
+    options = dict(num_classes=6, data_root=str(tmp_path), **prefix)
+    with pytest.raises(
+        ValueError, match=r"audio.txt, line 13: 'set/v0' is there twice, first on line 11: write"
+    ):
+        FeatureDataset('train.txt', WIDTHS, **options)
 
 
 # --------------------------------------------------------------------------------------- memory

@@ -69,6 +69,10 @@ def test_a_csv_edited_by_hand(tmp_path: Path) -> None:
         ('', "header is ''"),
         ('name,entities\na,1,2\n', 'line 2 has more columns'),
         ('name,entities\n,1\n', 'has no name'),
+        ('name,entities\na,1\n\nb,2\na,3\n', "line 5: 'a' is there twice, first on line 2"),
+        ('name,entities,entities\na,1,2\n', "header is 'name,entities,entities'.*at most once"),
+        ('entities,name\n1,a\n2\n', 'has no name'),
+        ('name,entities\na,1\n"b,1\nc,2\n', 'after line 2 is wrong: unexpected end of data'),
     ],
 )
 def test_wrong_csv(text: str, message: str, tmp_path: Path) -> None:
@@ -76,6 +80,80 @@ def test_wrong_csv(text: str, message: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(ValueError, match=f'mine.csv is not a mapping.*{message}'):
         LabelSpace.load(path)
+
+
+def test_rows_that_a_spreadsheet_cleared_and_its_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / 'mine.csv'
+    path.write_bytes(b'\xef\xbb\xbfname,entities\r\n,\r\na,1\r\n\r\n , \r\nb,2\r\n,\r\n\r\n')
+    assert LabelSpace.load(path).classes == ('a', 'b')
+
+
+def test_json_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / 'mine.json'
+    path.write_text('\ufeff{"nodes": [{"name": "a"}], "entities": ["x"]}\r\n', encoding='utf-8')
+    assert LabelSpace.load(path).classes == ('a',)
+    path.write_text('{"nodes": [{"name": "a"}]}', encoding='utf-16')
+    with pytest.raises(ValueError, match='looks like UTF-16: save it as UTF-8'):
+        LabelSpace.load(path)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('{"nodes": [{"name": "a"}], "nodes": [{"name": "b"}]}', "the key 'nodes' stands twice"),
+        ('{"nodes": [{"name": "a", "entities": [1], "entities": [2]}]}', "key 'entities' stands"),
+        (
+            '{"nodes": [{"name": "a"}, {"name": "b"}, {"name": "a"}]}',
+            "class 'a' appears twice, as number 0 and 2",
+        ),
+        (
+            '{"nodes": [{"name": "a"}], "entities": ["x", "y", "y"]}',
+            "raw label 'y' appears twice, as number 1 and 2",
+        ),
+    ],
+)
+def test_what_stands_twice_in_json(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / 'mine.json'
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f'mine.json is not a mapping of labels.*{message}'):
+        LabelSpace.load(path)
+
+
+@pytest.mark.parametrize('suffix', ['.json', '.csv'])
+@pytest.mark.parametrize('name', ['\udc80', 'a;b', object()])
+def test_a_space_that_cannot_be_written_leaves_the_old_file(
+    name: object, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f'mine{suffix}'
+    LabelSpace([Node('old')]).save(path)
+    before = path.read_bytes()
+    bad = LabelSpace([Node('fine'), Node(name)])
+    if name == 'a;b' and suffix == '.json':
+        bad.save(path)
+        assert LabelSpace.load(path).classes == ('fine', 'a;b')
+        return
+    with pytest.raises((ValueError, TypeError)) as error:
+        bad.save(path)
+    assert name != '\udc80' or 'which is no character' in str(error.value)
+    assert path.read_bytes() == before
+    assert [other.name for other in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize('suffix', ['.json', '.csv'])
+def test_a_full_disk_leaves_the_old_file(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f'mine{suffix}'
+    LabelSpace([Node('old')]).save(path)
+
+    def full(*args: object) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('os.replace', full)
+    with pytest.raises(OSError, match='No space left'):
+        LabelSpace([Node('new')]).save(path)
+    assert LabelSpace.load(path).classes == ('old',)
+    assert [other.name for other in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize('text', ['{', '[1]', '{"nodes": 3}', '{"nodes": [], "classes": []}'])

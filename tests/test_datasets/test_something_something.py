@@ -216,6 +216,25 @@ def test_the_official_annotations_are_no_list(data):
     assert 'not a text file' in error(Diving48, ann_file='binary.txt')
 
 
+def test_a_list_that_an_editor_of_windows_saved(data):
+    prepare_diving48(data)
+    path = Path(Diving48.release.lists.format('train'))
+    path.write_bytes(b'\xef\xbb\xbf-a_00001.mp4 0\r\n\r\nb_00002.mp4 47\r\n\r\n')
+    dataset = build(Diving48)
+    assert [dataset.get_data_info(i)['label'] for i in range(2)] == [0, 47]
+    path.write_text('-a_00001.mp4 0\n', encoding='utf-16')
+    assert f'{path} is not a text file in UTF-8' in error(Diving48)
+
+
+@pytest.mark.parametrize('again', ['b_00002.mp4 47', 'b_00002.mp4 3'])
+def test_a_video_that_is_listed_twice(data, again):
+    prepare_diving48(data)
+    write_list(Diving48, '-a_00001.mp4 0', 'b_00002.mp4 47', '', again)
+    message = error(Diving48)
+    assert '1 problem(s)' in message and '1 lines of' in message
+    assert 'data/diving48/videos/b_00002.mp4 on lines 2 and 4' in message
+
+
 def test_what_the_tool_writes_without_the_prefix_of_the_frames(data):
     prepare_sthv1(data)
     run_the_documented_command(SomethingSomethingV1, 'train', without='--rgb-prefix 0')

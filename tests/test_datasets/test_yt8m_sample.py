@@ -15,6 +15,7 @@ pytest.importorskip('sklearn', reason='the sample draws the digits of scikit-lea
 
 from mmengine.registry import DATASETS
 
+from adv_plugins.datasets import progress
 from adv_plugins.datasets.ordered_digits import CLASSES
 from adv_plugins.datasets.yt8m import checksum, dequantize, read_examples
 from adv_plugins.datasets.yt8m_sample import (
@@ -289,13 +290,111 @@ def test_a_failure_keeps_the_old_sample_and_leaves_nothing(
     write_sample(root, TINY)
 
 
-def test_what_a_killed_process_left_is_cleared(tmp_path: Path, fake_shards: list[dict]) -> None:
-    for state in ('building', 'old'):
-        (tmp_path / f'sample.{state}').mkdir()
-        (tmp_path / f'sample.{state}' / 'train0009.tfrecord').write_bytes(b'half')
-    write_sample(tmp_path / 'sample', TINY)
-    assert sorted(contents(tmp_path / 'sample')) == [f'{s}0000.tfrecord' for s in sorted(SPLITS)]
+def test_what_a_killed_process_left_is_cleared(
+    tmp_path: Path, fake_shards: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        # A process that is killed clears nothing.
+        patch.setattr(folder.shutil, 'rmtree', lambda *args, **kwargs: None)
+        write_sample(tmp_path / 'sample', TINY)
+    (left,) = {path.name for path in tmp_path.iterdir()} - {'sample', 'sample.lock'}
+    write_sample(tmp_path / 'sample', TINY, seed=1)
     assert {path.name for path in tmp_path.iterdir()} - {'sample.lock'} == {'sample'}
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'sample.old',
+        'sample.building',
+        'sample.tmp',
+        'sample.bak',
+        'sample2',
+        '.sample',
+        'sample.yt8m_sample_in_work',
+        f'sample.notes{folder._WORK_SUFFIX}',
+        f'other.{"0" * 32}{folder._WORK_SUFFIX}',
+    ],
+)
+def test_what_is_beside_the_sample_is_not_touched(
+    name: str, tmp_path: Path, fake_shards: list[dict]
+) -> None:
+    """Also if it is a copy of a sample, which somebody keeps."""
+    write_sample(tmp_path / name, TINY)
+    (tmp_path / name / 'notes.txt').write_text('mine')
+    for seed in range(2):
+        write_sample(tmp_path / 'sample', TINY, seed)
+        assert (tmp_path / name / 'notes.txt').read_text() == 'mine'
+        assert len(contents(tmp_path / name)) == 3
+
+
+def test_what_somebody_put_into_a_sample_is_not_deleted_with_it(
+    tmp_path: Path, fake_shards: list[dict]
+) -> None:
+    root = tmp_path / 'sample'
+    write_sample(root, TINY)
+    (root / 'weights.pth').write_bytes(b'precious')
+    (root / 'work').mkdir()
+    write_sample(root, TINY)
+    with pytest.raises(FileExistsError, match='holds weights.pth, work beside a sample.*another'):
+        write_sample(root, TINY, seed=1)
+    assert (root / 'weights.pth').read_bytes() == b'precious' and len(fake_shards) == 1
+    assert len(contents(root)) == 3
+
+
+def test_what_appears_in_the_place_of_the_sample_while_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_shards: list[dict]
+) -> None:
+    root = tmp_path / 'sample'
+    write = folder._write_shards
+
+    def meanwhile(*args: object) -> None:
+        write(*args)
+        root.mkdir()
+        (root / 'mine').touch()
+
+    monkeypatch.setattr(folder, '_write_shards', meanwhile)
+    with pytest.raises(FileExistsError, match='is no sample'):
+        write_sample(root, TINY)
+    assert [path.name for path in root.iterdir()] == ['mine']
+    assert {path.name for path in tmp_path.iterdir()} == {'sample', 'sample.lock'}
+
+
+def test_a_swap_that_fails_puts_the_old_sample_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_shards: list[dict]
+) -> None:
+    root = tmp_path / 'sample'
+    write_sample(root, TINY)
+    root.chmod(0o2750)
+    before = contents(root)
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name == 'new':
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'rename', fail)
+        with pytest.raises(KeyboardInterrupt):
+            write_sample(root, TINY, seed=1)
+    assert contents(root) == before
+    assert {path.name for path in tmp_path.iterdir()} == {'sample', 'sample.lock'}
+    write_sample(root, TINY, seed=1)
+    assert contents(root) != before and root.stat().st_mode & 0o7777 == 0o2750
+
+
+def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(folder, '_log', lines.append)
+    monkeypatch.setattr(progress, '_EVERY', 0.0)
+    write_sample(tmp_path / 'sample', TINY)
+    told = [line.split(',')[0] for line in lines]
+    assert [line for line in told if 'train' in line] == [
+        f'{done} of 6 videos of the train split made' for done in range(1, 6)
+    ]
+    assert '1 of 2 videos of the validate split made' in told
+    assert told[0].startswith('Making 11 videos') and told[-1].startswith('Made 11 videos')
 
 
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path, fake_shards: list[dict]) -> None:

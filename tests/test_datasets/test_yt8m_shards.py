@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import io
 import logging
 import os
 import pickle
 import random
+import shutil
 import tracemalloc
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +143,173 @@ def test_stale_and_broken_indexes_are_replaced(path: Path, monkeypatch: Any) -> 
     monkeypatch.setattr(index.ShardIndex, 'build', no_build)
     with pytest.raises(AssertionError, match='indexed again'):
         YT8MShards(path)
+
+
+def labelled(*labels: int) -> list[Video]:
+    """Records of the same sizes, whatever their labels from 0 to 127."""
+    return [{**video(0, frames=4), 'labels': [label]} for label in labels]
+
+
+def in_place(path: Path, other: Path) -> None:
+    content = other.read_bytes()
+    with open(path, 'r+b') as file:
+        file.write(content)
+
+
+def as_a_rename(path: Path, other: Path) -> None:
+    os.replace(other, path)
+
+
+def as_a_copy(path: Path, other: Path) -> None:
+    os.utime(other, ns=(0, path.stat().st_mtime_ns))
+    path.unlink()
+    shutil.copy2(other, path)
+
+
+@pytest.mark.parametrize('errors', ['raise', 'skip'])
+@pytest.mark.parametrize('replace', [in_place, as_a_rename, as_a_copy])
+def test_a_shard_replaced_at_the_same_size_and_time(
+    replace: Callable, errors: str, path: Path, tmp_path: Path
+) -> None:
+    """At once, too: within one tick of the clock of the file system."""
+    write_examples(path, labelled(1, 2, 3))
+    for label in range(4, 10):
+        other = tmp_path / 'other'
+        write_examples(other, labelled(1, label, 3))
+        shards = YT8MShards(path, errors)
+        before = path.stat()
+        replace(path, other)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        after = path.stat()
+        assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        with pytest.raises(TFRecordError, match='has changed since it was indexed'):
+            shards[0]
+        with pytest.raises(TFRecordError, match='has changed since it was indexed'):
+            pickle.loads(pickle.dumps(shards)).labels(0)
+        assert YT8MShards(path, errors).labels(1).tolist() == [label]
+
+
+def test_a_run_goes_on_where_only_the_times_of_a_shard_change(path: Path) -> None:
+    """By a backup that puts back the time of access, a link, chmod."""
+    shards = YT8MShards(path)
+    sent = pickle.dumps(shards)
+    os.link(path, f'{path}.link')
+    path.chmod(0o400)
+    for found in (shards, pickle.loads(sent)):
+        assert_same(found[1], VIDEOS[1])
+        assert found.labels(1).tolist() == VIDEOS[1]['labels'].tolist()
+    path.chmod(0o600)
+    assert len(YT8MShards(path)) == len(VIDEOS)
+
+
+def changed(content: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {**content, **fields}
+
+
+def damaged_indexes(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Fields of an index, each time with one that cannot be right."""
+    offsets, labels = content['offsets'], content['labels']
+    for wrong in (
+        offsets[::-1],
+        offsets - 1,
+        offsets + 7,
+        offsets + 10**6,
+        offsets[:-1],
+        offsets.astype(np.float64),
+        offsets.astype(np.int32),
+        offsets[:, None],
+        offsets.astype(object),
+        np.int64(3),
+        'text',
+    ):
+        yield changed(content, offsets=wrong)
+    yield changed(content, labels=labels + 1)
+    yield changed(content, labels=labels.astype(np.float64))
+    yield changed(content, splits=content['splits'][::-1])
+    yield changed(content, num_frames=-content['num_frames'])
+    yield changed(content, lists=content['lists'][::-1])
+    yield changed(content, skipped=2)
+    yield changed(content, version='two')
+    yield changed(content, version=[2, 2])
+    for name in content:
+        yield {key: value for key, value in content.items() if key != name}
+
+
+def members(content: dict[str, Any], method: int, change: Callable) -> bytes:
+    """An index zipped by hand."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, 'w', method) as archive:
+        for name, value in content.items():
+            file = io.BytesIO()
+            np.save(file, value)
+            archive.writestr(f'{name}.npy', change(file.getvalue()))
+    return out.getvalue()
+
+
+def damaged_files(content: dict[str, Any]) -> Iterator[bytes]:
+    whole = members(content, zipfile.ZIP_STORED, bytes)
+    # A method of compression that zipfile has no code for: NotImplementedError.
+    plain, unknown = b'\x14\x00\x00\x00\x00\x00', b'\x14\x00\x00\x00\x61\x00'
+    yield whole.replace(plain, unknown)
+    yield whole[: len(whole) // 2]
+    shape = f'({len(content["offsets"])},)'.encode()
+    huge = b'(9999999999999999,)'
+    # A header that claims more than any memory: MemoryError.
+    yield members(content, zipfile.ZIP_STORED, lambda x: x.replace(shape, huge))
+    # And one that is no Python at all, or no dict.
+    yield members(content, zipfile.ZIP_STORED, lambda x: x.replace(b"{'descr'", b"(('descr'"))
+    yield members(content, zipfile.ZIP_DEFLATED, lambda x: x.replace(b'\x93NUMPY', b'\x93NUMPX'))
+    yield pickle.dumps(content)
+    out = io.BytesIO()
+    np.save(out, content['offsets'])
+    yield out.getvalue()
+
+
+def test_a_damaged_index_is_made_again_and_told_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / 'train0.tfrecord'
+    file = Path(f'{path}.index.npz')
+    expected = list(YT8MShards(path))
+    whole = file.read_bytes()
+    with np.load(file) as stored:
+        content = dict(stored)
+    files = [*damaged_files(content)]
+    for fields in damaged_indexes(content):
+        out = io.BytesIO()
+        np.savez(out, **fields)
+        files.append(out.getvalue())
+    for damaged in files:
+        file.write_bytes(damaged)
+        caplog.clear()
+        shards = YT8MShards(path)
+        for example, other in zip(shards, expected, strict=True):
+            assert_same(example, other)
+        (record,) = caplog.records
+        assert record.getMessage().startswith(f'1 damaged indexes were made again: {file} (')
+        assert file.read_bytes() == whole
+    # Where it cannot be replaced, what was made is sent to workers.
+    file.unlink()
+    file.mkdir()
+    caplog.clear()
+    sent = pickle.dumps(YT8MShards(folder / 'train*'))
+    first, second = (record.getMessage() for record in caplog.records)
+    assert '1 damaged indexes' in first and '1 indexes are kept in memory only' in second
+    caplog.clear()
+    assert_same(pickle.loads(sent)[0], expected[0])
+    assert not caplog.records and file.is_dir()
+
+
+def test_an_index_of_an_older_version_is_made_again_without_a_word(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(index, 'INDEX_VERSION', 1)
+        YT8MShards(path)
+    assert len(YT8MShards(path)) == len(VIDEOS)
+    assert not caplog.records
+    monkeypatch.setattr(index.ShardIndex, 'build', no_build)
+    YT8MShards(path)
 
 
 def test_a_shard_that_changes_under_a_run(path: Path) -> None:

@@ -17,7 +17,7 @@ from helpers import (
 )
 from mmengine.hooks import Hook
 from mmengine.hub import get_config
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner, load_checkpoint
 
 from adv_plugins import adversarial_state_dict, make_adversarial
@@ -409,3 +409,60 @@ def test_a_budget_is_chosen_for_the_run_and_measured(tmp_path, place):
     costs = runner.message_hub.get_scalar('train/adv_cost').data[0]
     assert len(costs) >= 1
     assert all(cost > 0 for cost in costs)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(begin=2),
+        dict(begin=5, end=7),
+        dict(begin=1, interval=100),
+        dict(begin=1000, by_epoch=False),
+    ],
+    ids=str,
+)
+def test_schedule_without_an_adversarial_iteration_is_an_error(tmp_path, options):
+    """Before the first iteration; an end after the run, or a late but possible begin, is none."""
+    hook = dict(type='TAFHook', **options)
+    runner = Runner.from_cfg(runner_config(tmp_path, custom_hooks=[hook]))
+    with pytest.raises(ValueError, match=f'no iteration.*begin={options["begin"]}'):
+        runner.train()
+    assert runner.iter == 0
+
+
+def test_schedule_of_the_last_iteration_alone_is_fine(tmp_path):
+    hook = dict(type='AdvPropHook', begin=1, end=9, steps=1, by_epoch=False)
+    runner = Runner.from_cfg(runner_config(tmp_path, max_epochs=1, custom_hooks=[hook]))
+    assert runner.train() and get_adversary(runner.model).schedule.adversarial_steps == 1
+
+
+OWN_STEPS = {
+    'loss': lambda self, data: self.loss(data['inputs'], data['data_samples']),
+    'head': lambda self, data: self.cls_head.loss(
+        self.extract_feat(data['inputs'])[0], data['data_samples']
+    ),
+    'through the call': lambda self, data: self(**data, mode='loss'),
+}
+
+
+@pytest.mark.parametrize('kind', OWN_STEPS)
+def test_train_step_past_the_adversarial_one_is_an_error(tmp_path, kind):
+    from mmaction.models import Recognizer3D
+
+    class OwnStep(Recognizer3D):
+        def train_step(self, data, optim_wrapper):
+            data = self.data_preprocessor(data, True)
+            loss, logs = self.parse_losses(OWN_STEPS[kind](self, data))
+            optim_wrapper.update_params(loss)
+            return logs
+
+    MODELS.register_module(module=OwnStep, force=True)
+    model = dict(slowonly_config(), type='OwnStep')
+    config = runner_config(tmp_path, 1, model, custom_hooks=[dict(type='AdvPropHook', steps=1)])
+    runner = Runner.from_cfg(config)
+    if kind == 'through the call':
+        assert runner.train()
+        return
+    with pytest.raises(RuntimeError, match=r"announced AdvProp.*OwnStep.*mode='loss'"):
+        runner.train()
+    assert runner.iter == 0

@@ -91,6 +91,41 @@ def test_onnx(tmp_path, options, dtype):
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
 
 
+def test_modalities_of_unequal_lengths():
+    """A column of num_frames for each; the same as the preprocessor and the model on lists."""
+    model = build()
+    inference = FeatureInference(model)
+    exported = torch.export.export(inference, **inference.export_arguments(unequal=True)).module()
+    for num_frames, lengths in (([[9, 7], [4, 5], [3, 0]], (9, 7)), ([[165, 162]], (165, 165))):
+        counts = torch.tensor(num_frames)
+        features = [
+            torch.randint(256, (len(counts), length, width), dtype=torch.uint8)
+            for length, width in zip(lengths, WIDTHS.values(), strict=True)
+        ]
+        lists = {
+            name: [x[:t] for x, t in zip(value, counts[:, i], strict=True)]
+            for i, (name, value) in enumerate(zip(WIDTHS, features, strict=True))
+        }
+        expected = model(model.data_preprocessor(dict(inputs=lists))['inputs']).sigmoid()
+        for deployed in (inference, exported):
+            torch.testing.assert_close(deployed(*features, counts), expected, rtol=0, atol=1e-6)
+
+
+def test_numbers_of_frames_that_do_not_fit():
+    rgb, audio, _ = stored(torch.uint8, [4, 2], 4)
+    inference = FeatureInference(build())
+    with pytest.raises(ValueError, match=r'one are longer.*give num_frames \(2, 2\)'):
+        inference(rgb, audio[:, :3], torch.tensor([4, 2]))
+    with pytest.raises(ValueError, match=r'shape \(2, 3\): give \(B,\), or a column for each of'):
+        inference(rgb, audio, torch.ones(2, 3, dtype=torch.int64))
+    for options in (
+        dict(input_norm='l2_frame'),
+        dict(data_preprocessor=dict(type='FeaturePreprocessor', input_norm='l2_frame')),
+    ):
+        with pytest.raises(ValueError, match="input_norm='l2_frame'.* equally long"):
+            FeatureInference(build(**options))(rgb, audio, torch.ones(2, 2, dtype=torch.int64))
+
+
 def test_deployment_needs_the_preprocessor():
     model = build(data_preprocessor=dict(type='BaseDataPreprocessor'))
     with pytest.raises(ValueError, match='data_preprocessor is of type BaseDataPreprocessor'):

@@ -16,6 +16,7 @@ from mmaction.structures import ActionDataSample
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
 
+from adv_plugins import make_adversarial
 from adv_plugins.attention import capture_attention
 from adv_plugins.models.feature_preprocessor import l2_normalize_frames
 from adv_plugins.models.feature_transformer import FeatureTransformer
@@ -496,3 +497,56 @@ def test_bad_modes():
     for mode in ('loss', 'predict'):
         with pytest.raises(ValueError, match=f"mode='{mode}' needs data_samples"):
             small()(inputs, mode=mode)
+
+
+@pytest.mark.parametrize('recipe', ['art', 'aart'])
+def test_unequal_modalities_are_those_masked_by_hand(recipe):
+    """Losses, gradients and the adversary, under A-ART too; one of the videos has no sound."""
+    lengths = dict(rgb=(165, 87, 5), audio=(162, 88, 0))
+    features = {
+        name: [torch.randint(256, (t, width), dtype=torch.uint8) for t in lengths[name]]
+        for name, width in WIDTHS.items()
+    }
+    ragged_inputs = small().data_preprocessor(dict(inputs=features))['inputs']
+    assert ragged_inputs['audio'].shape[1] == 162 and ragged_inputs['rgb'].shape[1] == 165
+    # The same, with one length for both modalities, and something on the padding.
+    by_hand = {}
+    for name, width in WIDTHS.items():
+        padding = torch.full((3, 170 - len(ragged_inputs[name][0]), width), 3.0)
+        by_hand[name] = torch.cat([ragged_inputs[name], padding], dim=1)
+        by_hand[f'{name}_mask'] = torch.arange(170) < torch.tensor(lengths[name])[:, None]
+    model = make_adversarial(small().train(), recipe, eps=0.5)
+    labels = [ActionDataSample().set_gt_label(i) for i in range(3)]
+    seen = []
+    for inputs in (ragged_inputs, by_hand):
+        adversary = model.perturb(inputs, labels)
+        model.zero_grad()
+        losses = model.adversarial_loss(inputs, labels)
+        sum(losses.values()).backward()
+        changes = {}
+        for name in WIDTHS:
+            mask, change = inputs[f'{name}_mask'], adversary[name] - inputs[name]
+            assert (change[~mask] == 0).all()
+            size = change.flatten(1).norm(dim=1)
+            expected = 0.5 * mask.any(dim=1)
+            torch.testing.assert_close(size, expected, rtol=1e-4, atol=0)
+            changes[name] = [row[valid] for row, valid in zip(change, mask, strict=True)]
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        assert all(value.isfinite() for value in losses.values())
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        seen.append((losses, gradients, changes))
+    (losses, gradients, changes), other = seen
+    torch.testing.assert_close(losses, other[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradients, other[1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(changes, other[2], rtol=1e-4, atol=1e-5)
+
+
+def test_l2_frame_names_what_differs():
+    """At the preprocessor, with the video; and at the model, for whoever pads otherwise."""
+    features = dict(rgb=[torch.zeros(165, 12)], audio=[torch.zeros(162, 6)])
+    inputs = small().data_preprocessor(dict(inputs=features))['inputs']
+    with pytest.raises(ValueError, match="input_norm='l2_frame'.*masks.*input_norm=None"):
+        small(input_norm='l2_frame')(inputs)
+    preprocessor = dict(type='FeaturePreprocessor', input_norm='l2_frame')
+    with pytest.raises(ValueError, match="'rgb': 165, 'audio': 162} frames; cut or pad"):
+        small(data_preprocessor=preprocessor).data_preprocessor(dict(inputs=features))

@@ -200,6 +200,31 @@ def test_begin_counts_epochs_or_batches(tmp_path, by_epoch, walks):
 RANDOM_LATER = AdvProp(steps=1, begin=1)
 
 
+@pytest.mark.parametrize(('by_epoch', 'begin'), [(True, 2), (True, 7), (False, 8)])
+def test_schedule_that_begins_after_the_run_is_an_error(tmp_path, by_epoch, begin):
+    callback = AdversarialCallback(AdvProp(steps=1, begin=begin), by_epoch=by_epoch)
+    with pytest.raises(ValueError, match=f'begin={begin}.*no iteration is adversarial'):
+        fit(Module(), tmp_path, callback)
+
+
+def test_training_step_past_the_step_is_told(tmp_path):
+    with pytest.warns(UserWarning, match=r'none of them adversarial.*adversarial_loss'):
+        fit(Plain(), tmp_path, AdversarialCallback('advprop'))
+
+
+def test_validation_in_inference_mode_may_attack(tmp_path):
+    class Attacked(Module):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            assert torch.is_inference_mode_enabled()
+            moved = self.net.perturb(*batch)
+            assert (moved != batch[0]).any() and self.net.adversarial_loss(*batch)['loss'] > 0
+
+    trainer = pl.Trainer(accelerator='cpu', logger=False, default_root_dir=tmp_path)
+    module = Attacked()
+    make_adversarial(module.net)
+    trainer.validate(module, loader(), verbose=False)
+
+
 def test_parts_of_the_loss_are_logged(tmp_path):
     logger = CSVLogger(tmp_path)
     module = Module()

@@ -265,12 +265,16 @@ def test_channels_last_is_kept(build, memory_format, shape, options, autocast):
                 lambda _m, args: kept.append(args[0].is_contiguous(memory_format=memory_format))
             )
     with torch.autocast('cpu', dtype=torch.bfloat16, enabled=autocast):
+        model(inputs)
+        # Not every CPU keeps the format in a 3-D convolution of bfloat16.
+        plain = tuple(kept)
         moved = model.perturb(inputs, labels)
         model.adversarial_loss(inputs, labels)['loss'].backward()
     assert moved.is_contiguous(memory_format=memory_format)
     assert not moved.is_contiguous()
+    assert plain[0]
     assert len(kept) >= 8
-    assert all(kept)
+    assert tuple(kept) == plain * (len(kept) // len(plain))
 
 
 def test_example(capsys):

@@ -20,6 +20,7 @@ from mmengine.logging import print_log
 
 from ...core.checks import check_choice, is_integer
 from ..label_space import LabelSpace
+from ..progress import progress
 
 _DTYPES = tuple(np.dtype(name) for name in ('uint8', 'float16', 'float32'))
 
@@ -79,6 +80,10 @@ class FrameFeatureDataset(BaseDataset):
         """Name, raw labels and uncut, possibly memory-mapped, features of a record."""
 
     @abstractmethod
+    def _lengths(self, records: Sequence[int]) -> np.ndarray:
+        """Number of frames of records by modality, (records, modalities); -1 if it is unknown."""
+
+    @abstractmethod
     def _place(self, record: int, modality: str | None = None) -> str:
         """The file of a record and where in it the record is, for messages."""
 
@@ -101,6 +106,7 @@ class FrameFeatureDataset(BaseDataset):
             self._records = _take(self._records, self._indices)
         if self.empty_labels == 'drop':
             self._drop_empty()
+        self._count_unequal()
         self._fully_initialized = True
 
     @force_full_init
@@ -175,6 +181,8 @@ class FrameFeatureDataset(BaseDataset):
             for modality in self.modalities
         }
         info['num_frames'] = max(len(info[modality]) for modality in self.modalities)
+        if not info['num_frames']:
+            raise ValueError(f'{self._place(record)}: the video has no frames.')
         info['label'] = torch.from_numpy(self._target(record, labels))
         info['video_id'] = video_id
         return info
@@ -182,13 +190,14 @@ class FrameFeatureDataset(BaseDataset):
     def _cut(self, frames: np.ndarray, record: int, modality: str) -> np.ndarray:
         """The first ``max_frames`` rows, in memory of their own that PyTorch may write to."""
         width = self.modalities[modality]
+        if frames.ndim and len(frames) == 0:
+            # The video lacks this modality, and what stands for it need not know width and type.
+            return np.zeros((0, width), np.uint8)
         if frames.ndim != 2 or frames.shape[1] != width:
             raise ValueError(
                 f'{self._place(record, modality)}: the features have the shape {frames.shape}, '
                 f'but modalities says (T, {width}): correct the width in modalities, or the file.'
             )
-        if len(frames) == 0:
-            raise ValueError(f'{self._place(record, modality)}: the video has no frames.')
         if frames.dtype not in _DTYPES:
             raise ValueError(
                 f'{self._place(record, modality)}: the features are {frames.dtype}: store them as '
@@ -205,7 +214,8 @@ class FrameFeatureDataset(BaseDataset):
             raise ValueError(f'{self._place(record)}: {error}') from error
 
     def _drop_empty(self) -> None:
-        keep = np.array([self._target(int(record)).any() for record in self._records], bool)
+        records = progress(self._records, len(self._records), 'labels read', self._log)
+        keep = np.array([self._target(int(record)).any() for record in records], bool)
         if not keep.any():
             raise ValueError(
                 f'No video of {self.ann_file} has a label in {self.label_space}: choose another '
@@ -213,6 +223,26 @@ class FrameFeatureDataset(BaseDataset):
             )
         self._log(f'{keep.sum()} videos, {(~keep).sum()} without labels dropped')
         self._records = np.asarray(self._records)[keep]
+
+    def _count_unequal(self) -> None:
+        """Log how many videos have modalities of unequal lengths, as the model gets them."""
+        if len(self.modalities) == 1 or len(self._records) == 0:
+            return
+        lengths = self._lengths(self._records)
+        lengths = lengths[(lengths >= 0).all(axis=1)]
+        if self.max_frames is not None:
+            lengths = lengths.clip(max=self.max_frames)
+        unequal = lengths[lengths.min(axis=1) < lengths.max(axis=1)]
+        if not len(unequal):
+            return
+        counts = ', '.join(f'{n} {t}' for n, t in zip(self.modalities, unequal[0], strict=True))
+        lacking = int((unequal.min(axis=1) == 0).sum())
+        lack = f', and {lacking:,} of these lack one' if lacking else ''
+        self._log(
+            f'the modalities of {len(unequal):,} of {len(self._records):,} videos differ in '
+            f'length (frames of the first: {counts}){lack}; each modality is taken as it is, '
+            "under its own mask, which input_norm='l2_frame' refuses"
+        )
 
     def _log(self, message: str, level: int = logging.INFO) -> None:
         print_log(

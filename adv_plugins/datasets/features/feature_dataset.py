@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS
 
 from ..label_space import LabelSpace
+from ..text_files import Names, read_lines
 from .base import FrameFeatureDataset, is_positive
 from .stores import PerVideoFiles, SingleArray
 
@@ -34,7 +34,8 @@ class FeatureDataset(FrameFeatureDataset):
 
     ``.npy`` files are memory-mapped, and only the frames of the item are read. Items carry an array
     for each modality, ``label`` (a float32 tensor of shape (C,)), ``video_id`` (the name) and
-    ``num_frames``. The modalities of a video may differ in length.
+    ``num_frames``, that of the longest modality. The modalities of a video may differ in length,
+    and all but one may have none: each is taken as it is, and the log counts such videos.
 
     Args:
         ann_file (str): The text file, relative to ``data_root``.
@@ -113,20 +114,22 @@ class FeatureDataset(FrameFeatureDataset):
         )
 
     def _open(self) -> range:
-        names, labels = _read_annotations(self.ann_file)
+        lines, labels = _read_annotations(self.ann_file)
         # Flat arrays: reference counts would make every worker copy lists, page by page.
-        self._names = np.array([name.encode() for name in names])
+        self._names = np.array([name.encode() for name in lines])
         self._flat_labels = np.array([label for row in labels for label in row], dtype=np.int64)
         self._label_ends = np.cumsum([len(row) for row in labels])
-        for record in range(len(names)):
+        self._lines = np.array(list(lines.values()))
+        for record in range(len(lines)):
             self._target(record)
+        listed = {name: f'{self.ann_file}, line {line}' for name, line in lines.items()}
         self._stores = {
             modality: (SingleArray if prefix.endswith('.npy') else PerVideoFiles)(
-                prefix, modality, names
+                prefix, modality, listed
             )
             for modality, prefix in self.data_prefix.items()
         }
-        return range(len(names))
+        return range(len(lines))
 
     def _labels(self, record: int) -> np.ndarray:
         start = self._label_ends[record - 1] if record else 0
@@ -137,19 +140,24 @@ class FeatureDataset(FrameFeatureDataset):
         features = {modality: store.load(record, name) for modality, store in self._stores.items()}
         return name, self._labels(record), features
 
+    def _lengths(self, records: Sequence[int]) -> np.ndarray:
+        names = [self._names[record].decode() for record in records]
+        stores = [self._stores[modality] for modality in self.modalities]
+        return np.stack([store.lengths(records, names, self._log) for store in stores], axis=1)
+
     def _place(self, record: int, modality: str | None = None) -> str:
         name = self._names[record].decode()
         if modality is None:
-            return f'{self.ann_file}, line of {name!r}'
+            return f'{self.ann_file}, line {self._lines[record]} ({name!r})'
         return self._stores[modality].place(name)
 
 
-def _read_annotations(path: str) -> tuple[list[str], list[list[int]]]:
-    """Names of the videos in an annotation file, and their labels."""
-    names, labels, seen = [], [], set()
-    for number, line in enumerate(list_from_file(path), start=1):
-        if not line.strip():
-            continue
+def _read_annotations(path: str) -> tuple[dict[str, int], list[list[int]]]:
+    """The videos of an annotation file with their lines, and their labels."""
+    lines: dict[str, int] = {}
+    labels = []
+    names = Names('write all labels of a video on one line', path)
+    for number, line in read_lines(path).items():
         name, *words = line.split()
         try:
             row = [int(word) for word in words]
@@ -158,17 +166,12 @@ def _read_annotations(path: str) -> tuple[list[str], list[list[int]]]:
                 f'{path}, line {number}: {line!r} is not "name label label ...", with class '
                 'indices as labels and no blanks in the name.'
             ) from error
-        if name in seen:
-            raise ValueError(
-                f'{path}, line {number}: {name!r} is there twice: write all labels of a video on '
-                'one line.'
-            )
-        seen.add(name)
-        names.append(name)
+        names.add(name, number)
+        lines[name] = number
         labels.append(row)
-    if not names:
+    if not lines:
         raise ValueError(f'{path} names no video: write a line "name label label ..." for each.')
-    return names, labels
+    return lines, labels
 
 
 def _own_label_space(

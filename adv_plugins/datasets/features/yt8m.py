@@ -20,8 +20,10 @@ class YT8MFrameDataset(FrameFeatureDataset):
     """Frame features of YouTube-8M, read from its own TFRecord shards without TensorFlow.
 
     Items carry ``rgb`` and ``audio`` of shape (T, 1024) and (T, 128) as stored (uint8), ``label``
-    (a float32 tensor of shape (C,)), ``video_id`` and ``num_frames``. The data preprocessor pads
-    and dequantises them, on the device.
+    (a float32 tensor of shape (C,)), ``video_id`` and ``num_frames``, that of the longest modality.
+    The modalities of a video may differ in length, and all but one may have none: each is taken as
+    it is, and the log counts such videos. The data preprocessor pads each under its own mask and
+    dequantises them, on the device.
 
     Args:
         ann_file (str | Sequence[str]): Shards: a path or glob, or a list of them, relative to
@@ -35,13 +37,12 @@ class YT8MFrameDataset(FrameFeatureDataset):
             Defaults to 300, as in YouTube-8M's own reader.
         modalities (Mapping[str, int], optional): Modalities to read, with their widths. Defaults
             to None, which means dict(rgb=1024, audio=128).
-        errors (str): 'raise' stops at a record that cannot be used. With 'skip', damaged records,
-            and those without frames or with modalities of unequal lengths, are left out of the
-            index for good. A record that does not fit the options (a wrong width, a missing
-            modality, a raw label that does not exist) shows only when it is read: it is logged,
-            and the next good video takes its place, the same in every rank, worker and resumed
-            run; an evaluation then counts that video twice. At most ``max_refetch`` records are
-            replaced in a row. Defaults to 'raise'.
+        errors (str): 'raise' stops at a record that cannot be used. With 'skip', damaged records
+            and those without frames are left out of the index for good. A record that does not
+            fit the options (a wrong width, a missing modality, a raw label that does not exist)
+            shows only when it is read: it is logged, and the next good video takes its place, the
+            same in every rank, worker and resumed run; an evaluation then counts that video
+            twice. At most ``max_refetch`` records are replaced in a row. Defaults to 'raise'.
         empty_labels (str): What happens to videos without a label in the label space (for a
             small vertical, nearly all): 'keep' gives them an all-zero target, 'drop' leaves them
             out, for which the labels of all records are read at the start (about a minute for all
@@ -147,7 +148,7 @@ class YT8MFrameDataset(FrameFeatureDataset):
             self.ann_file = [os.path.join(self.data_root, path) for path in self.ann_file]
 
     def _open(self) -> range:
-        self._shards = YT8MShards(self.ann_file, errors=self.errors, index_dir=self.index_dir)
+        self._shards = YT8MShards(self.ann_file, self.errors, self.index_dir, log=self._log)
         return range(len(self._shards))
 
     def _labels(self, record: int) -> np.ndarray:
@@ -163,6 +164,9 @@ class YT8MFrameDataset(FrameFeatureDataset):
                 'in modalities what the shards hold.'
             )
         return example['id'], example['labels'], example
+
+    def _lengths(self, records: Sequence[int]) -> np.ndarray:
+        return self._shards.frame_counts(list(self.modalities))[np.asarray(records)]
 
     def _place(self, record: int, modality: str | None = None) -> str:
         path, offset = self._shards.location(record)

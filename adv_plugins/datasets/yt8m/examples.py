@@ -32,8 +32,9 @@ def read_examples(path: PathLike, errors: str = 'raise') -> Iterator[Example]:
 
     - ``id`` (str) and ``labels`` (int64 (n,)), empty if the record has none;
     - frames under the names of their lists: ``rgb`` (uint8 (T, 1024)) and ``audio`` (uint8
-      (T, 128)), still quantised. The float lists of MediaPipe's extractor, such as
-      ``RGB/feature/floats``, become float32 (T, D) under the lower-case first part of their name;
+      (T, 128)), still quantised, which may differ in T. The float lists of MediaPipe's extractor,
+      such as ``RGB/feature/floats``, become float32 (T, D) under the lower-case first part of
+      their name;
     - the other features: ``mean_rgb``, ``mean_audio`` and ``segment_scores`` (float32 (n,)),
       ``segment_labels``, ``segment_start_times`` and ``segment_end_times`` (int64 (n,)), byte
       strings as a list of bytes.
@@ -49,7 +50,7 @@ def read_examples(path: PathLike, errors: str = 'raise') -> Iterator[Example]:
 
     Raises:
         TFRecordError: If the shard is empty or cut, a checksum does not fit, or a record is not an
-            example, has no frames, or has modalities of unequal lengths.
+            example or has no frames.
         FileNotFoundError: If there is no such file.
         ImportError: If google-crc32c is not installed (``pip install "adv_plugins[yt8m]"``).
 
@@ -79,8 +80,8 @@ def write_examples(path: PathLike, examples: Iterable[Mapping[str, Any]]) -> int
         int: Number of records.
 
     Raises:
-        ValueError: If an example has no frames, modalities of unequal lengths or a value that a
-            shard cannot hold, or if there is no example.
+        ValueError: If an example has no frames or a value that a shard cannot hold, or if there
+            is no example.
         ImportError: If google-crc32c is not installed (``pip install "adv_plugins[yt8m]"``).
 
     Example:
@@ -157,7 +158,7 @@ def decode(data: bytes) -> Example:
         example = {'id': video, 'labels': pop_labels(features)}
         example.update({key: value for key, value in features.items() if value is not None})
         for key, span in (lists or {}).items():
-            name = key[: -len(FLOAT_SUFFIX)].lower() if key.endswith(FLOAT_SUFFIX) else key
+            name = list_name(key)
             if name in example:
                 raise ValueError(f'two features have the name {name!r}')
             try:
@@ -178,15 +179,21 @@ def encode(example: Mapping[str, Any]) -> bytes:
     return encode_example({k: v for k, v in values.items() if k not in lists}, lists)
 
 
+def list_name(key: str) -> str:
+    """What a list of frames is called in an example, by its key in the record."""
+    return key[: -len(FLOAT_SUFFIX)].lower() if key.endswith(FLOAT_SUFFIX) else key
+
+
 def frame_lists(example: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The modalities of an example: its values (T, D)."""
     return {key: value for key, value in example.items() if np.ndim(value) == 2}
 
 
 def check_frames(example: Mapping[str, Any], has_lists: bool) -> None:
-    """Raise a ValueError unless an example has frames, as many in every modality.
+    """Raise a ValueError unless an example has frames, in one modality at least.
 
-    An example without frame lists needs video-level features instead.
+    The modalities may differ in length: each is taken as it is. An example without frame lists
+    needs video-level features instead.
     """
     frames = frame_lists(example)
     if not has_lists:
@@ -196,11 +203,8 @@ def check_frames(example: Mapping[str, Any], has_lists: bool) -> None:
         raise ValueError('no frames, and no video-level features')
     if not any(map(len, frames.values())):
         raise ValueError('no frames')
-    if len(set(map(len, frames.values()))) > 1:
-        counts = ', '.join(f'{name} {len(value)}' for name, value in frames.items())
-        raise ValueError(f'unequal numbers of frames: {counts}')
     for name, value in frames.items():
-        if value.size == 0:
+        if len(value) and value.size == 0:
             raise ValueError(f'the frames of {name!r} are empty')
 
 

@@ -7,11 +7,12 @@ import glob
 import logging
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..progress import progress
 from .checksum import require_crc32c
 from .examples import Example, PathLike, check_errors_option, read_example
 from .index import ShardIndex
@@ -27,7 +28,8 @@ class YT8MShards(Sequence[Example]):
 
     ``shards[i]`` reads one record, as ``read_examples`` yields it. No file stays open, so workers,
     forked or spawned, may share an object. Each shard is indexed once, and its index is kept
-    beside it as ``<shard>.index.npz``; a shard that has changed is indexed again.
+    beside it as ``<shard>.index.npz``. A shard that has changed, or was copied, is indexed again,
+    and so is one whose index is damaged.
 
     Args:
         paths (str | PathLike | Sequence): A shard, a glob, or several of these.
@@ -37,6 +39,8 @@ class YT8MShards(Sequence[Example]):
             numbers, order and length do not depend on when damage is met. Defaults to 'raise'.
         index_dir (str | PathLike, optional): Folder for the indexes of shards on a read-only disk.
             Defaults to None, beside the shards.
+        log (Callable): Takes a line about the progress, every few seconds while indexes are made
+            or loaded. Defaults to the ``info`` of this module's logger.
 
     Attributes:
         paths (list[str]): The shards.
@@ -58,6 +62,7 @@ class YT8MShards(Sequence[Example]):
         paths: PathLike | Sequence[PathLike],
         errors: str = 'raise',
         index_dir: PathLike | None = None,
+        log: Callable[[str], object] = LOGGER.info,
     ) -> None:
         check_errors_option(errors)
         # Where all indexes exist, this would otherwise show only when the first record is read.
@@ -70,12 +75,17 @@ class YT8MShards(Sequence[Example]):
                 f'index_dir={self._index_dir!r}: shards of different folders have the same name. '
                 'Use a YT8MShards and an index_dir of its own for each folder.'
             )
-        self._unsaved = 0
-        indexes = [self._obtain_index(path) for path in self.paths]
+        self._unsaved: dict[str, OSError] = {}
+        self._damaged: dict[str, ValueError] = {}
+        indexes = [
+            self._obtain_index(path)
+            for path in progress(self.paths, len(self.paths), 'shards opened', log)
+        ]
         self._indexes: list[ShardIndex | None] = list(indexes)
         self._ends = np.cumsum([len(index.offsets) for index in indexes])
         named = dict(zip(self.paths, indexes, strict=True))
-        self._stamps = {path: (index.size, index.mtime_ns) for path, index in named.items()}
+        self._stamps = {path: index.stamp for path, index in named.items()}
+        self._contents = {path: index.content for path, index in named.items()}
         self.skipped = {path: index.skipped for path, index in named.items() if index.skipped}
         self._report()
 
@@ -85,7 +95,7 @@ class YT8MShards(Sequence[Example]):
     def __getitem__(self, i: int) -> Example:  # type: ignore[override]
         path, offset = self.location(i)
         with open(path, 'rb') as file:
-            self._check_stamp(path)
+            self._check_unchanged(path)
             file.seek(offset)
             example = read_example(file, path)
         assert example is not None  # The index has no offset at the end of a file of this size.
@@ -97,9 +107,30 @@ class YT8MShards(Sequence[Example]):
         return index.labels[index.splits[j] : index.splits[j + 1]].copy()
 
     def num_frames(self, i: int) -> int:
-        """Number of frames of record i, from the index; 0 for a video-level record."""
+        """Number of frames of record i in its longest list; 0 for a video-level record."""
         _, index, j = self._locate(i)
-        return int(index.num_frames[j])
+        return int(index.num_frames[j].max(initial=0))
+
+    def frame_counts(self, names: Sequence[str]) -> np.ndarray:
+        """Number of frames of all records in some lists.
+
+        Args:
+            names (Sequence[str]): The lists, as they are called in an example.
+
+        Returns:
+            np.ndarray: Shape (records, names), from the indexes; -1 where a record has no such
+            list.
+        """
+        counts = np.full((len(self), len(names)), -1, np.int32)
+        begin = 0
+        for k, end in enumerate(self._ends.tolist()):
+            index = self._index(k)
+            lists = index.lists.tolist()
+            for column, name in enumerate(names):
+                if name in lists:
+                    counts[begin:end, column] = index.num_frames[:, lists.index(name)]
+            begin = end
+        return counts
 
     def location(self, i: int) -> tuple[str, int]:
         """Shard of record i, and the byte at which the record begins."""
@@ -110,7 +141,7 @@ class YT8MShards(Sequence[Example]):
         # A spawned worker loads an index from its file when it needs it, and is sent only the
         # indexes that have no file: those of thousands of shards are large.
         indexes = [
-            None if os.path.exists(self._index_file(path)) else index
+            index if path in self._unsaved or not os.path.exists(self._index_file(path)) else None
             for path, index in zip(self.paths, self._indexes, strict=True)
         ]
         return {**vars(self), '_indexes': indexes}
@@ -123,16 +154,24 @@ class YT8MShards(Sequence[Example]):
         i %= len(self)
         k = int(np.searchsorted(self._ends, i, side='right'))
         begin = int(self._ends[k - 1]) if k else 0
+        return k, self._index(k), i - begin
+
+    def _index(self, k: int) -> ShardIndex:
+        """The index of a shard by its number, loaded if a worker was not sent it."""
         index = self._indexes[k]
         if index is None:
-            self._check_stamp(self.paths[k])
+            self._check_unchanged(self.paths[k])
             index = self._indexes[k] = self._obtain_index(self.paths[k])
-        return k, index, i - begin
+        return index
 
     def _obtain_index(self, path: str) -> ShardIndex:
         """The index of a shard, from its file or else made now and saved."""
         file = self._index_file(path)
-        index = ShardIndex.load(file)
+        try:
+            index = ShardIndex.load(file)
+        except ValueError as error:
+            index = None
+            self._damaged[file] = error
         if index is not None and index.serves(self._errors, file_stamp(path)):
             return index
         if is_gzip(path):
@@ -146,25 +185,39 @@ class YT8MShards(Sequence[Example]):
             if self._index_dir:
                 os.makedirs(self._index_dir, exist_ok=True)
             index.save(file)
-        except OSError:
-            self._unsaved += 1
+        except OSError as error:
+            self._unsaved[path] = error
         return index
 
     def _index_file(self, path: str) -> str:
         folder, name = os.path.split(path)
         return os.path.join(self._index_dir or folder, name + INDEX_SUFFIX)
 
-    def _check_stamp(self, path: str) -> None:
-        if file_stamp(path) != self._stamps[path]:
-            text = f'{path} has changed since it was indexed: create the YT8MShards again'
-            raise TFRecordError(text, path)
+    def _check_unchanged(self, path: str) -> None:
+        known, stamp = self._stamps[path], file_stamp(path)
+        if stamp == known:
+            return
+        # A backup or chmod touches only the last time, but so does whoever sets back the others.
+        same_times = stamp[:2] == known[:2]
+        if same_times and ShardIndex.build(path, self._errors).content == self._contents[path]:
+            self._stamps[path] = stamp
+            return
+        text = f'{path} has changed since it was indexed: create the YT8MShards again'
+        raise TFRecordError(text, path)
 
     def _report(self) -> None:
+        if self._damaged:
+            file, reason = next(iter(self._damaged.items()))
+            LOGGER.warning(
+                '%d damaged indexes were made again: %s (%s)', len(self._damaged), file, reason
+            )
         if self._unsaved:
             LOGGER.warning(
-                '%d indexes are kept in memory only, as %s cannot be written to: give index_dir',
-                self._unsaved,
+                '%d indexes are kept in memory only, as %s cannot be written to: give index_dir '
+                '(%s)',
+                len(self._unsaved),
                 self._index_dir or 'the folder of the shards',
+                next(iter(self._unsaved.values())),
             )
         if self.skipped:
             counts = ', '.join(f'{path} {count}' for path, count in self.skipped.items())

@@ -11,17 +11,27 @@ import gzip
 import mmap
 import os
 import struct
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
+from ..files import replacing
 from .checksum import masked_crc32c
 
 HEADER, FOOTER = 12, 4
 # Protobuf's own limit of a message.
 MAX_LENGTH = 2**31 - 1
+
+
+class Stamp(NamedTuple):
+    """Size of a file, and when its content and its entry on the disk last changed (ns).
+
+    Anyone may set the second time, and copies keep it; the last is the system's own.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
 
 
 class TFRecordError(ValueError):
@@ -52,14 +62,14 @@ def damaged(path: str, offset: int, problem: str, next_offset: int | None = None
     return TFRecordError(text, path, offset, next_offset)
 
 
-def file_stamp(path: str) -> tuple[int, int]:
-    """Size and modification time (ns) of a shard, which tell whether it has changed."""
+def file_stamp(path: str) -> Stamp:
+    """What tells whether a shard has changed, without reading it."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
         text = 'no such shard (it has to be a local file, or a glob of local files)'
         raise FileNotFoundError(errno.ENOENT, text, path) from None
-    return status.st_size, status.st_mtime_ns
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def is_gzip(path: str) -> bool:
@@ -134,19 +144,6 @@ def write_records(path: str, records: Iterable[bytes]) -> int:
         if count == 0:
             raise ValueError(f'{path}: no examples to write, and an empty shard is an error')
     return count
-
-
-@contextmanager
-def replacing(path: str) -> Iterator[BinaryIO]:
-    """A file that appears under ``path`` once it is complete, or not at all."""
-    temporary = f'{path}.{uuid.uuid4().hex[:8]}.tmp'
-    try:
-        with open(temporary, 'wb') as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def _length(header: bytes, path: str, offset: int) -> int:
