@@ -135,7 +135,7 @@ class Digits:
             attention=False,
         )
         found = Runner.from_cfg(cfg).test()
-        return {'clean': found['acc/top1'] / 100, 'pgd': found['attack/pgd/top1'] / 100}
+        return {'clean': found['acc/top1'], 'pgd': found['attack/pgd/top1']}
 
 
 TASKS = {'yt8m-sample': Sample, 'ordered-digits': Digits}

@@ -33,7 +33,7 @@ from adv_plugins import __version__
 from adv_plugins.adapters.wrappers import inner_model
 from adv_plugins.evaluation import Comparison, Robustness, compare, markdown
 from adv_plugins.evaluation.page_text import as_text
-from adv_plugins.evaluation.selection import evenly_spread
+from adv_plugins.evaluation.selection import evenly_spread, shared_videos
 from adv_plugins.evaluation.tables import markdown_table, percent
 from adv_plugins.evaluation.training_log import read_training_log
 from adv_plugins.evaluation.weights import load_weights
@@ -84,14 +84,14 @@ class Report:
     def evaluate(self) -> None:
         """Evaluate every checkpoint that fits the config, and draw its pictures."""
         for name, checkpoint in zip(self.args.names, self.args.checkpoints, strict=True):
+            loop = self.runner.test_loop
+            loop.name = name
             try:
                 load_weights(self.model, checkpoint)
+                loop.evaluate(checkpoint)
             except Exception as error:  # An unreadable file may raise anything.
                 self.leave_out(name, error)
                 continue
-            loop = self.runner.test_loop
-            loop.name = name
-            loop.evaluate(checkpoint)
             self.results.append(loop.results)
             for index in evenly_spread(len(self.dataset), self.args.num_videos):
                 try:
@@ -156,7 +156,11 @@ class Report:
         rows, notes = [], []
         for results in self.results:
             clean = results.keys('clean')
-            worst = [results.worst_case([*clean, *keys]) for keys in results.attack_groups()]
+            worst = [
+                results.worst_case([*clean, *keys])
+                for keys in results.attack_groups()
+                if shared_videos(results.cells[key].videos for key in keys)
+            ]
             numbers = [
                 results.top('clean') if clean else float('nan'),
                 results.mpc(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,12 @@ from .deepfool import robustness_summary
 
 
 class PerVideo(BaseMetric):
-    """The mean over videos of numbers that each video has."""
+    """The mean over videos of numbers that each video has.
+
+    Numbers that are not finite are left out of the mean and counted: ``<name>_undefined`` is
+    reported where there are any. The column ``finite`` says whether a video's scores are;
+    ``num_not_finite`` is reported where some are not.
+    """
 
     default_prefix = ''
 
@@ -32,8 +38,15 @@ class PerVideo(BaseMetric):
         self.results.extend(dict(zip(columns, row, strict=True)) for row in rows)
 
     def compute_metrics(self, results: list[dict[str, float]]) -> dict[str, float]:
-        """The means."""
-        return {name: sum(r[name] for r in results) / len(results) for name in results[0]}
+        """The means, and how many videos are in none."""
+        broken = sum(not row.pop('finite') for row in results)
+        numbers = {'num_not_finite': broken} if broken else {}
+        for name in results[0]:
+            known = [row[name] for row in results if math.isfinite(row[name])]
+            numbers[name] = sum(known) / len(known) if known else math.nan
+            if len(known) < len(results):
+                numbers[f'{name}_undefined'] = len(results) - len(known)
+        return numbers
 
 
 class PerVideoRobustness(PerVideo):
@@ -74,11 +87,13 @@ class AttackedEvaluator:
         self.recipes = recipes
         self.attacked = {name: _copy(clean, name) for name in recipes}
         self.per_video = {name: PerVideo() for name in recipes}
+        self.clean_per_video = PerVideo()
         self.robustness = None if deepfool is None else PerVideoRobustness(deepfool['max_iter'])
         self.num_deepfool = 0
 
     def process(self, data_samples: Any, data_batch: Any) -> None:
         """Clean predictions."""
+        self.clean_per_video.process(_finite(data_samples), [])
         self.clean.process(data_samples=data_samples, data_batch=data_batch)
 
     def process_attacked(
@@ -86,7 +101,7 @@ class AttackedEvaluator:
     ) -> None:
         """Predictions under an attack, and numbers that it has for each video."""
         self.attacked[name].process(data_samples=data_samples, data_batch=data_batch)
-        self.per_video[name].process(columns, [])
+        self.per_video[name].process({**columns, **_finite(data_samples)}, [])
 
     def process_deepfool(self, columns: Mapping[str, Tensor]) -> None:
         """The results of DeepFool for each video: ``rho``, ``success`` and ``iterations``."""
@@ -103,7 +118,7 @@ class AttackedEvaluator:
         Returns:
             dict[str, float]: The metrics by name, ``<attack>/<metric>`` under an attack.
         """
-        metrics = self.clean.evaluate(size)
+        metrics = self.clean.evaluate(size) | self.clean_per_video.evaluate(size)
         for name, evaluator in self.attacked.items():
             attacked = {'eps': self.recipes[name].eps, **self.per_video[name].evaluate(size)}
             attacked |= evaluator.evaluate(size)
@@ -114,6 +129,13 @@ class AttackedEvaluator:
             metrics |= {f'deepfool/{key}': value for key, value in summary.items()}
             self.num_deepfool = 0
         return metrics
+
+
+def _finite(data_samples: Sequence[Any]) -> dict[str, Tensor]:
+    """Whether all scores of each video are finite, where there are scores."""
+    scores = [getattr(sample, 'pred_score', None) for sample in data_samples]
+    finite = [not isinstance(each, Tensor) or bool(each.isfinite().all()) for each in scores]
+    return {'finite': torch.tensor(finite)}
 
 
 def _copy(evaluator: Evaluator, name: str) -> Evaluator:

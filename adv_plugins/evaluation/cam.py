@@ -69,12 +69,13 @@ def frame_attention(maps: Tensor) -> Tensor:
         maps (Tensor): Maps of :func:`gradcam`, shape (B, T, H, W).
 
     Returns:
-        Tensor: Shares, shape (B, T), summing to 1; all equal where a clip has no evidence at all.
+        Tensor: Shares, shape (B, T), summing to 1; NaN where a clip has no evidence at all, or
+        evidence that is not finite.
     """
     sums = maps.sum(dim=(2, 3))
-    total = sums.sum(dim=1, keepdim=True)
-    equal = torch.full_like(sums, 1 / sums.shape[1])
-    return torch.where(total > 0, sums / total.clamp(min=torch.finfo(sums.dtype).tiny), equal)
+    # Divided by the largest first: a sum of very small shares may not be representable.
+    sums = sums / sums.amax(dim=1, keepdim=True)
+    return sums / sums.sum(dim=1, keepdim=True)
 
 
 def attention_entropy(attention: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ def attention_entropy(attention: Tensor) -> Tensor:
 
     Returns:
         Tensor: Entropy over log T, shape (B,): 1 where all frames count alike, 0 where one
-        frame decides.
+        frame decides, NaN where the shares are NaN or there is a single frame.
     """
     entropy = -torch.special.xlogy(attention, attention).sum(dim=1)
     return entropy / torch.log(torch.tensor(float(attention.shape[1])))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from .attacks import attack_class
+from .option_values import as_number
+from .tables import eps_text
 
 KINDS = ('clean', 'corruption', 'attack', 'curve', 'deepfool', 'sanity')
 DEEPFOOL = ('rho', 'success', 'iterations')
@@ -76,11 +80,72 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """``'clean'``, ``'corruption/snow/3'``, ``'attack/pgd'``, ``'curve/pgd/0.01569'``."""
+        """``'clean'``, ``'corruption/snow/3'``, ``'attack/pgd'``, ``'curve/pgd/4/255'``."""
         parts = [self.kind, self.name]
-        if self.kind in ('corruption', 'curve'):
+        if self.kind == 'corruption':
             parts.append(f'{self.level:.4g}')
+        if self.kind == 'curve':
+            parts.append(eps_text(self.level))
         return '/'.join(part for part in parts if part)
+
+    @property
+    def condition(self) -> tuple[Any, ...]:
+        """What two cells have in common that were run alike: all but the videos and the numbers.
+
+        However the type of an attack is written, it is the same attack.
+        """
+        return self.kind, self.name, self.level, compared_options(self.options)
+
+    def lacks(self, planned: Cell) -> list[int]:
+        """The videos that are still to be run for a planned cell of the same condition.
+
+        Args:
+            planned (Cell): The cell to be run: its videos, and its values by name.
+        """
+        if not planned.values.keys() <= self.values.keys():
+            return planned.videos
+        done = set(self.videos)
+        return [video for video in planned.videos if video not in done]
+
+    def united(self, newer: Cell) -> Cell:
+        """One cell with the videos of two of the same condition.
+
+        Args:
+            newer (Cell): The other one; its numbers count where both have a video.
+
+        Returns:
+            Cell: The videos in ascending order; a number that one of the cells does not have is
+            NaN for its videos.
+        """
+        if set(self.videos) <= set(newer.videos):
+            return newer
+        rows = self._rows() | newer._rows()
+        videos = sorted(rows)
+        columns: dict[str, list[Any]] = {
+            name: [rows[video].get(name, math.nan) for video in videos]
+            for name in {**self._columns(), **newer._columns()}
+        }
+        return replace(
+            newer,
+            videos=videos,
+            predictions=columns.pop('prediction', []),
+            ranks=columns.pop('rank', []),
+            values=columns,
+            seconds=self.seconds + newer.seconds,
+        )
+
+    def _columns(self) -> dict[str, list[Any]]:
+        has_predictions = self.kind != 'deepfool'
+        own = dict(prediction=self.predictions, rank=self.ranks) if has_predictions else {}
+        return {**own, **self.values}
+
+    def _rows(self) -> dict[int, dict[str, Any]]:
+        columns = self._columns()
+        rows = zip(*columns.values(), strict=True)
+        return {
+            video: dict(zip(columns, row, strict=True))
+            for video, row in zip(self.videos, rows, strict=True)
+        }
 
     def to_json(self) -> dict[str, Any]:
         """The arguments as a JSON object; values that are not finite become null."""
@@ -159,7 +224,28 @@ def split_key(key: str) -> tuple[str, str, float | None]:
     """Kind, name and level of a key."""
     kind, _, rest = key.partition('/')
     name, _, level = rest.partition('/')
-    return kind, name, float(level) if level else None
+    return kind, name, as_number('level', level) if level else None
+
+
+def canonical_key(key: str) -> str:
+    """A key as it is written today; earlier versions wrote ``'curve/pgd/0.01569'``."""
+    if not key.startswith('curve/') or key.count('/') != 2:
+        return key
+    kind, name, level = split_key(key)
+    assert level is not None
+    grey = f'{round(255 * level)}/255'
+    same = f'{as_number("level", grey):.4g}' == f'{level:.4g}'
+    return f'{kind}/{name}/{grey if same else eps_text(level)}'
+
+
+def compared_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they are compared: the type of an attack by its class, however it is written."""
+    compared = dict(options)
+    if 'type' in compared:
+        kind = attack_class(compared['type'])
+        name = str(compared['type']) if kind is None else kind.__name__
+        compared['type'] = name.rpartition('.')[2].lower().replace('_', '')
+    return compared
 
 
 def _finite(value: Any) -> Any:

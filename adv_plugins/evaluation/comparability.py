@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .cells import KINDS
+from .cells import KINDS, compared_options
 from .results import Robustness
 from .selection import shared_videos
 
@@ -76,7 +76,12 @@ def _difference(first: Robustness, other: Robustness, key: str) -> str | None:
     a, b = first.cells[key], other.cells[key]
     if a.level != b.level:
         return f'{first.model} was run at {a.level}, {other.model} at {b.level}'
-    names = [name for name in a.options | b.options if a.options.get(name) != b.options.get(name)]
+    first_options, other_options = compared_options(a.options), compared_options(b.options)
+    names = [
+        name
+        for name in first_options | other_options
+        if first_options.get(name) != other_options.get(name)
+    ]
     if not names:
         return None
     texts = [

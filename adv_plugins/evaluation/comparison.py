@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..core.checks import near_names
 from .cells import Cell
 from .comparability import check_comparable, incomparable_cells
-from .intervals import Interval, bootstrap_mean, paired_bootstrap
+from .intervals import Interval, paired_bootstrap, paired_difference
 from .results import Robustness
 from .selection import shared_videos
 from .tables import eps_text
@@ -58,7 +58,8 @@ class Row:
         num_videos (int): Number of videos that all models share.
         means (list[float]): The mean of each model; accuracies in percent.
         changes (list[Interval | None]): Each model against the baseline; None for the baseline.
-        note (str): Which cells the mean is over, or at which eps. Defaults to ''.
+        note (str): Which cells the mean is over, at which eps, or why there are fewer videos than
+            were evaluated. Defaults to ''.
         detail (bool): Whether it is a part of another row, as a severity is of a corruption.
             Defaults to False.
     """
@@ -233,8 +234,9 @@ class Comparison:
         for name, group in by_name.items():
             yield from (self._row(key, [[key]], detail=True) for key in group)
             levels = ', '.join(f'{first.cells[key].level:g}' for key in group)
-            yield self._row(f'corruption/{name}', [group], f'severity {levels}')
-        if by_name:
+            if self.videos(*group):
+                yield self._row(f'corruption/{name}', [group], f'severity {levels}')
+        if by_name and self.videos(*keys):
             note = f'{len(by_name)} corruptions, {len(keys)} cells'
             yield self._row('mPC', list(by_name.values()), note)
 
@@ -250,6 +252,8 @@ class Comparison:
             # The zero perturbation is within every eps.
             keys = [*(['clean'] if 'clean' in self.shared else []), *attacks]
             videos = self.videos(*keys)
+            if not videos:
+                continue
             correct = [
                 np.all([r.correct(key, videos=videos) for key in keys], axis=0).astype(float)
                 for r in self.results
@@ -302,15 +306,16 @@ class Comparison:
                 columns = np.array([_column(cell, name, videos) for cell in cells])
                 columns = columns[:, np.isfinite(columns).all(axis=0)]
                 if columns.shape[1]:
-                    yield self._value_row(f'{key}: {name}', columns)
+                    note = _share_note(cells[0].kind, columns.shape[1], len(videos))
+                    yield self._value_row(f'{key}: {name}', columns, note)
 
-    def _value_row(self, name: str, columns: Floats) -> Row:
+    def _value_row(self, name: str, columns: Floats, note: str) -> Row:
         first = columns[self.baseline]
         changes = [
-            None if index == self.baseline else Interval(*bootstrap_mean(column - first))
+            None if index == self.baseline else paired_difference(first, column)
             for index, column in enumerate(columns)
         ]
-        return Row(name, len(first), columns.mean(axis=1).tolist(), changes)
+        return Row(name, len(first), columns.mean(axis=1).tolist(), changes, note)
 
     def _pair(self, key: str, model: int | None) -> tuple[list[int], Floats, Floats]:
         """The shared videos of a cell, and which of them the baseline and a model get right."""
@@ -346,6 +351,17 @@ class Comparison:
                     f'there is no class {name!r}; write one of the classes, e.g. {near}'
                 )
         return {index for index, name in enumerate(classes) if name in names}
+
+
+def _share_note(kind: str, defined: int, total: int) -> str:
+    """Why fewer videos count than were evaluated."""
+    if defined == total:
+        return ''
+    reasons = {
+        'attack': f'{defined} of {total} attacked videos were right when clean, with all models',
+        'deepfool': f'{defined} of {total} videos were fooled, with all models',
+    }
+    return reasons.get(kind, f'{defined} of {total} videos have a value, with all models')
 
 
 def _column(cell: Cell, name: str, videos: list[int]) -> Floats:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from .comparison import ClassChange, Comparison, Row
-from .intervals import NOISE, Interval
+from .intervals import MIN_DIFFERING, MIN_VIDEOS, NOISE, TOO_FEW, Interval
 from .page_text import as_text, bold
 from .tables import NO_NUMBER, markdown_table, percent
 
-_DIRECTIONS = {'better': 'higher', 'worse': 'lower', NOISE: NOISE}
+_DIRECTIONS = {'better': 'higher', 'worse': 'lower', NOISE: NOISE, TOO_FEW: TOO_FEW}
 """Of values of which neither more nor less is better, such as the attention entropy."""
 
 
@@ -63,10 +63,10 @@ def _heading(
     lines += [
         '',
         'Each difference is to the baseline, on the same videos, with a 95 % interval: paired '
-        'bootstrap over videos, 10000 resamples. A verdict needs an interval without 0 and, '
-        "where videos are right or wrong, p < 0.05 in McNemar's exact test. The interval "
-        'reflects the choice of videos; only other seeds show how much another training run '
-        'would differ.',
+        f'bootstrap over videos, 10000 resamples. A verdict needs at least {MIN_VIDEOS} videos, at '
+        f'least {MIN_DIFFERING} of them with a difference, an interval without 0 and, where '
+        "videos are right or wrong, p < 0.05 in McNemar's exact test. The interval reflects the "
+        'choice of videos; only other seeds show how much another training run would differ.',
         '',
         f'{count} intervals are shown. Between equal models about 5 % of them, '
         f'{count / 20:.3g}, would exclude 0 by chance.',
@@ -107,7 +107,9 @@ def _value_section(comparison: Comparison) -> str:
             value, low, high = (f'{x:+.3g}' for x in change[:3])
             line += [f'{value} [{low}, {high}]', _DIRECTIONS[change.verdict]]
         lines.append(line)
-    return '## Attention and DeepFool\n\n' + markdown_table(header, lines)
+    notes = [f'- {as_text(row.name)}: {as_text(row.note)}' for row in comparison.values if row.note]
+    parts = ['## Attention and DeepFool', markdown_table(header, lines), '\n'.join(notes)]
+    return '\n\n'.join(part for part in parts if part)
 
 
 def _class_section(
@@ -141,7 +143,9 @@ def _class_section(
 def _change_cells(change: Interval) -> list[str]:
     """Difference, p-value and verdict of an accuracy."""
     p_value = NO_NUMBER if change.p_value is None else f'{change.p_value:.2g}'
-    verdict = change.verdict if change.verdict == NOISE else bold(change.verdict)
+    verdict = change.verdict
+    if verdict in ('better', 'worse'):
+        verdict = bold(verdict)
     return [_points(change), p_value, verdict]
 
 

@@ -7,13 +7,17 @@ to the norm of the input, is the robustness rho of the model at that input.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..core.checks import near_names
 from ..core.functional import expand_like
+from .option_values import as_count, as_number
 
 CRITERIA = ('top1_change', 'hit1', 'any_flip')
 # What the paper's own code adds to the length of each step, in units of the input: a step across
@@ -130,7 +134,8 @@ def robustness(result: DeepFoolResult, x: Inputs, valid: Inputs | None = None) -
         valid (Tensor or dict[str, Tensor], optional): As for :func:`deepfool`. Defaults to None.
 
     Returns:
-        Tensor: Shape (B,); infinite where an input of norm 0 has a perturbation.
+        Tensor: Shape (B,); NaN where the norm of the input is 0 or not finite, unless the
+        prediction was wrong already: no perturbation is 0, whatever the input.
     """
     clean = _checked_parts(x)
     masks = _masks(valid, clean)
@@ -138,7 +143,8 @@ def robustness(result: DeepFoolResult, x: Inputs, valid: Inputs | None = None) -
         _joint_norm({name: torch.where(masks[name], part, 0) for name, part in parts.items()})
         for parts in (_checked_parts(result.perturbation), clean)
     )
-    return torch.where(size == 0, size, size / reference)
+    rho = size / torch.where((reference > 0) & reference.isfinite(), reference, math.nan)
+    return torch.where(result.success.to(size.device) & (size == 0), size, rho)
 
 
 def robustness_summary(
@@ -157,8 +163,9 @@ def robustness_summary(
         were wrong already; ``rho_failed_mean``, how far the search went for the failures;
         ``success_rate``, and ``already_wrong``, the part of it that needed no step; the rates of
         the failures, ``at_max_iter`` and ``stuck`` (no gradient, or no class to go to), which add
-        up to 1 with ``success_rate``; and ``iterations_mean`` of all samples. NaN where there is
-        nothing to average.
+        up to 1 with ``success_rate``; ``iterations_mean`` of all samples; and
+        ``num_undefined``, how many samples have no finite rho and are thus in no mean of it. NaN
+        where there is nothing to average.
 
     Raises:
         ValueError: Shapes differ, or there is no sample.
@@ -168,16 +175,18 @@ def robustness_summary(
             'rho, success and iterations must have one shape (N,), N at least 1, got '
             f'{tuple(rho.shape)}, {tuple(success.shape)} and {tuple(iterations.shape)}'
         )
-    rho, iterations = rho.double(), iterations.double()
+    rho, iterations, defined = rho.double(), iterations.double(), rho.isfinite()
+    fooled, failed = rho[success & defined], rho[~success & defined]
     return {
-        'rho_mean': float(rho[success].mean()),
-        'rho_median': float(torch.quantile(rho[success], 0.5)) if success.any() else float('nan'),
-        'rho_failed_mean': float(rho[~success].mean()),
+        'rho_mean': float(fooled.mean()),
+        'rho_median': float(torch.quantile(fooled, 0.5)) if len(fooled) else math.nan,
+        'rho_failed_mean': float(failed.mean()),
         'success_rate': float(success.double().mean()),
         'already_wrong': float((success & (iterations == 0)).double().mean()),
         'at_max_iter': float((~success & (iterations >= max_iter)).double().mean()),
         'stuck': float((~success & (iterations < max_iter)).double().mean()),
         'iterations_mean': float(iterations.mean()),
+        'num_undefined': int((~defined).sum()),
     }
 
 
@@ -343,6 +352,37 @@ def _masks(valid: Inputs | None, parts: Parts) -> Parts:
                 f'{tuple(part.shape)} or broadcast to it, got {tuple(mask.shape)}'
             ) from error
     return broadcast
+
+
+OPTIONS: dict[str, Any] = dict(
+    num_candidates=10, overshoot=0.02, max_iter=50, criterion='top1_change'
+)
+"""The options of :func:`deepfool` that a config can set, with their defaults."""
+
+
+def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of :func:`deepfool` that a config can set.
+
+    Args:
+        options (Mapping): Some of them; numbers also as text.
+
+    Returns:
+        dict: Given ones and defaults.
+
+    Raises:
+        ValueError: An option is unknown, or its value is not allowed.
+    """
+    if not isinstance(options, Mapping):
+        raise ValueError(f'deepfool={options!r} must be a dict; write deepfool=dict(max_iter=50)')
+    for name in options:
+        if name not in OPTIONS:
+            near = ' or '.join(near_names(name, OPTIONS) or OPTIONS)
+            raise ValueError(f'deepfool has no option {name}=; write {near}')
+    chosen = {**OPTIONS, **options}
+    counts = {name: as_count(name, chosen[name], 0) for name in ('num_candidates', 'max_iter')}
+    chosen |= counts | dict(overshoot=as_number('overshoot', chosen['overshoot']))
+    check_options(**chosen)
+    return chosen
 
 
 def check_options(num_candidates: int, overshoot: float, max_iter: int, criterion: str) -> None:

@@ -21,6 +21,7 @@ from ..core.capture import capture_output
 from ..core.randomness import stream_seed
 from ..core.recipe import Recipe
 from .cam import frame_attention, gradcam
+from .labels import SEVERAL, LabelError
 
 
 class Deployed:
@@ -117,7 +118,7 @@ class Deployed:
             views (int): V, the second axis of :meth:`views`.
 
         Returns:
-            Tensor: Shape (B, V, T'), summing to 1 over T'.
+            Tensor: Shape (B, V, T'), summing to 1 over T'; NaN for a view without evidence.
         """
         singles, samples = self.one_view(inputs, views), _repeat(data_samples, views)
         labels = hard_labels(samples).to(inputs.device)
@@ -166,14 +167,11 @@ def hard_labels(data_samples: Sequence[Any]) -> Tensor:
         Tensor: Shape (B,).
 
     Raises:
-        ValueError: A video has none, or several.
+        LabelError: A video has none, or several.
     """
     labels = [getattr(sample, 'gt_label', None) for sample in data_samples]
     if any(label is None or label.numel() != 1 or label.is_floating_point() for label in labels):
-        raise ValueError(
-            'robustness is evaluated on videos with one label each; for several labels a video '
-            "write test_cfg=dict(type='AdversarialTestLoop', ...)"
-        )
+        raise LabelError(SEVERAL)
     return torch.cat([label.reshape(1) for label in labels])
 
 

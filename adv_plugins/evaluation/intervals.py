@@ -10,6 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 NOISE = 'within noise'
+TOO_FEW = 'too few videos'
+MIN_VIDEOS = 20
+"""With fewer videos there is no verdict: what they lack no resampling can draw."""
+MIN_DIFFERING = 6
+"""If fewer videos differ between two models, all of them favour the same one by chance in more than
+5 % of cases (2 · 0.5⁵ = 6 %); McNemar's test has the same bound."""
 _CHUNK = 2**22
 """How many numbers are resampled at a time."""
 _FEW = 256
@@ -34,6 +40,11 @@ class Interval(NamedTuple):
         p_value (float, optional): That of :func:`mcnemar`, where each video is right or wrong.
             Defaults to None.
         confidence (float): Defaults to 0.95.
+        num_videos (int, optional): How many videos it is of. Defaults to None: not known.
+        num_differing (int, optional): At how many of them the models differ. Defaults to None: not
+            known.
+        num_undefined (int): How many further videos were left out, because one of the models has
+            no finite number there. Defaults to 0.
     """
 
     difference: float
@@ -41,16 +52,23 @@ class Interval(NamedTuple):
     high: float
     p_value: float | None = None
     confidence: float = 0.95
+    num_videos: int | None = None
+    num_differing: int | None = None
+    num_undefined: int = 0
 
     @property
     def verdict(self) -> str:
-        """``'better'``, ``'worse'`` or ``'within noise'``.
+        """``'better'``, ``'worse'``, ``'within noise'`` or ``'too few videos'``.
 
-        The difference is noise if its interval contains 0 or if McNemar's test is not significant:
-        with few videos the bootstrap is overconfident, since it cannot draw what they lack.
+        There is no verdict on fewer than ``MIN_VIDEOS`` videos. The difference is noise if its
+        interval contains 0, if McNemar's test is not significant, or if fewer than
+        ``MIN_DIFFERING`` videos differ.
         """
+        if self.num_videos is not None and self.num_videos < MIN_VIDEOS:
+            return TOO_FEW
         insignificant = self.p_value is not None and self.p_value >= 1 - self.confidence
-        if self.low <= 0 <= self.high or insignificant or math.isnan(self.difference):
+        rare = self.num_differing is not None and self.num_differing < MIN_DIFFERING
+        if self.low <= 0 <= self.high or insignificant or rare or math.isnan(self.difference):
             return NOISE
         return 'better' if self.difference > 0 else 'worse'
 
@@ -117,8 +135,9 @@ def paired_bootstrap(
         seed (int): Seed of the resampling, which has a generator of its own. Defaults to 0.
 
     Returns:
-        Interval: Second minus first, in percentage points. Where the models agree on every video
-        the difference and both bounds are 0.
+        Interval: Second minus first, in percentage points, of the videos at which both are finite.
+        Where the models agree on every video the difference and both bounds are 0; without a
+        video they are NaN.
 
     Raises:
         ValueError: The shapes differ, or there is no video.
@@ -128,16 +147,60 @@ def paired_bootstrap(
         >>> paired_bootstrap([1, 1, 0, 0], [1, 1, 1, 1]).difference
         50.0
     """
-    a, b = np.asarray(correct_a, dtype=float), np.asarray(correct_b, dtype=float)
+    change = paired_difference(correct_a, correct_b, num_resamples, confidence, seed)
+    points = {name: 100 * getattr(change, name) for name in ('difference', 'low', 'high')}
+    a, b = _both_defined(correct_a, correct_b)
+    binary = len(a) > 0 and bool(np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all())
+    return change._replace(**points, p_value=mcnemar(a == 1, b == 1) if binary else None)
+
+
+def paired_difference(
+    values_a: ArrayLike,
+    values_b: ArrayLike,
+    num_resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """The difference of the means of any number that each video has, in its own unit.
+
+    Args:
+        values_a (array): Of the first model, shape (N,).
+        values_b (array): Of the second model, for the same videos in the same order.
+        num_resamples (int): Defaults to 10,000.
+        confidence (float): Defaults to 0.95.
+        seed (int): As for :func:`paired_bootstrap`. Defaults to 0.
+
+    Returns:
+        Interval: Second minus first, as for :func:`paired_bootstrap`.
+
+    Raises:
+        ValueError: The shapes differ, or there is no video.
+    """
+    a, b = _both_defined(values_a, values_b)
+    estimate = Estimate(math.nan, math.nan, math.nan)
+    if len(a):
+        estimate = bootstrap_mean(b - a, num_resamples, confidence, seed)
+    return Interval(
+        *estimate,
+        confidence=confidence,
+        num_videos=len(a),
+        num_differing=int((a != b).sum()),
+        num_undefined=np.size(values_a) - len(a),
+    )
+
+
+def _both_defined(
+    values_a: ArrayLike, values_b: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The numbers of both models at the videos where both are finite."""
+    a, b = np.asarray(values_a, dtype=float), np.asarray(values_b, dtype=float)
     if a.ndim != 1 or a.shape != b.shape or len(a) == 0:
         raise ValueError(
             f'both models need one number for each of the same videos, shape (N,), got {a.shape} '
             f'and {b.shape}'
         )
-    binary = bool(np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all())
-    p_value = mcnemar(a == 1, b == 1) if binary else None
-    mean, low, high = bootstrap_mean(b - a, num_resamples, confidence, seed)
-    return Interval(100 * mean, 100 * low, 100 * high, p_value, confidence)
+    defined = np.isfinite(a) & np.isfinite(b)
+    return a[defined], b[defined]
 
 
 def bootstrap_mean(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,13 +19,17 @@ from ..attention import AttentionMap, capture_attention
 from ..core.adapter import Adapter, adapter_class
 from ..core.attacker import Attacker
 from ..core.batch import Batch
-from ..core.checks import near_names
 from ..core.functional import attention_mse
 from ..core.randomness import stream_seed
 from ..core.recipe import Recipe, build_recipe
+from ..datasets.files import preview
 from .attacked_evaluator import AttackedEvaluator
-from .deepfool import check_options, deepfool, robustness
+from .deepfool import checked_options, deepfool, robustness
+from .labels import LabelError, check_classes, listed_labels
+from .option_values import as_count, as_length, check_within_range
 
+LENGTHS = ('eps', 'step_size')
+"""The options of a recipe that are lengths."""
 PAPER = dict(fgm=dict(type='ART'))
 """The attack of A-ART, eq. 4: one ℓ2 step of length 0.5 per video and modality."""
 
@@ -91,10 +96,26 @@ class RobustEvaluation:
             )
         self.model: nn.Module = model
         self.adapter: Adapter = kind(model)
-        for recipe in self.recipes.values():
+        self._labels_checked = False
+        for name, recipe in self.recipes.items():
             # An attack that does not fit the model fails here, not at the first validation.
             Attacker(self.adapter, recipe)
+            if _in_pixels(model.data_preprocessor):
+                check_within_range(f'attacks[{name!r}]: eps', recipe.eps, recipe.norm)
         self.evaluator = AttackedEvaluator(self.evaluator, self.recipes, self.deepfool)
+
+    def run(self) -> Any:
+        """Evaluate; whether the videos have labels is checked before the first one is read."""
+        if self.recipes and not self._labels_checked:
+            dataset = self.dataloader.dataset
+            try:
+                labels = listed_labels(dataset, range(len(dataset)))
+            except LabelError:
+                # Several a video: the metrics and the losses say what they take.
+                labels = {}
+            check_classes(labels, getattr(self.adapter.head, 'num_classes', math.inf))
+            self._labels_checked = True
+        return super().run()
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Predict one batch clean and under every attack.
@@ -108,6 +129,8 @@ class RobustEvaluation:
         with torch.no_grad(), autocast(enabled=self.fp16):
             data = self.model.data_preprocessor(data_batch, False)
             inputs, samples = data['inputs'], data['data_samples']
+            if self.recipes:
+                _check_labelled(idx, samples)
             outputs, maps = self._predict(inputs, samples)
             # The predictions under attack are written into the same data samples.
             outputs = copy.deepcopy(outputs)
@@ -184,14 +207,18 @@ class AdversarialTestLoop(RobustEvaluation, TestLoop):
     stage = 'test'
 
 
-def _build(name: str, recipe: Any) -> Recipe:
+def _build(name: Any, entry: Any) -> Recipe:
     """The recipe of the attack of a name; errors say which attack they are about."""
-    if not name or '/' in name or name == 'deepfool':
+    if not isinstance(name, str) or not name or '/' in name or name == 'deepfool':
         raise ValueError(
             f"attacks has the name {name!r}, which must be a word such as 'fgm' and not 'deepfool'"
         )
     try:
-        return build_recipe(recipe)
+        if isinstance(entry, Mapping):
+            # A command line gives '8/255' as text.
+            text = {n: v for n, v in entry.items() if n in LENGTHS and isinstance(v, str)}
+            entry = {**entry, **{n: as_length(n, v) for n, v in text.items()}}
+        return build_recipe(entry)
     except ValueError as error:
         raise ValueError(f'attacks[{name!r}]: {error}') from error
 
@@ -200,23 +227,38 @@ def _deepfool_options(options: Mapping[str, Any] | None) -> dict[str, Any] | Non
     """All options of DeepFool, checked, and how many videos it is run on."""
     if options is None:
         return None
-    defaults = dict(
-        num_candidates=10,
-        overshoot=0.02,
-        max_iter=50,
-        criterion='top1_change',
-        num_videos=None,
-    )
-    unknown = sorted(set(options) - set(defaults))
-    if unknown:
-        near = ', '.join(near_names(unknown[0], defaults) or defaults)
-        raise ValueError(f'deepfool has no option {unknown[0]}=; write {near}')
-    chosen = {**defaults, **options}
-    count = chosen.pop('num_videos')
-    check_options(**chosen)
-    if count is not None and count < 1:
-        raise ValueError(f'deepfool has num_videos={count}; write at least 1, or deepfool=None')
-    return {**chosen, 'num_videos': float('inf') if count is None else count}
+    given, count = options, None
+    if isinstance(options, Mapping):
+        given, count = dict(options), options.get('num_videos')
+        given.pop('num_videos', None)
+    try:
+        chosen = checked_options(given)
+        count = float('inf') if count is None else as_count('num_videos', count)
+    except ValueError as error:
+        raise ValueError(f'deepfool: {error}') from error
+    return {**chosen, 'num_videos': count}
+
+
+def _check_labelled(idx: int, samples: Sequence[Any]) -> None:
+    """Raise a LabelError for a batch with unlabelled videos, of a dataset that has no list."""
+    labels = (getattr(sample, 'gt_label', None) for sample in samples)
+    places = [
+        place
+        for place, label in enumerate(labels)
+        if isinstance(label, Tensor) and label.numel() == 1 and label.item() < 0
+    ]
+    if places:
+        raise LabelError(
+            f'batch {idx} has videos without a label (a negative one) at the places '
+            f'{preview(places)}, but an attack needs one; write the ann_file of a list with '
+            'labels, or attacks={} and only metrics that need none'
+        )
+
+
+def _in_pixels(preprocessor: Any) -> bool:
+    """Whether the normalisation, and with it the value range, is known."""
+    parts = getattr(preprocessor, 'preprocessors', {'': preprocessor})
+    return all(getattr(part, 'mean', None) is not None for part in parts.values())
 
 
 def _sizes(inputs: Any, adversarial: Any) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from .attacks import PGD, Attack
 from .cam import attention_entropy
 from .deepfool import deepfool, robustness
 from .deployed import Deployed, hard_labels, rank_labels
+from .labels import check_classes
 from .videos import Items
 
 Columns = dict[str, Tensor]
@@ -44,7 +45,8 @@ class VideoBatch:
         """Preprocess what a loader gives, and ask the model.
 
         Raises:
-            ValueError: These are no RGB videos with one label each.
+            ValueError: These are no RGB videos.
+            LabelError: Not each of them has one label that is a class of the model.
         """
         data = deployed.model.data_preprocessor(items.batch, False)
         inputs, samples = data['inputs'], data['data_samples']
@@ -55,7 +57,12 @@ class VideoBatch:
             )
         labels = hard_labels(samples).to(inputs.device)
         views = deployed.views(inputs, samples)
+        check_classes(dict(zip(items.videos, labels.tolist(), strict=True)), views.shape[2])
         return cls(inputs, samples, labels, torch.tensor(items.videos), views)
+
+
+_FREE = PGD(eps=1.0, steps=10)
+"""The attack of the probe: all pixels are free."""
 
 
 class Measurements:
@@ -65,6 +72,9 @@ class Measurements:
         deployed (Deployed): The recognizer.
         seed (int): Of random starts and Square.
     """
+
+    probe_cost = 5 + _FREE.cost
+    """What :meth:`probe` costs at most, in forwards."""
 
     def __init__(self, deployed: Deployed, seed: int) -> None:
         self.deployed = deployed
@@ -86,7 +96,8 @@ class Measurements:
         if not with_attention:
             return columns
         before, after = (self._attention(batch, x) for x in (batch.inputs, adversarial))
-        shift = (after - before).abs().sum(dim=2).mean(dim=1) / 2
+        # Of the views that have evidence both clean and attacked.
+        shift = (after - before).abs().sum(dim=2).nanmean(dim=1) / 2
         attention = _entropy(after) | dict(cam_shift=shift)
         # A video that was wrong before has not been attacked.
         return columns | {
@@ -95,9 +106,16 @@ class Measurements:
 
     def deepfool(self, options: Mapping[str, Any], batch: VideoBatch) -> Columns:
         """How far each video is from another prediction."""
-        x = batch.inputs.float()
-        result = deepfool(lambda x: self.deployed.scores(x, batch.samples), x, **options)
-        return dict(rho=robustness(result, x), success=result.success, iterations=result.iterations)
+        x, labels = batch.inputs.float(), None
+        if options['criterion'] == 'hit1':
+            labels = torch.nn.functional.one_hot(batch.labels, batch.views.shape[2])
+
+        def scores(values: Tensor) -> Tensor:
+            return self.deployed.scores(values, batch.samples)
+
+        result = deepfool(scores, x, labels=labels, **options)
+        rho = robustness(result, x)
+        return dict(rho=rho, success=result.success, iterations=result.iterations)
 
     def probe(self, batch: VideoBatch) -> Columns:
         """What the sanity flags read; the ranks are those under an attack with all pixels free."""
@@ -108,10 +126,10 @@ class Measurements:
             loss = torch.nn.functional.cross_entropy(logits, batch.labels, reduction='sum')
             (gradient,) = torch.autograd.grad(loss, x)
         correct = self.predict(batch)['rank'] == 0
-        free = self._perturb(PGD(eps=1.0, steps=10), batch, correct)
+        free = self._perturb(_FREE, batch, correct)
         off_simplex = (batch.views.sum(dim=2) - 1).abs().amax(dim=1)
         return self._rank(batch, free) | dict(
-            score_change=(again - batch.views).abs().flatten(1).amax(dim=1),
+            score_change=_change(batch.views, again).flatten(1).amax(dim=1),
             simplex=(off_simplex < 1e-4) & (batch.views >= 0).flatten(1).all(dim=1),
             gradient=gradient.flatten(1).abs().amax(dim=1),
         )
@@ -141,6 +159,14 @@ class Measurements:
         return self.deployed.frame_attention(inputs, batch.samples, batch.views.shape[1])
 
 
+def _change(before: Tensor, after: Tensor) -> Tensor:
+    """The absolute differences; 0 where both are equal, infinite or NaN ones too."""
+    same = (before == after) | (before.isnan() & after.isnan())
+    return (after - before).abs().masked_fill(same, 0)
+
+
 def _entropy(shares: Tensor) -> Columns:
-    """How evenly the attention is spread over the frames (1 is even), mean over views."""
-    return dict(entropy=attention_entropy(shares.flatten(0, 1)).view(shares.shape[:2]).mean(dim=1))
+    """How evenly the attention is spread over the frames (1 is even), mean over the views that have
+    any; NaN where none has."""
+    entropy = attention_entropy(shares.flatten(0, 1)).view(shares.shape[:2])
+    return dict(entropy=entropy.nanmean(dim=1))

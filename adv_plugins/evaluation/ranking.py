@@ -30,7 +30,7 @@ def global_average_precision(
         top_k (int): Predictions kept per video. Defaults to 20.
 
     Returns:
-        float: Between 0 and 1; 0 if no video has a label.
+        float: Between 0 and 1; NaN if no video has a label.
 
     Raises:
         ValueError: Scores are NaN or no probabilities, labels are not binary, or shapes differ.

@@ -116,8 +116,10 @@ class RankingSummary:
         """See :func:`~adv_plugins.evaluation.global_average_precision`."""
         self._check_videos()
         positives = int(self.records['num_labels'].sum(dtype=np.int64))
+        if positives == 0:
+            return float('nan')
         total = _precision_sum(self.records['scores'].ravel(), self.records['hits'].ravel())
-        return total / max(positives, 1)
+        return total / positives
 
     def precision_at_equal_recall_rate(self) -> float:
         """See :func:`~adv_plugins.evaluation.precision_at_equal_recall_rate`."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import near_names
-from .cells import Cell, Flag, split_key
+from .cells import Cell, Flag, canonical_key, split_key
 from .intervals import Estimate, wilson_interval
 from .results_file import read_results_file, write_results_file
 from .selection import shared_videos
@@ -57,8 +57,11 @@ class Robustness:
         classes (list[str]): Names of the classes.
         labels (dict[int, int]): The true class of each evaluated video, by dataset index.
         cells (dict[str, Cell]): The evaluated conditions, by :attr:`Cell.key`; see :meth:`add`.
-        missing (dict[str, str]): Why there is no number, by the key of the cell; see :meth:`skip`.
+        missing (dict[str, str]): Why there is no number, or what it lacks, by the key of the cell;
+            see :meth:`skip`.
         flags (list[Flag]): Checks of the evaluation itself.
+        earlier (list[Cell]): Cells whose keys were evaluated again with other options, such as
+            another eps; they are kept, and in no table.
 
     Example:
         >>> results = Robustness('TSM', classes=['left', 'right'], labels={0: 0, 1: 1})
@@ -77,20 +80,32 @@ class Robustness:
     cells: dict[str, Cell] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     flags: list[Flag] = field(default_factory=list)
+    earlier: list[Cell] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.labels = {int(video): int(label) for video, label in self.labels.items()}
+        self.missing = {canonical_key(key): reason for key, reason in self.missing.items()}
 
     def add(self, cell: Cell) -> None:
         """Add the cell of one condition, which then is no longer missing.
 
+        Nothing is lost: videos that an earlier cell of the same condition has and this one has not
+        stay, and an earlier cell of the same key with other options moves to :attr:`earlier`.
+
         Args:
-            cell (Cell): The cell. An earlier one of the same key is replaced.
+            cell (Cell): The cell.
 
         Raises:
             ValueError: Its lists do not fit each other, the labels or the classes.
         """
         cell.validate(self.labels, len(self.classes))
+        alike, current = self.alike(cell), self.cells.get(cell.key)
+        if alike is not None:
+            cell = alike.united(cell)
+            cell.validate(self.labels, len(self.classes))
+        self.earlier = [each for each in self.earlier if each is not alike]
+        if current is not None and current is not alike:
+            self.earlier.append(current)
         self.cells[cell.key] = cell
         for key in (cell.key, f'{cell.kind}/{cell.name}'):
             self.missing.pop(key, None)
@@ -102,22 +117,34 @@ class Robustness:
             key (str): The :attr:`Cell.key`; ``'corruption/snow'`` stands for all severities.
             reason (str): The reason, in a sentence.
         """
+        key = canonical_key(key)
         for old in list(self.cells):
             if f'{old}/'.startswith(f'{key}/'):
                 del self.cells[old]
         self.missing[key] = reason
 
-    def finished(self, planned: Cell) -> bool:
-        """Whether a cell was run already, with the same options on the same videos.
+    def alike(self, planned: Cell) -> Cell | None:
+        """The cell that was run under a condition, if there is one.
 
         Args:
-            planned (Cell): The cell to be run: kind, name, level, options and videos.
+            planned (Cell): A cell of that condition: kind, name, level and options.
         """
-        cell = self.cells.get(planned.key)
-        return cell is not None and all(
-            getattr(cell, name) == getattr(planned, name)
-            for name in ('kind', 'name', 'level', 'options', 'videos')
-        )
+        stored = (*self.cells.values(), *self.earlier)
+        return next((cell for cell in stored if cell.condition == planned.condition), None)
+
+    def united(self, stored: Robustness) -> Robustness:
+        """These results together with those of another evaluation of the same weights.
+
+        Args:
+            stored (Robustness): The other results. Where both have the same key, these count.
+        """
+        both = replace(self, labels={**stored.labels, **self.labels}, cells={}, earlier=[])
+        for each in (stored, self):
+            for cell in (*each.earlier, *each.cells.values()):
+                both.add(cell)
+        notes = {k: v for k, v in stored.missing.items() if k in stored.cells}
+        both.missing = {k: v for k, v in notes.items() if k not in self.cells} | self.missing
+        return both
 
     def cell(self, key: str) -> Cell:
         """The cell of a key.
@@ -125,6 +152,7 @@ class Robustness:
         Raises:
             KeyError: There is none; the message says why, or names similar keys.
         """
+        key = canonical_key(key)
         if key in self.cells:
             return self.cells[key]
         if key in self.missing:
@@ -211,7 +239,7 @@ class Robustness:
             if kind == 'corruption':
                 row = rows.setdefault(name, {})
                 if level is not None:
-                    row[level] = math.nan
+                    row.setdefault(level, math.nan)
         severities = sorted({level for row in rows.values() for level in row})
         table = [[row.get(level, math.nan) for level in severities] for row in rows.values()]
         shape = (len(rows), len(severities))
@@ -244,10 +272,17 @@ class Robustness:
         """
         chosen = self.corruption_table(k).names if names is None else list(names)
         keys = [key for key in self.keys('corruption') if self.cells[key].name in chosen]
-        if not keys or 'clean' not in self.cells:
+        if not keys:
             return math.nan
-        clean = float(np.mean([self.top('clean', k, self.videos(key)) for key in keys]))
+        clean = float(np.mean([self.clean_top(key, k) for key in keys]))
         return 100 * self.mpc(names, k) / clean if clean else math.nan
+
+    def clean_top(self, key: str, k: int = 1) -> float:
+        """Clean top-k accuracy in percent on the videos of a cell; NaN where there is none."""
+        if 'clean' not in self.cells:
+            return math.nan
+        shared = shared_videos((self.cell(key).videos, self.cells['clean'].videos))
+        return self.top('clean', k, shared) if shared else math.nan
 
     def corruption_groups(self, groups: Groups | None = None) -> dict[str, list[str]]:
         """The evaluated corruptions by group.
@@ -334,6 +369,9 @@ class Robustness:
         if 'clean' in self.cells:
             keys, eps = ['clean', *keys], [0.0, *eps]
         shared = shared_videos(self.cells[key].videos for key in keys)
+        if not shared:
+            nothing = np.full(len(eps), math.nan)
+            return Curve(np.array(eps), nothing, nothing, nothing, 0)
         correct = [int(self.correct(key, videos=shared).sum()) for key in keys]
         accuracy, low, high = np.array([wilson_interval(c, len(shared)) for c in correct]).T
         return Curve(np.array(eps), accuracy, low, high, len(shared))
@@ -348,9 +386,11 @@ class Robustness:
         Args:
             path (str | Path): The file. Numbers that are not finite are written as null.
         """
-        cells = [cell.to_json() for cell in self.cells.values()]
-        flags = [vars(flag) for flag in self.flags]
-        write_results_file(path, {**vars(self), 'cells': cells, 'flags': flags})
+        # Of several cells with one key the last is the current one.
+        cells = [cell.to_json() for cell in (*self.earlier, *self.cells.values())]
+        content = {**vars(self), 'cells': cells, 'flags': [vars(flag) for flag in self.flags]}
+        del content['earlier']
+        write_results_file(path, content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Robustness:
@@ -367,9 +407,12 @@ class Robustness:
         try:
             cells, labels, flags = (content.pop(name) for name in ('cells', 'labels', 'flags'))
             results = cls(labels=labels, flags=[Flag(**flag) for flag in flags], **content)
+            missing = dict(results.missing)
             for cell in cells:
                 results.add(Cell(**cell))
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            # Some are notes on cells that exist.
+            results.missing = missing
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f'{path} is damaged: {error}; evaluate again') from error
         return results
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 FORMAT = 1
 """Number of the file format; files of any other format are refused."""
@@ -19,12 +21,40 @@ def write_results_file(path: str | os.PathLike[str], content: Mapping[str, Any])
         path (str | Path): The file. Its folder is created where it is missing.
         content (Mapping[str, Any]): What JSON can hold, without numbers that are not finite.
     """
+    write_whole(path, json.dumps({'format': FORMAT, **content}, allow_nan=False) + '\n')
+
+
+def write_whole(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file that appears whole or not at all, whoever else writes it at the same time.
+
+    Args:
+        path (str | Path): The file. Its folder is created where it is missing.
+        text (str): The content.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({'format': FORMAT, **content}, allow_nan=False)
-    part = path.with_name(f'{path.name}.part')
-    part.write_text(text + '\n', encoding='utf-8')
-    os.replace(part, path)
+    part = path.with_name(f'{path.name}.{uuid4().hex[:12]}.part')
+    try:
+        part.write_text(text, encoding='utf-8')
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def put_aside(path: Path, word: str) -> Path:
+    """Rename what cannot be used, so that nothing of it is lost.
+
+    Args:
+        path (Path): A file or a folder.
+        word (str): What is wrong with it, for the new name.
+
+    Returns:
+        Path: The new name, ``<name>.<word>-1`` or, where that exists, ``-2`` and so on.
+    """
+    names = (path.with_name(f'{path.name}.{word}-{number}') for number in itertools.count(1))
+    aside = next(name for name in names if not os.path.lexists(name))
+    path.rename(aside)
+    return aside
 
 
 def read_results_file(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -43,7 +73,7 @@ def read_results_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding='utf-8'))
         version = content.pop('format')
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f'{path} is no file that Robustness.save wrote') from error
     if version != FORMAT:
         raise ValueError(

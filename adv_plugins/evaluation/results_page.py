@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from .cells import DEEPFOOL, Cell, split_key
 from .deepfool import robustness_summary
-from .intervals import wilson_interval
+from .intervals import MIN_VIDEOS, wilson_interval
 from .page_text import Markdown, as_text, bold
 from .results import Groups, Robustness
+from .selection import shared_videos
 from .tables import NO_NUMBER, eps_text, markdown_table, percent
 
 _FLAG_WORDS = {True: '**RAISED**', None: '**not checked**', False: 'fine'}
@@ -119,13 +120,13 @@ def _attack_section(results: Robustness) -> str:
     rows = [_attack_row(results, results.cells[key]) for key in results.keys('attack')]
     rows += [
         [name, *[NO_NUMBER] * 5, 'see "Missing"']
-        for kind, name, _ in map(split_key, results.missing)
+        for kind, name, _ in (split_key(k) for k in results.missing if k not in results.cells)
         if kind == 'attack'
     ]
     if not rows:
         return ''
     for group in results.attack_groups():
-        if len(group) > 1:
+        if len(group) > 1 and shared_videos(results.cells[key].videos for key in group):
             rows.append(_worst_row(results, group))
     header = ['attack', 'eps', 'top-1', 'clean top-1', 'videos', 'seconds', 'run with']
     return _section(
@@ -143,7 +144,7 @@ def _attack_row(results: Robustness, cell: Cell) -> list[str]:
         cell.name,
         eps_text(cell.level),
         f'{value} [{low}, {high}]',
-        _clean_top(results, cell.videos),
+        percent(results.clean_top(cell.key)),
         str(len(cell.videos)),
         f'{cell.seconds:.0f}',
         _options_text(cell.options),
@@ -151,16 +152,17 @@ def _attack_row(results: Robustness, cell: Cell) -> list[str]:
 
 
 def _worst_row(results: Robustness, group: list[str]) -> list[str]:
-    videos, correct = results.survivors([*(['clean'] if 'clean' in results.cells else []), *group])
+    group = [*results.keys('clean'), *group]
+    videos, correct = results.survivors(group)
     value, low, high = (percent(x) for x in wilson_interval(int(correct.sum()), len(correct)))
     return [
         bold('worst case'),
-        eps_text(results.cells[group[0]].level),
+        eps_text(results.cells[group[-1]].level),
         f'{value} [{low}, {high}]',
         _clean_top(results, videos),
         str(len(videos)),
         '',
-        ', '.join(results.cells[key].name for key in group),
+        ', '.join(results.cells[key].name for key in group if key != 'clean'),
     ]
 
 
@@ -194,7 +196,12 @@ def _value_section(results: Robustness) -> str:
         means = [_mean_text(cell.values.get(name, [])) for name in names]
         rows.append([key, *means, str(len(cell.videos))])
     header = ['condition', *[_VALUE_NAMES.get(name, name) for name in names], 'videos']
-    return _section('Attention', 'Means over videos.', markdown_table(header, rows))
+    return _section(
+        'Attention',
+        'Means over videos; in brackets how many of them have a value, where not all do: a video '
+        'that is wrong when clean is not attacked, and a clip without evidence has no attention.',
+        markdown_table(header, rows),
+    )
 
 
 def _deepfool_section(results: Robustness) -> str:
@@ -214,7 +221,8 @@ def _deepfool_section(results: Robustness) -> str:
         'DeepFool',
         f'rho = ‖r‖ / ‖x‖ on {len(cell.videos)} videos, {cell.seconds:.0f} seconds, run with '
         f'{options or "its defaults"}. Videos that were wrong before the '
-        'attack count as 0; those that it did not fool are left out of the mean.',
+        'attack count as 0; those that it did not fool, and those without a finite rho (num '
+        'undefined), are left out of the mean.',
         markdown_table(['', 'value'], rows),
     )
 
@@ -247,12 +255,13 @@ def _class_section(results: Robustness) -> str:
 
 
 def _class_change(results: Robustness, key: str) -> NDArray[np.float64]:
-    videos = results.videos(key)
-    return results.class_accuracy(key)[0] - results.class_accuracy('clean', videos)[0]
+    videos = shared_videos((results.cells[key].videos, results.cells['clean'].videos))
+    attacked, clean = (results.class_accuracy(each, videos)[0] for each in (key, 'clean'))
+    return attacked - clean
 
 
 def _change(results: Robustness, key: str) -> float:
-    return results.top(key) - results.top('clean', videos=results.videos(key))
+    return results.top(key) - results.clean_top(key)
 
 
 def _worst_corruption(results: Robustness) -> str | None:
@@ -270,7 +279,9 @@ def _flag_section(results: Robustness) -> str:
         f'- {_FLAG_WORDS[flag.raised]} {as_text(flag.name)}: {as_text(flag.message)}'
         for flag in flags
     ]
-    return _section('Sanity flags', '\n'.join(lines))
+    probed = len(results.cells['sanity'].videos) if 'sanity' in results.cells else 0
+    few = f'Checked on {probed} videos only: a flag that is not raised says little.'
+    return _section('Sanity flags', '\n'.join(lines), *([few] if 0 < probed < MIN_VIDEOS else []))
 
 
 def _missing_section(results: Robustness) -> str:

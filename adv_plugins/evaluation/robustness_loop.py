@@ -9,18 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object, barrier, is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop
 from mmengine.runner.amp import autocast
 
 from ..adapters.wrappers import inner_model
+from ..core.capture import find_module
+from ..core.recipe import Recipe
 from ..datasets.corruptions import CORRUPTIONS, VideoCorruption
+from ..datasets.files import preview
 from .deployed import Deployed
+from .labels import LabelError, check_classes, listed_labels
 from .measurements import Measurements, VideoBatch
 from .pages import markdown
+from .progress import Progress
 from .results import Cell, Robustness
+from .results_file import write_whole
+from .results_store import ResultsStore
 from .robustness_plan import ATTACKS, CURVE, DEEPFOOL, Condition, Measure, Plan
 from .sanity import flags
 from .videos import Items, corrupted, read
@@ -40,11 +47,16 @@ class RobustnessTestLoop(TestLoop):
     attack counts as wrong under it.
 
     After every cell, ``robustness_<weights>.json`` is written to the work dir. ``<weights>`` is a
-    digest of the weights: an interrupted evaluation resumes where it stopped, and another
-    checkpoint gets a file of its own. At the end, the same numbers are written as a Markdown page
-    beside it. Whatever fails (a name that does not exist, an attack that does not work with the
-    model, a video that cannot be read) is logged and noted under ``missing``; all else is still
-    evaluated.
+    digest of the weights: another checkpoint gets a file of its own. What was computed once is
+    never lost. An interrupted evaluation resumes where it stopped, and one of more videos runs
+    those that are new; fewer videos or other options leave the numbers in the file that are there
+    (:attr:`~adv_plugins.evaluation.Robustness.earlier`). A file that is damaged, or of another
+    dataset, is renamed. Several processes may evaluate the same weights at once. At the end, the
+    numbers of this evaluation are written as a Markdown page beside it.
+
+    All options, and the labels of the videos, are checked before the first video is read. What
+    fails later (an attack that does not work with the model, a video that cannot be read) is
+    logged and noted under ``missing``; all else is still evaluated.
 
     Args:
         runner (Runner): The runner.
@@ -59,9 +71,9 @@ class RobustnessTestLoop(TestLoop):
             as ``dict(type='TAF', steps=10)``, the CAM attack. Defaults to None:
             ``robustness_loop.ATTACKS``.
         eps (float): Radius of the attacks without an ``eps`` of their own, as a fraction of the
-            value range. Defaults to 4/255.
-        curve (str, optional): Name of the attack that is repeated at ``curve_eps``. Defaults to
-            ``'pgd'``. None: no curve.
+            value range; also as text, such as ``'8/255'``. Defaults to 4/255.
+        curve (str, optional): Name of the one of ``attacks`` that is repeated at ``curve_eps``.
+            Defaults to ``'pgd'``. None: no curve.
         curve_eps (Sequence[float]): Defaults to (1, 2, 8, 16)/255.
         deepfool (Mapping, optional): Options of :func:`~adv_plugins.evaluation.deepfool`. Defaults
             to ``robustness_loop.DEEPFOOL``. None: it is not run.
@@ -78,7 +90,8 @@ class RobustnessTestLoop(TestLoop):
         fp16 (bool): Whether to evaluate under autocast. Defaults to False.
 
     Raises:
-        ValueError: A number of videos is less than 1, or the checkpoint does not fit the config.
+        ValueError: An option is not as described, the checkpoint does not fit the config, or a
+            video has no label.
         TypeError: The model is no recognizer.
 
     Example:
@@ -112,14 +125,13 @@ class RobustnessTestLoop(TestLoop):
         name: str | None = None,
         fp16: bool = False,
     ) -> None:
-        super().__init__(runner, dataloader, evaluator, fp16)
         self.plan = Plan(
-            corruptions=tuple(corruptions),
-            severities=tuple(severities),
-            attacks=dict(ATTACKS if attacks is None else attacks),
+            corruptions=corruptions,
+            severities=severities,
+            attacks=ATTACKS if attacks is None else attacks,
             eps=eps,
             curve=curve,
-            curve_eps=tuple(curve_eps),
+            curve_eps=curve_eps,
             deepfool=deepfool,
             attention=attention,
             num_videos=num_videos,
@@ -127,15 +139,33 @@ class RobustnessTestLoop(TestLoop):
             seed=seed,
             fp16=fp16,
         )
+        super().__init__(runner, dataloader, evaluator, fp16)
         self.name = name
         self.deployed = Deployed(inner_model(runner.model))
+        if attention:
+            self._check_attention()
+        for planned in self.plan.attacks.values():
+            layer = isinstance(planned.attack, Recipe) and planned.attack.objective.cam_layer
+            if layer:
+                # A layer that the config names, and that is misspelt, is told now.
+                find_module(self.deployed.model, layer, 'cam_layer')
         self.results: Robustness | None = None
+
+    def _check_attention(self) -> None:
+        """Raise a ValueError unless it is known where the model's attention is looked for."""
+        try:
+            self.deployed.adapter.find_cam_layer()
+        except ValueError as error:
+            raise ValueError(
+                f'attention=True, but {error}; to evaluate without the attention write '
+                'attention=False'
+            ) from error
 
     def run(self) -> dict[str, float]:
         """Evaluate every cell that the file of results does not have yet.
 
         Returns:
-            dict[str, float]: The headline numbers in percent.
+            dict[str, float]: The headline numbers, see :func:`headline`.
         """
         if self.runner._load_from is not None:
             # Runner has loaded them already, but only logs what does not fit.
@@ -155,100 +185,171 @@ class RobustnessTestLoop(TestLoop):
             checkpoint (str): The file that they come from, for the records.
 
         Returns:
-            dict[str, float]: The headline numbers in percent.
+            dict[str, float]: The headline numbers, see :func:`headline`.
         """
         # Anew, since TPNHead's second classifier may belong to other weights.
         self.deployed = Deployed(inner_model(self.runner.model).eval())
-        self.results, file = self._start(checkpoint)
+        dataset = self.dataloader.dataset
         measurements = Measurements(self.deployed, self.plan.seed)
-        total = len(self.dataloader.dataset)
-        for condition in self.plan.conditions(measurements, total, self.results):
-            key = condition.cell.key
-            if self.results.finished(condition.cell):
-                print_log(f'{key}: kept from {file.name}', logger='current')
-                continue
-            self._evaluate_cell(condition)
-            self._save(file)
+        conditions = self.plan.conditions(measurements, len(dataset))
+        labels = listed_labels(dataset, conditions[0].cell.videos)
+        check_classes(labels, self.deployed.head.num_classes)
+        self.results = self._empty(checkpoint)
+        store = ResultsStore(self.runner.work_dir, self.results, labels, len(dataset))
+        print_log(f'{self.results.model}: {self.plan.describe()}', logger='current')
+        self._evaluate_cells(conditions, store)
         self.results.flags = flags(self.results)
-        self._save(file)
-        file.with_suffix('.md').write_text(markdown(self.results), encoding='utf-8')
-        print_log(f'results: {file} and {file.with_suffix(".md").name}', logger='current')
+        store.save()
+        if is_main_process():
+            write_whole(store.file.with_suffix('.md'), markdown(self.results))
+        name = store.file.with_suffix('.md').name
+        print_log(f'results: {store.file} and {name}', logger='current')
+        if self.results.missing:
+            keys = preview(self.results.missing, 5)
+            print_log(f'see "Missing" in {name}: {keys}', 'current', logging.WARNING)
         for flag in self.results.flags:
             if flag.raised:
                 print_log(f'{flag.name}: {flag.message}', 'current', logging.WARNING)
         return headline(self.results)
 
-    def _start(self, checkpoint: str) -> tuple[Robustness, Path]:
-        """The results of these weights so far, or empty ones, and their file."""
-        digest = weights_digest(self.deployed.model)
-        file = Path(self.runner.work_dir) / f'robustness_{digest}.json'
+    def _empty(self, checkpoint: str) -> Robustness:
+        """Results of these weights without a number."""
         path = Path(checkpoint or 'untrained')
         name = self.name or '/'.join(part for part in (path.parent.name, path.stem) if part)
         dataset = self.dataloader.dataset
-        empty = Robustness(
+        return Robustness(
             model=name,
             config=str(self.runner.cfg.filename or ''),
             checkpoint=checkpoint,
-            weights=digest,
+            weights=weights_digest(self.deployed.model),
             dataset=type(dataset).__name__,
             classes=class_names(dataset, self.deployed.head.num_classes),
         )
-        if file.exists():
-            earlier = Robustness.load(file)
-            if (earlier.dataset, earlier.classes) == (empty.dataset, empty.classes):
-                empty.labels, empty.cells = earlier.labels, earlier.cells
-                # Unreadable videos are not tried again: finished cells are without them.
-                empty.missing = {k: v for k, v in earlier.missing.items() if k.startswith('video ')}
-        barrier()
-        return empty, file
 
-    def _save(self, file: Path) -> None:
+    def _evaluate_cells(self, conditions: Sequence[Condition], store: ResultsStore) -> None:
+        """Evaluate what the file of results does not have yet, cell after cell."""
         assert self.results is not None
-        if is_main_process():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self.results.save(file)
+        progress = Progress([each.cost * len(store.rest(each.cell)) for each in conditions])
+        print_log(progress.announce(store.file.name), logger='current')
+        for index, condition in enumerate(conditions):
+            cell, kept = condition.cell, store.resume(condition.cell)
+            asked, rest = len(cell.videos), store.rest(cell)
+            cell.videos = [v for v in rest if f'video {v}' not in self.results.missing]
+            if kept is not None and not cell.videos:
+                more = f', {asked} were asked for' if asked < len(kept.videos) else ''
+                count = f'{len(kept.videos)} videos{more}'
+                print_log(f'{cell.key}: kept from {store.file.name}, {count}', logger='current')
+                continue
+            found = self._evaluate_cell(condition, store)
+            where = progress.advance(index)
+            if found:
+                print_log(f'{where}; {cell.key}: {found}', logger='current')
+            store.save()
 
-    def _evaluate_cell(self, condition: Condition) -> None:
-        """Evaluate one cell; if it fails, the reason is noted in its place."""
+    def _evaluate_cell(self, condition: Condition, store: ResultsStore) -> str:
+        """Evaluate the videos of one cell; if that fails, the reason is noted.
+
+        Returns:
+            str: What was found, for the log; '' if it failed.
+        """
         assert self.results is not None
         cell, started = condition.cell, time.perf_counter()
+        rows, unreadable, problem = self._measured(condition)
+        notes = self._note_unreadable(cell, unreadable)
+        if problem or not rows:
+            self._note_failure(cell, problem or '; '.join(notes), store)
+            return ''
+        broken = sum(not row['finite'] for row in rows.values())
+        if broken and cell.kind not in ('deepfool', 'sanity'):
+            count = f'{broken} of {len(rows)} videos'
+            notes.append(f'{count} have scores that are NaN or infinite and count as wrong')
+        _fill(cell, rows, time.perf_counter() - started)
+        self.results.labels |= {index: int(row['label']) for index, row in rows.items()}
+        self.results.add(cell)
+        if notes:
+            self.results.missing[cell.key] = '; '.join(notes)
+        return self._found(self.results.cells[cell.key])
+
+    def _measured(self, condition: Condition) -> tuple[Rows, dict[int, str], str]:
+        """The numbers of the videos, why others could not be read, and what went wrong, if so."""
         rows: Rows = {}
         unreadable: dict[int, str] = {}
-        problem = ''
+        problem: Exception | None = None
         try:
             for part in self._rows(condition, unreadable):
                 rows |= part
         except Exception as error:
-            problem = f'{type(error).__name__}: {error}'
+            problem = error
             logging.getLogger('mmengine').debug('', exc_info=True)
         # Every rank gets all of it, so that all of them plan the next cell alike.
-        shared = all_gather_object((rows, unreadable, problem))
-        merged = dict(sorted(row for part, _, _ in shared for row in part.items()))
-        for index, message in sorted(m for _, part, _ in shared for m in part.items()):
-            self.results.missing[f'video {index}'] = message
-        problem = next((text for _, _, text in shared if text), '')
-        if not (merged or problem):
-            problem = 'none of the videos could be read'
-        if problem:
-            self.results.skip(cell.key, problem)
-            print_log(f'{cell.key}: {problem}', 'current', logging.ERROR)
-            return
-        _fill(cell, merged, time.perf_counter() - started)
-        self.results.labels |= {index: int(row['label']) for index, row in merged.items()}
-        self.results.add(cell)
-        top = f'top-1 {self.results.top(cell.key):.1f}, ' if cell.ranks else ''
-        print_log(
-            f'{cell.key}: {top}{len(cell.videos)} videos, {cell.seconds:.1f} s', logger='current'
+        text = f'{type(problem).__name__}: {problem}' if problem else ''
+        shared = all_gather_object((rows, unreadable, text, isinstance(problem, LabelError)))
+        for _, _, told, of_labels in shared:
+            if of_labels:
+                raise LabelError(told)
+        return (
+            dict(sorted(row for part, *_ in shared for row in part.items())),
+            dict(sorted(message for _, part, *_ in shared for message in part.items())),
+            next((told for *_, told, _ in shared if told), ''),
         )
+
+    def _note_unreadable(self, cell: Cell, unreadable: Mapping[int, str]) -> list[str]:
+        """Note what could not be read. A video that only a corruption fails at stays readable.
+
+        Returns:
+            list[str]: What to note of the cell.
+        """
+        assert self.results is not None
+        if cell.kind == 'corruption' and unreadable:
+            index, message = next(iter(unreadable.items()))
+            count = f'{len(unreadable)} of {len(cell.videos)} videos'
+            return [f'{count} could not be corrupted, e.g. video {index}: {message}']
+        for index, message in unreadable.items():
+            self.results.missing[f'video {index}'] = message
+        return []
+
+    def _note_failure(self, cell: Cell, problem: str, store: ResultsStore) -> None:
+        """Note why there are no new numbers, and which old ones stay."""
+        assert self.results is not None
+        kept, other = self.results.cells.get(cell.key), store.stored.cells.get(cell.key)
+        if kept is not None and not problem:
+            # It is noted of each video that it could not be read.
+            return
+        problem = problem or 'none of the videos could be read'
+        if kept is not None:
+            problem = (
+                f'evaluating {len(cell.videos)} more videos failed: {problem}; the numbers are '
+                f'those of {len(kept.videos)} videos from an earlier evaluation'
+            )
+        elif other is not None:
+            problem = (
+                f'{problem}; the file keeps the numbers of an earlier evaluation with other '
+                f'options, {len(other.videos)} videos'
+            )
+        self.results.missing[cell.key] = problem
+        print_log(f'{cell.key}: {problem}', 'current', logging.ERROR)
+
+    def _found(self, cell: Cell) -> str:
+        """The numbers of a cell, for the log."""
+        assert self.results is not None
+        count = len(cell.videos)
+        parts = [f'top-1 {self.results.top(cell.key):.1f} %'] if cell.ranks else []
+        parts.append(f'{count} videos')
+        if cell.kind == 'attack' and 'clean' in self.results.cells:
+            right = round(count * self.results.clean_top(cell.key) / 100)
+            parts.append(f'{right} of them right when clean and thus attacked')
+        return ', '.join([*parts, f'{cell.seconds:.1f} s'])
 
     def _rows(self, condition: Condition, unreadable: dict[int, str]) -> Iterator[Rows]:
         """The numbers of the videos, batch after batch; what cannot be read is noted."""
-        cell, measure = condition.cell, condition.prepare()
+        cell, measure = condition.cell, condition.measure
         videos, done, logged = cell.videos, 0, time.perf_counter()
         for items in read(self.dataloader, self._dataset(cell), videos):
             unreadable |= items.unreadable
             for index, message in items.unreadable.items():
-                print_log(f'video {index} is left out: {message}', 'current', logging.ERROR)
+                print_log(
+                    f'{cell.key}: video {index} is left out: {message}', 'current', logging.ERROR
+                )
             if items.videos:
                 yield self._measure(measure, items)
             done += len(items.videos)
@@ -261,7 +362,8 @@ class RobustnessTestLoop(TestLoop):
         """The numbers of the videos of one batch, by their index."""
         with autocast(enabled=self.fp16):
             batch = VideoBatch.of(self.deployed, items)
-            columns = measure(batch) | dict(label=batch.labels)
+            finite = batch.views.isfinite().flatten(1).all(dim=1)
+            columns = measure(batch) | dict(label=batch.labels, finite=finite)
         numbers = {name: values.tolist() for name, values in columns.items()}
         return {
             index: {name: values[place] for name, values in numbers.items()}
@@ -278,7 +380,7 @@ class RobustnessTestLoop(TestLoop):
 
 
 def headline(results: Robustness) -> dict[str, float]:
-    """The numbers for a log line, in percent: clean accuracy, mPC, rPC, accuracy under attacks.
+    """The numbers for a log line, as shares between 0 and 1, as MMAction2 logs accuracies.
 
     Args:
         results (Robustness): A finished evaluation.
@@ -287,13 +389,13 @@ def headline(results: Robustness) -> dict[str, float]:
         dict[str, float]: ``acc/top1`` and ``acc/top5`` as by AccMetric, ``mPC``, ``rPC``, and
         ``attack/<name>/top1``; what was not evaluated is left out.
     """
-    numbers = {}
+    percents = {}
     if 'clean' in results.cells:
-        numbers = {f'acc/top{k}': results.top('clean', k) for k in (1, 5)}
+        percents = {f'acc/top{k}': results.top('clean', k) for k in (1, 5)}
         if any(cell.kind == 'corruption' for cell in results.cells.values()):
-            numbers |= {'mPC': float(results.mpc()), 'rPC': float(results.rpc())}
-    attacks = [key for key, cell in results.cells.items() if cell.kind == 'attack']
-    return numbers | {f'{key}/top1': results.top(key) for key in attacks}
+            percents |= {'mPC': results.mpc(), 'rPC': results.rpc()}
+    percents |= {f'{key}/top1': results.top(key) for key in results.keys('attack')}
+    return {name: value / 100 for name, value in percents.items()}
 
 
 def class_names(dataset: Any, num_classes: int) -> list[str]:
@@ -305,7 +407,7 @@ def class_names(dataset: Any, num_classes: int) -> list[str]:
 def _fill(cell: Cell, rows: Mapping[int, Mapping[str, float]], seconds: float) -> None:
     """Fill a cell with the numbers of its videos, in their order."""
     columns = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values()))}
-    del columns['label']
+    del columns['label'], columns['finite']
     cell.videos, cell.seconds = list(rows), seconds
     cell.predictions, cell.ranks = columns.pop('prediction', []), columns.pop('rank', [])
     cell.values = columns

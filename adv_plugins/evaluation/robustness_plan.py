@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ..core.checks import near_names
 from ..core.recipe import RECIPES, Recipe, build_recipe
-from .attacks import Attack, build_attack
+from ..datasets.corruptions import VideoCorruption
+from .attacks import ATTACKS as KINDS
+from .attacks import Attack, attack_class, build_attack, class_path
+from .deepfool import checked_options
 from .measurements import Columns, Measurements, VideoBatch
-from .results import Cell, Robustness
+from .option_values import as_count, as_length, check_within_range
+from .results import Cell
 from .selection import evenly_spread
+from .tables import eps_text
 
 ATTACKS = dict(
     noise=dict(type='UniformNoise', restarts=10),
@@ -37,13 +42,66 @@ class Condition:
     """A cell to fill, and how.
 
     Args:
-        cell (Cell): The planned cell: its kind, name, level, options and videos.
-        prepare (Callable): Gives the function that measures the videos of a batch; raises where
-            the condition cannot be, such as for an attack that does not exist.
+        cell (Cell): The planned cell: its kind, name, level, options, videos, and the names of its
+            values.
+        measure (Callable): Measures the videos of a batch.
+        cost (int): What a video costs at most, in forwards of the model.
     """
 
     cell: Cell
-    prepare: Callable[[], Measure]
+    measure: Measure
+    cost: int
+
+
+@dataclass(frozen=True)
+class PlannedAttack:
+    """An attack that was asked for.
+
+    Args:
+        options (dict): As a cell keeps them.
+        attack (Attack | Recipe): What they mean.
+    """
+
+    options: dict[str, Any]
+    attack: Attack | Recipe
+
+    @classmethod
+    def of(cls, where: str, entry: Any, eps: float | None = None) -> PlannedAttack:
+        """Build an attack; errors say which one they are about.
+
+        Args:
+            where (str): What the entry is called, for the messages.
+            entry (Attack | str | type | Mapping): What was given.
+            eps (float, optional): Its radius, unless it has one of its own. Defaults to None.
+
+        Raises:
+            ValueError: The entry is no attack.
+        """
+        options = _as_options(where, entry)
+        if eps is not None:
+            options = {'eps': eps} | options
+        try:
+            options = as_lengths(options)
+            name = recipe_name(options.get('type'))
+            if name is None:
+                attack = build_attack(options)
+                kind = type(attack)
+                # A class is kept by its name.
+                name = kind.__name__ if kind.__name__ in KINDS else class_path(kind)
+            else:
+                attack = build_recipe({**options, 'type': name})
+            check_within_range('eps', attack.eps, attack.norm)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f'{where}: {error}') from error
+        if not isinstance(options['type'], str):
+            options['type'] = name
+        return cls(options, attack)
+
+    @property
+    def cost(self) -> int:
+        """What a video costs at most, in forwards."""
+        recipe = isinstance(self.attack, Recipe)
+        return 3 * self.attack.steps + 1 if recipe else self.attack.cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +109,11 @@ class Plan:
     """What is evaluated; for the options see
     :class:`~adv_plugins.evaluation.robustness_loop.RobustnessTestLoop`.
 
+    Everything is checked here, before a weight is loaded or a video read. What clearly means a
+    number or a list is taken as such: ``'8/255'``, ``'snow'``, ``3`` as the only severity.
+
     Raises:
-        ValueError: A number of videos is less than 1.
+        ValueError: An option is not as described.
     """
 
     corruptions: Sequence[str]
@@ -69,75 +130,155 @@ class Plan:
     fp16: bool
 
     def __post_init__(self) -> None:
+        # The dataclass is frozen, so replace what was given by what it means via vars().
+        own = vars(self)
+        own['seed'] = as_count('seed', self.seed, 0)
         for option in ('num_videos', 'attack_videos'):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise ValueError(f'{option}={value} must be at least 1, or None for all')
+            if getattr(self, option) is not None:
+                own[option] = as_count(option, getattr(self, option))
+        own['severities'] = [as_count('severities', each) for each in _listed(self.severities)]
+        own['corruptions'] = [str(each) for each in _listed(self.corruptions)]
+        for name in self.corruptions:
+            for severity in self.severities or (1,):
+                try:
+                    VideoCorruption(name, severity, self.seed)
+                except ValueError as error:
+                    raise ValueError(f'corruptions and severities: {error}') from error
+        own['eps'] = as_length('eps', self.eps)
+        own['curve_eps'] = [as_length('curve_eps', each) for each in _listed(self.curve_eps)]
+        own['attacks'] = self._planned_attacks()
+        self._curve_attacks()
+        if self.deepfool is not None:
+            checked = checked_options(self.deepfool)
+            own['deepfool'] = {name: checked[name] for name in self.deepfool}
+        for option in ('corruptions', 'severities', 'curve_eps'):
+            values = getattr(self, option)
+            twice = [value for value in values if values.count(value) > 1]
+            if twice:
+                raise ValueError(f'{option} has {twice[0]!r} twice; write each of them once')
 
-    def conditions(
-        self, measurements: Measurements, total: int, results: Robustness
-    ) -> Iterator[Condition]:
+    def conditions(self, measurements: Measurements, total: int) -> list[Condition]:
         """All conditions, the cheap ones first.
 
         Args:
             measurements (Measurements): What can be measured.
             total (int): Number of videos in the dataset.
-            results (Robustness): The results so far. Videos that could not be read are left out of
-                the conditions that come after.
-
-        Yields:
-            Condition: One cell after the other.
         """
-        for cell, prepare, count in self._cells(measurements):
-            # Datasets are often sorted by class: the first videos would be of a few classes alone.
-            videos = evenly_spread(total, self.num_videos or total)
-            videos = [videos[place] for place in evenly_spread(len(videos), count or len(videos))]
-            cell.videos = [v for v in videos if f'video {v}' not in results.missing]
+        # Datasets are often sorted by class: the first videos would be of a few classes alone.
+        every = evenly_spread(total, self.num_videos or total)
+        few = [every[i] for i in evenly_spread(len(every), self.attack_videos or len(every))]
+        conditions = list(self._conditions(measurements))
+        for condition in conditions:
+            cell = condition.cell
+            cell.videos = every if cell.kind in ('clean', 'corruption') else few
             if self.fp16:
                 cell.options['fp16'] = True
-            yield Condition(cell, prepare)
+        return conditions
 
-    def _cells(
-        self, measurements: Measurements
-    ) -> Iterator[tuple[Cell, Callable[[], Measure], int | None]]:
-        """Each cell, what prepares its measurement, and on how many videos (None: on all)."""
-        few = self.attack_videos
+    def describe(self) -> str:
+        """What is evaluated, in a line for the log."""
+        parts = ['clean']
+        if self.corruptions:
+            parts.append(f'{len(self.corruptions)} corruptions × {len(self.severities)} severities')
+        radii = dict.fromkeys(eps_text(planned.attack.eps) for planned in self.attacks.values())
+        if self.attacks:
+            names = ', '.join(self.attacks)
+            parts.append(f'{len(self.attacks)} attacks at eps {", ".join(radii)} ({names})')
+        if self.curve is not None and self.curve_eps:
+            parts.append(f'{self.curve} at eps {", ".join(map(eps_text, self.curve_eps))}')
+        if self.deepfool is not None:
+            parts.append('DeepFool')
+        return '; '.join([*parts, 'probes for the sanity flags'])
+
+    def _planned_attacks(self) -> dict[str, PlannedAttack]:
+        if not isinstance(self.attacks, Mapping):
+            raise ValueError(
+                f'attacks={self.attacks!r} must have names; write '
+                "attacks=dict(pgd=dict(type='PGD'))"
+            )
+        planned = {}
+        for name, entry in self.attacks.items():
+            if not isinstance(name, str) or not name or '/' in name:
+                raise ValueError(f"attacks has the name {name!r}; write a word such as 'pgd'")
+            planned[name] = PlannedAttack.of(f'attacks[{name!r}]', entry, self.eps)
+        if self.curve is not None and self.curve_eps and self.curve not in planned:
+            near = near_names(str(self.curve), planned) or list(planned)
+            choices = ' or '.join(f'curve={name!r}' for name in near)
+            raise ValueError(
+                f'curve={self.curve!r} is none of the attacks; write '
+                f'{choices + ", or " if choices else ""}curve=None for no curve'
+            )
+        return planned
+
+    def _curve_attacks(self) -> list[PlannedAttack]:
+        """The attack of the curve at each of its radii."""
+        if self.curve is None:
+            return []
+        where = f'curve_eps of {self.curve!r}'
+        entries = [{**self.attacks[self.curve].options, 'eps': eps} for eps in self.curve_eps]
+        return [PlannedAttack.of(where, entry) for entry in entries]
+
+    def _conditions(self, measurements: Measurements) -> Iterator[Condition]:
+        look = 4 if self.attention else 0
         clean = measurements.predict_and_attend if self.attention else measurements.predict
-        yield Cell('clean'), lambda: clean, None
+        values = {'entropy': []} if self.attention else {}
+        yield Condition(Cell('clean', values=values), clean, 1 + look)
         for name in self.corruptions:
             for severity in self.severities:
                 cell = Cell('corruption', name, severity, dict(seed=self.seed))
-                yield cell, lambda: measurements.predict, None
-        attacks = {
-            name: dict(type=given) if isinstance(given, str) else dict(given)
-            for name, given in self.attacks.items()
-        }
-        for name, options in attacks.items():
-            options = dict(eps=self.eps) | options
-            cell = Cell('attack', name, options['eps'], options)
-            yield cell, self._attack(measurements, cell, self.attention), few
-        for eps in self.curve_eps if self.curve is not None else ():
-            cell = Cell('curve', str(self.curve), eps, dict(attacks.get(self.curve, {}), eps=eps))
-            yield cell, self._attack(measurements, cell, False), few
+                yield Condition(cell, measurements.predict, 1)
+        for name, planned in self.attacks.items():
+            values = {'entropy': [], 'cam_shift': []} if self.attention else {}
+            cell = self._attack_cell('attack', name, planned, values)
+            measure = partial(measurements.attack, planned.attack, self.attention)
+            yield Condition(cell, measure, 2 + 2 * look + planned.cost)
+        for planned in self._curve_attacks():
+            cell = self._attack_cell('curve', str(self.curve), planned, {})
+            measure = partial(measurements.attack, planned.attack, False)
+            yield Condition(cell, measure, 2 + planned.cost)
         if self.deepfool is not None:
-            options = dict(self.deepfool)
-            cell = Cell('deepfool', options=options)
-            yield cell, lambda: partial(measurements.deepfool, options), few
-        yield Cell('sanity'), lambda: measurements.probe, few
+            options = checked_options(self.deepfool)
+            cost = 1 + options['max_iter'] * (1 + 2 * options['num_candidates'])
+            cell = Cell('deepfool', options=self.deepfool)
+            yield Condition(cell, partial(measurements.deepfool, options), cost)
+        yield Condition(Cell('sanity'), measurements.probe, measurements.probe_cost)
 
-    def _attack(
-        self, measurements: Measurements, cell: Cell, with_attention: bool
-    ) -> Callable[[], Measure]:
-        """What prepares an attack; its seed and norm become options of the cell."""
-        entry = dict(cell.options)
-        cell.options['seed'] = self.seed
-        with contextlib.suppress(ValueError):
-            # Attacks of different norms have no worst case together. What is wrong with an attack
-            # is reported when it is prepared.
-            cell.options['norm'] = _build(entry).norm
-        return lambda: partial(measurements.attack, _build(entry), with_attention)
+    def _attack_cell(
+        self, kind: str, name: str, planned: PlannedAttack, values: dict[str, list[float]]
+    ) -> Cell:
+        # Attacks of different norms have no worst case together.
+        options = {**planned.options, 'seed': self.seed, 'norm': planned.attack.norm}
+        return Cell(kind, name, planned.attack.eps, options, values=values)
 
 
-def _build(entry: Mapping[str, Any]) -> Attack | Recipe:
-    kind = str(entry.get('type', '')).lower()
-    return build_recipe(entry) if kind in {n.lower() for n in RECIPES} else build_attack(entry)
+def recipe_name(kind: Any) -> str | None:
+    """The name of the recipe that a ``type`` means, written in any way, if it means one."""
+    if attack_class(kind) is not None:
+        return None
+    name = getattr(kind, '__name__', None) or str(kind).rpartition('.')[2]
+    folded = {recipe.lower(): recipe for recipe in RECIPES}
+    return folded.get(name.lower().replace('_', ''))
+
+
+def as_lengths(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of an attack in which ``eps`` and ``step_size`` may be text such as ``'8/255'``."""
+    given = {n: options[n] for n in ('eps', 'step_size') if options.get(n) is not None}
+    return {**options, **{name: as_length(name, value) for name, value in given.items()}}
+
+
+def _as_options(where: str, entry: Any) -> dict[str, Any]:
+    """What was given for an attack as a dict with its type."""
+    if isinstance(entry, Attack):
+        return {'type': type(entry), **vars(entry)}
+    if isinstance(entry, Mapping):
+        return dict(entry)
+    if isinstance(entry, str) or callable(entry):
+        return {'type': entry}
+    raise ValueError(f"{where}={entry!r} is no attack; write {where}=dict(type='PGD', steps=20)")
+
+
+def _listed(values: Any) -> list[Any]:
+    """The values, or the only one; a command line gives one value without a list."""
+    if isinstance(values, str):
+        return [part.strip() for part in values.strip('[]() ').split(',') if part.strip()]
+    return list(values) if isinstance(values, Iterable) else [values]

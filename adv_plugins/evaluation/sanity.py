@@ -7,8 +7,11 @@ raised flag does not say that the model is bad, but that its number is unreliabl
 
 from __future__ import annotations
 
-from .attacks import ATTACKS
+import itertools
+
+from .attacks import FGSM, PGD, Attack, attack_class
 from .results import Cell, Flag, Robustness
+from .selection import shared_videos
 
 TOLERANCE = 1e-3
 """How much the logits of one video may differ between two forwards, as kernels round."""
@@ -104,20 +107,19 @@ def _huge_eps(probe: Cell | None, num_classes: int) -> Verdict:
 
 
 def _black_box(attacks: list[Cell]) -> Verdict:
-    """Whether videos survive all gradient attacks and fall to a black box at the same eps."""
+    """Whether videos survive all gradient attacks and fall to a black box in the same ball."""
     verdict = None
-    for level in sorted({cell.level for cell in attacks if cell.level is not None}):
-        at_level = [cell for cell in attacks if cell.level == level]
-        black = [cell for cell in at_level if _is_black_box(cell)]
-        white = [cell for cell in at_level if not _is_black_box(cell)]
-        if not black or not white:
+    for group in _same_ball(attacks):
+        black = [cell for cell in group if _is_black_box(cell)]
+        white = [cell for cell in group if not _is_black_box(cell)]
+        shared = shared_videos(cell.videos for cell in group)
+        if not black or not white or not shared:
             continue
-        survivors = _survivors(white)
-        fallen = survivors - _survivors(black)
+        fallen = (_survivors(white) - _survivors(black)).intersection(shared)
         names = ', '.join(cell.name for cell in black)
         if fallen:
             return True, (
-                f'{len(fallen)} of {len(white[0].videos)} videos survive every gradient attack and '
+                f'{len(fallen)} of {len(shared)} videos survive every gradient attack and '
                 f'fall to {names}: the gradients mislead. Give the white-box attacks more steps '
                 'and restarts, and look for what masks gradients'
             )
@@ -126,14 +128,15 @@ def _black_box(attacks: list[Cell]) -> Verdict:
 
 
 def _single_step(attacks: list[Cell]) -> Verdict:
-    """Whether FGSM leaves fewer videos right than PGD does at the same eps."""
+    """Whether FGSM leaves fewer videos right than PGD does in the same ball."""
     verdict = None
-    for one in attacks:
-        for many in attacks:
-            kinds = (one.options.get('type'), many.options.get('type'))
-            if kinds != ('FGSM', 'PGD') or one.level != many.level:
+    for group in _same_ball(attacks):
+        single, steps = ([cell for cell in group if _is(cell, kind)] for kind in (FGSM, PGD))
+        for one, many in itertools.product(single, steps):
+            shared = shared_videos((one.videos, many.videos))
+            if not shared:
                 continue
-            right = [sum(rank == 0 for rank in cell.ranks) for cell in (one, many)]
+            right = [len(_survivors([cell]).intersection(shared)) for cell in (one, many)]
             if right[1] > right[0]:
                 return True, (
                     f'{many.name} leaves {right[1]} videos right, but {one.name}, a single step, '
@@ -141,6 +144,16 @@ def _single_step(attacks: list[Cell]) -> Verdict:
                 )
             verdict = False, f'{many.name} is at least as strong as {one.name}'
     return verdict
+
+
+def _same_ball(attacks: list[Cell]) -> list[list[Cell]]:
+    """The attacks with an eps, by eps and norm."""
+    groups: dict[tuple[float, str], list[Cell]] = {}
+    for cell in attacks:
+        if cell.level is not None:
+            ball = (cell.level, str(cell.options.get('norm', 'linf')))
+            groups.setdefault(ball, []).append(cell)
+    return [groups[ball] for ball in sorted(groups)]
 
 
 def _survivors(cells: list[Cell]) -> set[int]:
@@ -152,6 +165,12 @@ def _survivors(cells: list[Cell]) -> set[int]:
     return set.intersection(*right)
 
 
+def _is(cell: Cell, kind: type[Attack]) -> bool:
+    """Whether the attack is of a class, however its type is written."""
+    own = attack_class(cell.options.get('type'))
+    return own is not None and issubclass(own, kind)
+
+
 def _is_black_box(cell: Cell) -> bool:
-    kind = ATTACKS.get(str(cell.options.get('type')))
-    return kind is not None and kind.black_box
+    own = attack_class(cell.options.get('type'))
+    return own is not None and own.black_box

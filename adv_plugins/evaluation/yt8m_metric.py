@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,8 +18,8 @@ from .ranking_summary import CLASSES, RankingSummary, check_top_k
 
 Entry = tuple[bytes, ...]
 """What is kept of one video: a string for all classes, then one for each vertical, empty where the
-video has no label of that vertical. One entry per video lets collect_results cut off what a sampler
-has repeated to fill the last batch."""
+video has no label of that vertical; all of them are empty where its scores are not finite. One
+entry per video lets collect_results cut off what a sampler has repeated to fill the last batch."""
 
 
 @METRICS.register_module()
@@ -29,7 +31,8 @@ class YT8MMetric(BaseMetric):
     ``mAP`` between 0 and 1, are those of :mod:`adv_plugins.evaluation.ranking` on all videos
     together, and depend on neither the batches nor the number of processes. Also reported are
     ``num_videos`` and ``num_unlabelled``: a video without labels counts 0 in PERR and Hit@1, and
-    all of its predictions are wrong in GAP and mAP.
+    all of its predictions are wrong in GAP and mAP. A video with a score that is NaN or infinite
+    is in no metric: the log says so, and where there is one, ``num_not_finite`` is reported.
 
     With C = 3862, a video takes about 0.25 kB, and as much again for each of its verticals.
 
@@ -53,8 +56,8 @@ class YT8MMetric(BaseMetric):
             ``collect_device='cpu'``. Defaults to None: a temporary one.
 
     Raises:
-        ValueError: An option is out of range, a vertical has a class that does not exist, scores
-            are no probabilities, or labels are not binary (see
+        ValueError: An option is out of range, a vertical has a class that does not exist, finite
+            scores are no probabilities, or labels are not binary (see
             :func:`~adv_plugins.evaluation.global_average_precision`).
 
     Example:
@@ -123,6 +126,9 @@ class YT8MMetric(BaseMetric):
         scores = _stack(data_samples, 'pred_score').float()
         labels = _stack(data_samples, 'gt_label')
         first = len(self.results)
+        finite = scores.isfinite().all(dim=1)
+        # Probabilities of 0 stand in for a video that is left out.
+        scores = torch.where(finite[:, None], scores, 0.0)
         try:
             whole = RankingSummary.from_scores(scores, labels, self.top_k)
         except ValueError as error:
@@ -133,7 +139,9 @@ class YT8MMetric(BaseMetric):
         self._check_num_classes(whole.num_classes)
         columns = [whole.entries()]
         columns += [self._vertical_entries(scores, labels, ids) for ids in self.verticals.values()]
-        self.results.extend(zip(*columns, strict=True))
+        left_out = (b'',) * len(columns)
+        rows = zip(finite.tolist(), zip(*columns, strict=True), strict=True)
+        self.results.extend(row if kept else left_out for kept, row in rows)
 
     def compute_metrics(self, results: list[Entry]) -> dict[str, float]:
         """Compute the metrics of all videos.
@@ -146,10 +154,20 @@ class YT8MMetric(BaseMetric):
         """
         if not results or self._num_classes is None:
             raise ValueError('YT8MMetric has seen no video; is the dataset empty?')
+        total = len(results)
+        results = [entry for entry in results if entry[0]]
         entries = [entry[0] for entry in results]
         whole = self._summary(entries, self._num_classes)
         metrics = self._metrics(whole)
         metrics.update(num_videos=len(whole), num_unlabelled=whole.num_unlabelled)
+        if len(whole) < total:
+            metrics['num_not_finite'] = total - len(whole)
+            print_log(
+                f'{total - len(whole)} of {total} videos have scores that are NaN or infinite; '
+                'they are in no metric',
+                'current',
+                logging.WARNING,
+            )
         metrics.update(self._over_partitions(entries))
         for place, (name, ids) in enumerate(self.verticals.items(), start=1):
             part = self._summary([entry[place] for entry in results], len(ids))

@@ -250,8 +250,13 @@ def _only_valid(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def _scale_end(values: Tensor) -> float:
-    """The end of a colour scale: the 99.5th percentile, and at least a tenth of the maximum."""
-    values = values[~values.isnan()]
+    """The end of a colour scale: the 99.5th percentile, and at least a tenth of the maximum.
+
+    It is 0 where no value is finite.
+    """
+    values = values[values.isfinite()]
+    if len(values) == 0:
+        return 0.0
     percentile = values.kthvalue(math.ceil(0.995 * len(values))).values
     # A single frame of 300 that has all attention is less than half a percent of the map.
     return max(float(percentile), float(values.max()) / 10)

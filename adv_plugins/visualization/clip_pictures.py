@@ -227,7 +227,10 @@ def _draw_attention(axes: Axes, look: Look, chosen: Sequence[int]) -> None:
     places = np.arange(len(chosen))
     for number, (style, attention) in enumerate(series):
         offset = (number - (len(series) - 1) / 2) * width
-        axes.bar(places + offset, attention[list(chosen)], width, **style)
+        known = np.isfinite(attention).all()
+        label = style['label'] if known else f'{style["label"]}: no evidence'
+        heights = attention[list(chosen)] if known else np.zeros(len(chosen))
+        axes.bar(places + offset, heights, width, color=style['color'], label=label)
     axes.axhline(1 / len(look.attention), color='0.3', linewidth=1, linestyle='--', label='even')
     # Room for the legend above the highest bar.
     axes.set_ylim(0, 1.45 * axes.dataLim.y1)

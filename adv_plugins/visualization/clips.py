@@ -44,7 +44,7 @@ class Look:
         cam (ndarray): The evidence for ``cam_class`` at every pixel, float32, shape (T, H, W), not
             negative, in the units of :func:`~adv_plugins.evaluation.gradcam`.
         attention (ndarray): The share of that evidence in each frame, float32, shape (T,), summing
-            to 1.
+            to 1; NaN where there is no evidence.
         label (int): The true class.
         predicted (int): The class with the highest score.
         score (float): Its probability, between 0 and 1.

@@ -19,8 +19,9 @@ def plot_robustness(rho: Mapping[str, ArrayLike], over: str = 'videos') -> Figur
 
     Args:
         rho (Mapping[str, Tensor | ndarray]): For each model by name, ρ of each video, or the mean
-            ρ of each seed, shape (N,). NaN marks a video for which no perturbation was found: it
-            is counted below the bar and left out of the mean, which then is a lower estimate.
+            ρ of each seed, shape (N,). NaN marks a video for which no perturbation was found, or
+            whose ρ is undefined: it is counted below the bar and left out of the mean, which then
+            is a lower estimate.
         over (str): What the mean is over, for the label. Defaults to ``'videos'``.
 
     Returns:
@@ -44,14 +45,13 @@ def plot_robustness(rho: Mapping[str, ArrayLike], over: str = 'videos') -> Figur
             raise ValueError(
                 f'rho[{name!r}] has the shape {tuple(values.shape)}; give one or more values (N,)'
             )
-        known = values[~values.isnan()]
+        known = values[values.isfinite()]
         means.append(float(known.mean()))
         # A single value has no standard deviation.
         spreads.append(float(known.std()) if len(known) > 1 else float('nan'))
         failed = len(values) - len(known)
-        ticks.append(
-            f'{drawn(name)}\nn = {len(known)}' + (f', {failed} not fooled' if failed else '')
-        )
+        count = f'n = {len(known)}' + (f', {failed} without ρ' if failed else '')
+        ticks.append(f'{drawn(name)}\n{count}')
     figure = blank_figure(1.5 + 1.6 * len(rho), 4.0)
     panel = figure.subplots()
     error = dict(capsize=5, ecolor='0.25')

@@ -50,6 +50,22 @@ def test_attention_is_a_share_and_entropy_its_evenness():
     maps[0, 1] = 1
     maps[1] = 2
     attention = frame_attention(maps)
-    torch.testing.assert_close(attention.sum(1), torch.ones(3))
+    torch.testing.assert_close(attention[:2].sum(1), torch.ones(2))
     assert attention[0].tolist() == [0, 1, 0, 0]
-    torch.testing.assert_close(attention_entropy(attention), torch.tensor([0.0, 1.0, 1.0]))
+    torch.testing.assert_close(attention_entropy(attention)[:2], torch.tensor([0.0, 1.0]))
+
+
+@pytest.mark.parametrize('value', [0.0, float('nan'), float('inf')])
+def test_a_clip_without_evidence_has_no_attention(value):
+    """It is not even attention, whose entropy is 1."""
+    maps = torch.ones(3, 4, 2, 2)
+    maps[1] = value
+    attention = frame_attention(maps)
+    assert attention[1].isnan().all() and attention_entropy(attention)[1].isnan()
+    assert attention[[0, 2]].tolist() == [[0.25] * 4] * 2
+
+
+def test_evidence_may_be_very_small():
+    maps = torch.full((1, 4, 1, 1), 1e-44)
+    maps[0, 0] = 0
+    assert frame_attention(maps)[0].tolist() == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3])

@@ -20,7 +20,8 @@ from adv_plugins.evaluation.cells import Cell
         (Cell('corruption', 'snow', 3.0), 'corruption/snow/3'),
         (Cell('attack', 'pgd', EIGHT), 'attack/pgd'),
         (Cell('attack', 'patch'), 'attack/patch'),
-        (Cell('curve', 'pgd', 4 / 255), 'curve/pgd/0.01569'),
+        (Cell('curve', 'pgd', 4 / 255), 'curve/pgd/4/255'),
+        (Cell('curve', 'pgd', 0.5), 'curve/pgd/0.5'),
         (Cell('deepfool'), 'deepfool'),
     ],
 )

@@ -165,6 +165,39 @@ def test_conditions_that_were_run_differently_are_not_compared(pair: list[Robust
     assert '- attack/pgd: TSM with steps=10, TAF with steps=50' in markdown(comparison)
 
 
+def test_an_attack_is_the_same_however_its_type_is_written(pair: list[Robustness]) -> None:
+    pair[0].cells['attack/pgd'].options['type'] = 'PGD'
+    pair[1].cells['attack/pgd'].options['type'] = 'adv_plugins.evaluation.attacks.pgd'
+    assert compare(pair).left_out == {}
+    pair[1].cells['attack/pgd'].options['type'] = 'apgd'
+    assert 'attack/pgd' in compare(pair).left_out
+
+
+def test_few_videos_have_no_verdict(pair: list[Robustness]) -> None:
+    for results, shift in zip(pair, (0.5, 0.0), strict=True):
+        videos, column = list(results.labels)[:6], [math.nan] * 5 + [shift]
+        right = range(6) if shift else []
+        put(results, 'attack', right, 'few', EIGHT, videos=videos, values={'cam_shift': column})
+    comparison = compare(pair)
+    row = comparison.row('attack/few')
+    assert row.num_videos == 6 and row.changes[1].verdict == 'too few videos'
+    (value,) = comparison.values
+    assert value.num_videos == 1 and value.changes[1].verdict == 'too few videos'
+    page = markdown(comparison)
+    assert '| attack/few: cam_shift | 1 | 0.5 | 0 | -0.5 [-0.5, -0.5] | too few videos |' in page
+    assert 'cam_shift: 1 of 6 attacked videos were right when clean, with all models' in page
+    assert 'at least 20 videos' in page and '**too few' not in page
+
+
+def test_corruptions_of_different_videos_have_no_mean(pair: list[Robustness]) -> None:
+    for results in pair:
+        results.labels |= {video + 600: label for video, label in results.labels.items()}
+        put(results, 'corruption', [], 'snow', 3, videos=[video + 600 for video in (0, 10)])
+    names = [row.name for row in compare(pair).rows]
+    assert 'corruption/snow/3' in names and 'mPC' not in names and 'corruption/snow' not in names
+    assert 'corruption/fog' in names
+
+
 def test_conditions_without_a_shared_video(pair: list[Robustness]) -> None:
     put(pair[0], 'attack', [], 'few', EIGHT, videos=[0, 10])
     put(pair[1], 'attack', [], 'few', EIGHT, videos=[20])

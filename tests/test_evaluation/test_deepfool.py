@@ -451,10 +451,40 @@ def test_robustness_is_a_joint_relative_norm() -> None:
     assert robustness(result, x)[0] < 0.5
 
 
-def test_robustness_of_an_input_of_norm_zero() -> None:
-    perturbation = torch.tensor([[1.0], [0.0]])
-    result = DeepFoolResult(perturbation, torch.ones(2), torch.ones(2, dtype=torch.bool))
-    assert robustness(result, torch.zeros(2, 1)).tolist() == [math.inf, 0.0]
+def test_robustness_of_an_input_of_norm_zero_is_undefined() -> None:
+    """Unless nothing had to be done: the second was wrong already, the third was never fooled."""
+    perturbation = torch.tensor([[1.0], [0.0], [0.0]])
+    result = DeepFoolResult(perturbation, torch.ones(3), torch.tensor([True, True, False]))
+    rho = robustness(result, torch.zeros(3, 1)).tolist()
+    assert [math.isnan(value) for value in rho] == [True, False, True] and rho[1] == 0
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_robustness_of_an_input_that_is_not_finite_is_undefined(value: float) -> None:
+    x = {'a': torch.tensor([[value], [2.0]]), 'b': torch.ones(2, 1)}
+    result = DeepFoolResult({'a': torch.ones(2, 1), 'b': torch.zeros(2, 1)}, *torch.ones(2, 2) > 0)
+    rho = robustness(result, x)
+    assert rho[0].isnan() and rho[1] == pytest.approx(1 / math.sqrt(5))
+
+
+def test_robustness_where_all_is_padding_is_undefined() -> None:
+    result = DeepFoolResult(torch.ones(2, 3), torch.ones(2), torch.tensor([False, True]))
+    valid = torch.tensor([[False] * 3, [True] * 3])
+    rho = robustness(result, torch.ones(2, 3), valid)
+    assert rho[0].isnan() and rho[1] == 1
+
+
+def test_undefined_rho_is_counted_and_in_no_mean() -> None:
+    rho = torch.tensor([0.1, math.nan, 0.3, math.inf, 5.0, math.nan])
+    success = torch.tensor([True, True, True, True, False, False])
+    summary = robustness_summary(rho, success, torch.ones(6), 1)
+    assert summary['rho_mean'] == pytest.approx(0.2)
+    assert summary['rho_median'] == pytest.approx(0.2)
+    assert summary['rho_failed_mean'] == pytest.approx(5.0)
+    assert summary['num_undefined'] == 3 and summary['success_rate'] == pytest.approx(4 / 6)
+    nothing = robustness_summary(rho[[1, 5]], success[[1, 5]], torch.ones(2), 1)
+    assert math.isnan(nothing['rho_mean']) and math.isnan(nothing['rho_median'])
+    assert nothing['num_undefined'] == 2
 
 
 def test_summary_tells_failures_apart() -> None:
@@ -474,6 +504,7 @@ def test_summary_tells_failures_apart() -> None:
             'at_max_iter': 1 / 6,
             'stuck': 1 / 6,
             'iterations_mean': 16 / 6,
+            'num_undefined': 0,
         }
     )
 

@@ -85,11 +85,14 @@ def test_views_are_looked_at_one_by_one(kind):
     deployed, samples = Deployed(model), data_samples(LABELS)
     assert deployed.views(inputs, samples).shape == (2, 3, 6)
     shares = deployed.frame_attention(inputs, samples, 3)
-    torch.testing.assert_close(shares.sum(dim=2), torch.ones(2, 3))
+    # Of a view without evidence there are none.
+    known = shares.isfinite().all(dim=2)
+    assert known.any()
+    torch.testing.assert_close(shares.sum(dim=2)[known], torch.ones(int(known.sum())))
     for view in range(3):
         alone = inputs[:, 4 * view : 4 * view + 4] if kind == '2d' else inputs[:, view : view + 1]
         single = deployed.frame_attention(alone, samples, 1)[:, 0]
-        torch.testing.assert_close(shares[:, view], single, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(shares[:, view], single, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize('kind', ['2d', '3d'])
@@ -200,5 +203,6 @@ def test_every_family_is_attacked_as_it_predicts(name):
     assert (slope.flatten(1).abs().amax(dim=1) > 0).all()
     views = deployed.views(inputs.detach(), samples).shape[1]
     shares = deployed.frame_attention(inputs.detach(), samples, views)
-    torch.testing.assert_close(shares.sum(dim=2), torch.ones(2, views))
+    known = shares.isfinite().all(dim=2)
+    torch.testing.assert_close(shares.sum(dim=2)[known], torch.ones(int(known.sum())))
     assert_same(before, snapshot(model))

@@ -14,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adv_plugins.evaluation import intervals
-from adv_plugins.evaluation.intervals import Interval, mcnemar, paired_bootstrap, wilson_interval
+from adv_plugins.evaluation.intervals import (
+    MIN_VIDEOS,
+    Interval,
+    mcnemar,
+    paired_bootstrap,
+    wilson_interval,
+)
 
 # ---- Wilson's interval
 
@@ -124,7 +130,7 @@ def test_an_unpaired_interval_would_be_wider() -> None:
 
 @pytest.mark.parametrize('value', [0, 1, 0.3])
 def test_models_that_agree_do_not_differ(value: float) -> None:
-    interval = paired_bootstrap([value] * 9, [value] * 9)
+    interval = paired_bootstrap([value] * MIN_VIDEOS, [value] * MIN_VIDEOS)
     assert interval[:3] == (0, 0, 0)
     assert interval.verdict == 'within noise'
 
@@ -206,4 +212,40 @@ def test_two_lucky_videos_are_noise() -> None:
     """Both of two videos gained: every resample says so, and nothing is known."""
     interval = paired_bootstrap([0, 0], [1, 1])
     assert interval[:3] == (100, 100, 100)
-    assert interval.p_value == 0.5 and interval.verdict == 'within noise'
+    assert interval.p_value == 0.5 and interval.verdict == 'too few videos'
+
+
+@pytest.mark.parametrize('kind', [int, float])
+def test_below_a_number_of_videos_there_is_no_verdict(kind: type) -> None:
+    """Right or wrong, and shares; for the better, for the worse, and without a difference."""
+    for count, verdicts in (
+        (MIN_VIDEOS - 1, ['too few videos'] * 3),
+        (MIN_VIDEOS, ['better', 'worse', 'within noise']),
+    ):
+        low = np.arange(count) % 4 / 8 if kind is float else np.zeros(count)
+        high = low + (0.25 if kind is float else 1)
+        pairs = ((low, high), (high, low), (low, low))
+        assert [paired_bootstrap(a, b).verdict for a, b in pairs] == verdicts
+
+
+def test_few_videos_that_differ_are_noise() -> None:
+    """All five favour one model, as they do in 6 % of cases by chance."""
+    a = np.full(1000, 0.5)
+    for differing, verdict in ((5, 'within noise'), (9, 'better')):
+        b = a + 0.25 * (np.arange(1000) < differing)
+        change = paired_bootstrap(a, b)
+        assert change.low > 0 and change.num_differing == differing
+        assert change.verdict == verdict
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_videos_without_a_number_are_left_out_and_counted(value: float) -> None:
+    a, b = np.zeros(MIN_VIDEOS + 2), np.ones(MIN_VIDEOS + 2)
+    a[0] = b[1] = value
+    change = paired_bootstrap(a, b)
+    assert change[:3] == (100, 100, 100) and change.verdict == 'better'
+    assert (change.num_videos, change.num_undefined) == (MIN_VIDEOS, 2)
+    assert change.p_value is not None
+    nothing = paired_bootstrap([value] * 30, [1] * 30)
+    assert math.isnan(nothing.difference) and nothing.verdict == 'too few videos'
+    assert nothing.num_undefined == 30 and nothing.p_value is None

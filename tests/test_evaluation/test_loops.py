@@ -10,7 +10,9 @@ from adv_plugins import make_adversarial
 from adv_plugins.attention import AttentionMap, capture_attention
 from adv_plugins.core.functional import attention_mse, relative_size
 from adv_plugins.evaluation import deepfool, global_average_precision, robustness
-from adv_plugins.evaluation.loops import AdversarialTestLoop, _distances
+from adv_plugins.evaluation.attacked_evaluator import PerVideo
+from adv_plugins.evaluation.labels import LabelError
+from adv_plugins.evaluation.loops import AdversarialTestLoop, _check_labelled, _distances
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -133,7 +135,11 @@ def test_validation_in_a_training_with_a_hook(tmp_path):
         (dict(attacks=dict(deepfool=dict(type='ART'))), "not 'deepfool'"),
         (dict(attacks=dict(taf=dict(type='TAF'))), 'FeatureTransformer is not known.*cam_layer'),
         (dict(attacks=dict(taf=dict(type='TAF', cam_layer='head'))), "cam_layer='cls_head'"),
+        (dict(attacks={1: 'ART'}), 'attacks has the name 1'),
+        (dict(attacks=dict(a=dict(type='ART', eps='two'))), r"attacks\['a'\]: eps='two'"),
         (dict(deepfool=dict(max_iter=0)), 'max_iter'),
+        (dict(deepfool=dict(num_videos='many')), "num_videos='many'"),
+        (dict(deepfool=3), 'deepfool=3 must be a dict'),
         (dict(deepfool=dict(num_videos=0)), 'num_videos=0'),
         (dict(deepfool=dict(maxiter=3)), 'maxiter.*max_iter'),
         (dict(deepfool=dict(criterion='top5')), 'top1_change.*top5'),
@@ -143,6 +149,18 @@ def test_bad_options_are_told_before_the_first_video(tmp_path, options, message)
     run = runner(tmp_path, test_cfg=dict(type='AdversarialTestLoop', **options))
     with pytest.raises(ValueError, match=message):
         run.test_loop  # noqa: B018 (built on access)
+
+
+def test_grey_levels_are_told_where_the_range_is_known(tmp_path):
+    """A text may be a fraction; features have no range."""
+    config = dict(type='AdversarialTestLoop', attacks=dict(a=dict(type='CEAugmentation', eps='8')))
+    run = runner(tmp_path, model=tsm_config(), test_cfg=config)
+    with pytest.raises(ValueError, match=r"attacks\['a'\]: eps=8 is 8 times .*'8/255'"):
+        run.test_loop  # noqa: B018 (built on access)
+    run.cfg.test_cfg.attacks.a.eps = '8/255'
+    run._test_loop = run.cfg.test_cfg
+    assert run.test_loop.recipes['a'].eps == 8 / 255
+    runner(tmp_path, test_cfg=config).test_loop  # noqa: B018
 
 
 def test_every_attack_dumps_its_own_predictions(tmp_path):
@@ -251,3 +269,52 @@ def test_hooks_get_the_clean_predictions(tmp_path):
     with torch.no_grad():
         expected = [run.model(data['inputs']).sigmoid() for data in batches(run)]
     torch.testing.assert_close(torch.stack(scores.seen), torch.cat(expected))
+
+
+def test_a_video_that_is_not_finite_does_not_end_the_loop(tmp_path):
+    """Nor is it in a mean: neither clean nor attacked, with DeepFool and attention."""
+    config = dict(
+        type='AdversarialTestLoop',
+        attacks=dict(fgm=dict(type='ART', eps='2.0')),
+        attention=True,
+        deepfool=dict(max_iter='3'),
+    )
+    run = runner(tmp_path, test_cfg=config)
+    fine = run.test()
+
+    def breaks(module, inputs, output):
+        return output.index_fill(0, torch.tensor([0]), float('nan'))
+
+    run.model.cls_head.register_forward_hook(breaks)
+    metrics = run.test()
+    # Three batches: their first videos.
+    for prefix in ('', 'fgm/'):
+        assert metrics[f'{prefix}num_not_finite'] == 3
+        assert 0 < metrics[f'{prefix}GAP'] <= 1
+    assert 'num_not_finite' not in fine and fine.keys() <= metrics.keys()
+    assert not [key for key, value in metrics.items() if value != value]
+
+
+def test_numbers_that_are_not_finite_are_counted_and_in_no_mean():
+    metric = PerVideo()
+    columns = dict(ratio=torch.tensor([0.1, float('nan'), 0.3]), mse=torch.tensor([1.0] * 3))
+    metric.process({**columns, 'finite': torch.tensor([True, False, True])}, [])
+    found = metric.compute_metrics(metric.results)
+    assert found == pytest.approx(
+        {'num_not_finite': 1, 'ratio': 0.2, 'ratio_undefined': 1, 'mse': 1.0}
+    )
+    metric.results = [{'ratio': float('inf'), 'finite': True}]
+    assert str(metric.compute_metrics(metric.results)) == "{'ratio': nan, 'ratio_undefined': 1}"
+
+
+def test_videos_without_a_label_are_told(tmp_path, monkeypatch):
+    run = runner(tmp_path)
+    dataset = run.test_loop.dataloader.dataset
+    labels = {index: {'label': -1 if index == 5 else 0} for index in range(len(dataset))}
+    monkeypatch.setattr(dataset, 'get_data_info', labels.get, raising=False)
+    monkeypatch.setattr(run.test_loop, 'run_iter', None)
+    with pytest.raises(LabelError, match='1 of 7 videos have no label .*: 5'):
+        run.test()
+    # A dataset without a list is asked batch by batch.
+    with pytest.raises(LabelError, match='batch 3 has videos without a label .* places 1,'):
+        _check_labelled(3, data_samples([0, -1]))

@@ -8,7 +8,7 @@ from helpers import build_recognizer, data_samples, tsm_config
 
 from adv_plugins.evaluation.attacks import Attack
 from adv_plugins.evaluation.deployed import Deployed
-from adv_plugins.evaluation.measurements import Measurements, VideoBatch
+from adv_plugins.evaluation.measurements import Measurements, VideoBatch, _change, _entropy
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -40,3 +40,19 @@ def test_random_starts_belong_to_the_video():
     assert all(torch.equal(together[video], apart[video]) for video in together)
     assert not torch.equal(together[2], together[4])
     assert not torch.equal(together[2], starts([2], seed=1)[2])
+
+
+def test_views_without_evidence_are_in_no_mean():
+    """Of the first video one view has evidence, of the second none."""
+    nan = float('nan')
+    shares = torch.tensor([[[1.0, 0.0], [nan, nan]], [[nan, nan], [nan, nan]]])
+    entropy = _entropy(shares)['entropy']
+    assert entropy[0] == 0 and entropy[1].isnan()
+
+
+def test_scores_that_are_not_finite_twice_have_not_changed():
+    """A broken model is not a randomised one."""
+    nan, inf = float('nan'), float('inf')
+    before, after = torch.tensor([1.0, nan, inf, nan]), torch.tensor([3.0, nan, inf, 1.0])
+    change = _change(before, after).tolist()
+    assert change[:3] == [2, 0, 0] and change[3] != change[3]

@@ -133,7 +133,7 @@ def test_video_without_labels_counts() -> None:
 
 def test_no_labels_at_all() -> None:
     scores, labels = np.full((3, 4), 0.5), np.zeros((3, 4))
-    assert global_average_precision(scores, labels) == 0
+    assert np.isnan(global_average_precision(scores, labels))
     assert precision_at_equal_recall_rate(scores, labels) == 0
     assert hit_at_one(scores, labels) == 0
     assert np.isnan(mean_average_precision(scores, labels))

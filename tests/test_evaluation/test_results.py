@@ -53,15 +53,98 @@ def test_cells_that_do_not_fit_are_told(results: Robustness, wrong: Cell, messag
     assert results.cells == before
 
 
-def test_a_cell_is_finished_only_if_it_was_run_alike(results: Robustness) -> None:
+def test_cells_are_alike_only_if_they_were_run_alike(results: Robustness) -> None:
     options = dict(steps=10, step_size=0.25, eps=EIGHT)
-    videos = list(LABELS)[:3]
-    assert results.finished(Cell('attack', 'pgd', EIGHT, options, videos))
-    assert not results.finished(Cell('attack', 'pgd', EIGHT, options | {'steps': 20}, videos))
-    assert not results.finished(Cell('attack', 'pgd', EIGHT, options | {'loss': 'dlr'}, videos))
-    assert not results.finished(Cell('attack', 'pgd', 4 / 255, options, videos))
-    assert not results.finished(Cell('attack', 'pgd', EIGHT, options, list(LABELS)))
-    assert not results.finished(Cell('attack', 'fgsm', EIGHT, options, videos))
+    stored = results.cells['attack/pgd']
+    assert results.alike(Cell('attack', 'pgd', EIGHT, options)) is stored
+    assert results.alike(Cell('attack', 'pgd', EIGHT, options | {'steps': 20})) is None
+    assert results.alike(Cell('attack', 'pgd', EIGHT, options | {'loss': 'dlr'})) is None
+    assert results.alike(Cell('attack', 'pgd', 4 / 255, options)) is None
+    assert results.alike(Cell('attack', 'fgsm', EIGHT, options)) is None
+    # 3, 5 and 8 were run; asking for fewer asks for nothing new.
+    assert stored.lacks(Cell('attack', 'pgd', EIGHT, options, [5, 3])) == []
+    assert stored.lacks(Cell('attack', 'pgd', EIGHT, options, list(LABELS))) == [9]
+    # Without the entropy all of them have to be run again.
+    wanted = Cell('attack', 'pgd', EIGHT, options, [3, 9], values={'entropy': []})
+    assert stored.lacks(wanted) == [3, 9]
+
+
+@pytest.mark.parametrize('kind', ['PGD', 'pgd', 'P_G_D', 'adv_plugins.evaluation.PGD'])
+def test_an_attack_is_the_same_however_its_type_is_written(kind: str) -> None:
+    results = Robustness('TSM', classes=CLASSES, labels=dict(LABELS))
+    results.add(cell('attack', [0], 'a', EIGHT, options={'type': kind, 'steps': 10}))
+    assert results.alike(Cell('attack', 'a', EIGHT, {'type': 'PGD', 'steps': 10}))
+    assert not results.alike(Cell('attack', 'a', EIGHT, {'type': 'APGD', 'steps': 10}))
+
+
+def test_fewer_videos_do_not_replace_more(results: Robustness) -> None:
+    results.add(cell('clean', [4, 0], videos=[9, 3], values={'entropy': [0.25, 0.5]}))
+    found = results.cells['clean']
+    assert found.videos == [3, 5, 8, 9] and found.ranks == [0, 0, 0, 4]
+    assert found.values['entropy'] == [0.5, 0.7, 0.9, 0.25]
+    results.add(cell('clean', [1], videos=[8], values={'score': [2.0]}))
+    found = results.cells['clean']
+    assert found.ranks == [0, 0, 1, 4]
+    np.testing.assert_array_equal(found.values['entropy'], [0.5, 0.7, math.nan, 0.25])
+    np.testing.assert_array_equal(found.values['score'], [math.nan, math.nan, 2, math.nan])
+    assert results.earlier == []
+
+
+def test_other_options_do_not_replace_what_was_run(results: Robustness) -> None:
+    first = results.cells['attack/square']
+    second = cell('attack', [0], 'square', EIGHT, options={'queries': 10})
+    results.add(second)
+    assert results.cells['attack/square'] is second and results.earlier == [first]
+    # And back again, with a video more, which makes it one of both.
+    results.add(cell('attack', [1], 'square', EIGHT, videos=[3]))
+    assert results.cells['attack/square'].videos == first.videos
+    assert results.cells['attack/square'].ranks == [1, 0, 3, 0]
+    assert results.earlier == [second]
+
+
+def test_results_of_two_evaluations_are_united(results: Robustness) -> None:
+    """As of two processes, of which one failed at what the other has."""
+    other = Robustness('TAF', classes=CLASSES, labels={3: 0, 12: 1})
+    other.add(
+        Cell('clean', videos=[3, 12], predictions=[1, 1], ranks=[2, 0], values={'entropy': [1, 1]})
+    )
+    other.missing = {'attack/pgd': 'out of memory', 'clean': 'a note'}
+    other.add(cell('attack', [0], 'square', 4 / 255))
+    both = other.united(results)
+    assert both.model == 'TAF' and both.labels == LABELS | {12: 1}
+    assert both.cells['clean'].videos == [3, 5, 8, 9, 12]
+    assert both.cells['clean'].ranks == [2, 0, 0, 5, 0]
+    assert both.cells['attack/square'].level == 4 / 255
+    assert [(each.key, each.level) for each in both.earlier] == [('attack/square', EIGHT)]
+    assert both.missing == {'attack/pgd': 'out of memory', 'clean': 'a note'}
+    assert len(other.cells) == 2 and len(other.labels) == 2
+
+
+def test_old_keys_of_curves_are_known(results: Robustness) -> None:
+    results.add(cell('curve', [0, 1], 'pgd', 1 / 255))
+    assert list(results.cells)[-1] == 'curve/pgd/1/255'
+    assert results.top('curve/pgd/0.003922') == results.top('curve/pgd/1/255') == 50
+    told = Robustness('m', missing={'curve/pgd/0.003922': 'a', 'curve/pgd/0.5': 'b', 'x/y': 'c'})
+    assert list(told.missing) == ['curve/pgd/1/255', 'curve/pgd/0.5', 'x/y']
+
+
+def test_a_note_on_a_cell_hides_no_number(results: Robustness) -> None:
+    results.missing['corruption/snow/2'] = 'evaluating it again failed'
+    results.missing['attack/pgd'] = 'evaluating it again failed'
+    assert results.mpc(['snow']) == 37.5
+    page = markdown(results, groups={})
+    assert page.count('| pgd |') == 1 and '- attack/pgd: evaluating it again failed' in page
+
+
+def test_cells_of_different_videos_have_a_page_and_means(results: Robustness) -> None:
+    results.add(cell('attack', [0], 'other', EIGHT, videos=[9]))
+    results.cells['clean'] = cell('clean', [0, 0], videos=[3, 5])
+    assert math.isnan(results.clean_top('attack/other'))
+    assert results.clean_top('attack/pgd') == 100
+    assert results.rpc() == pytest.approx(31.25)
+    assert '**worst case**' not in markdown(results, groups={})
+    results.add(cell('curve', [0], 'pgd', 1 / 255, videos=[8]))
+    assert results.curve('pgd').num_videos == 0 and math.isnan(results.curve('pgd').accuracy[1])
 
 
 # ---- numbers
@@ -252,7 +335,7 @@ def test_gaps_that_nobody_explained_are_told(results: Robustness) -> None:
     results.skip('curve/fgsm/0.003922', 'interrupted')
     missing = markdown(results, groups={}).split('## Missing')[1].split()
     assert ' '.join(missing) == (
-        '- curve/fgsm/0.003922: interrupted - clean: it was not evaluated '
-        '- corruption/fog/2: it was not evaluated - curve/pgd/0.007843: it was not evaluated'
+        '- curve/fgsm/1/255: interrupted - clean: it was not evaluated '
+        '- corruption/fog/2: it was not evaluated - curve/pgd/2/255: it was not evaluated'
     )
     assert 'There is no number; see "Missing".' in markdown(results, groups={})

@@ -67,9 +67,7 @@ def test_round_trip(results: Robustness, tmp_path: Any) -> None:
         values[:] = mine['rho' if name == 'deepfool' else 'cam_shift']
     assert again == results
     assert again.cells['deepfool'].options == {'norm': 'inf', 'sizes': [1, 2], 'eps': 0.1 + 0.2}
-    assert again.finished(
-        Cell('deepfool', options=dict(norm=math.inf, sizes=(1, 2), eps=0.1 + 0.2), videos=[3, 5])
-    )
+    assert again.alike(Cell('deepfool', options=dict(norm=math.inf, sizes=(1, 2), eps=0.1 + 0.2)))
     assert markdown(again, groups={}) == markdown(results, groups={})
     assert [path.name for path in file.parent.iterdir()] == ['tsm.json']
 
@@ -159,3 +157,44 @@ def test_a_file_keeps_every_accuracy(tmp_path_factory: Any, rows: Any, k: int) -
     order = sorted(videos)
     by_video = dict(zip(videos, ranks, strict=True))
     assert again.correct('clean', k, order).tolist() == [by_video[v] < k for v in order]
+
+
+def test_a_failed_save_leaves_nothing_behind(
+    results: Robustness, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError('no space left')
+
+    monkeypatch.setattr(os, 'replace', full)
+    with pytest.raises(OSError, match='no space left'):
+        results.save(tmp_path / 'tsm.json')
+    assert not list(tmp_path.iterdir())
+
+
+def test_writers_at_a_time_do_not_share_a_part(
+    results: Robustness, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one of them is about to finish, another writes the whole of the file."""
+    replace, other = os.replace, one_model()
+
+    def late(*paths: Any) -> None:
+        monkeypatch.setattr(os, 'replace', replace)
+        other.model = 'other'
+        other.save(tmp_path / 'tsm.json')
+        assert Robustness.load(tmp_path / 'tsm.json').model == 'other'
+        replace(*paths)
+
+    monkeypatch.setattr(os, 'replace', late)
+    results.save(tmp_path / 'tsm.json')
+    assert Robustness.load(tmp_path / 'tsm.json') == results
+    assert [path.name for path in tmp_path.iterdir()] == ['tsm.json']
+
+
+def test_earlier_cells_are_in_the_file(results: Robustness, tmp_path: Any) -> None:
+    first = results.cells['attack/square']
+    results.add(Cell('attack', 'square', 4 / 255, {}, [3], [0], [0]))
+    results.missing['attack/square'] = 'evaluating it again failed'
+    results.save(tmp_path / 'tsm.json')
+    again = Robustness.load(tmp_path / 'tsm.json')
+    assert again.earlier == [first] and again.cells['attack/square'].level == 4 / 255
+    assert again.missing == results.missing

@@ -145,3 +145,17 @@ def test_an_empty_evaluation_has_a_page() -> None:
     page = markdown(Robustness('TSM', classes=CLASSES), groups={})
     assert '- config: —' in page
     assert '- clean: it was not evaluated' in page
+
+
+def test_flags_on_few_videos_say_so(results: Robustness) -> None:
+    results.flags = [Flag('noise', False, 'fine')]
+    probe = dict(score_change=[0.0] * 4, simplex=[0] * 4, gradient=[1.0] * 4)
+    results.add(cell('sanity', [1, 1, 1, 1], values=probe))
+    assert 'Checked on 4 videos only' in lines(markdown(results, groups={}), 'Sanity flags')[-1]
+
+
+def test_rho_that_is_undefined_is_counted(results: Robustness) -> None:
+    values = dict(rho=[0.25, float('inf'), 0.75], success=[1, 1, 1], iterations=[2, 3, 5])
+    results.add(Cell('deepfool', videos=[3, 5, 8], values=values))
+    section = lines(markdown(results, groups={}), 'DeepFool')
+    assert '| rho mean | 0.5 |' in section and '| num undefined | 1 |' in section

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -17,10 +16,12 @@ from mmaction.models.heads import TSMHead
 from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 
+from adv_plugins.adapters.mmaction import RecognizerAdapter
 from adv_plugins.datasets import OrderedDigits
 from adv_plugins.datasets.corruptions import VideoCorruption
-from adv_plugins.evaluation import attacks, deepfool, robustness
+from adv_plugins.evaluation import attacks, deepfool, robustness, robustness_loop
 from adv_plugins.evaluation.deployed import Deployed, rank_labels
+from adv_plugins.evaluation.labels import LabelError
 from adv_plugins.evaluation.measurements import Measurements
 from adv_plugins.evaluation.results import Robustness
 from adv_plugins.evaluation.selection import evenly_spread
@@ -41,6 +42,14 @@ LOOP = dict(
     curve_eps=(1 / 255,),
     deepfool=dict(num_candidates=3, max_iter=5),
     attack_videos=6,
+)
+SMALL = dict(
+    corruptions=(),
+    attacks=dict(fgsm='FGSM'),
+    curve=None,
+    deepfool=None,
+    attention=False,
+    attack_videos=None,
 )
 PIPELINE = [
     dict(type='SampleFrames', clip_len=1, frame_interval=1, num_clips=8, test_mode=True),
@@ -145,7 +154,7 @@ def test_clean_is_what_the_plain_test_says(whole, weights, tmp_path):
     cfg.test_cfg, cfg.load_from = dict(type='TestLoop'), file
     plain = Runner.from_cfg(cfg).test()
     for key in ('acc/top1', 'acc/top5'):
-        assert metrics[key] == pytest.approx(100 * plain[key]), key
+        assert metrics[key] == pytest.approx(plain[key]), key
     assert stored.top('clean') == pytest.approx(100 * 8 / 12)
     assert stored.labels == dict(enumerate(labels))
     assert stored.checkpoint == file
@@ -216,7 +225,7 @@ def test_the_order_of_the_attacks(whole):
     order = [stored.top(f'attack/{name}') for name in ('noise', 'fgsm', 'pgd')]
     assert order == sorted(order, reverse=True)
     assert order[-1] < order[0]
-    assert stored.top('attack/pgd') <= stored.top('curve/pgd/0.003922')
+    assert stored.top('attack/pgd') <= stored.top('curve/pgd/1/255')
 
 
 def test_attention_is_measured_where_videos_were_attacked(whole):
@@ -225,8 +234,10 @@ def test_attention_is_measured_where_videos_were_attacked(whole):
     for name in ('fgsm', 'cam'):
         values = stored.cells[f'attack/{name}'].values
         for key in ('entropy', 'cam_shift'):
-            assert [not np.isnan(value) for value in values[key]] == right.tolist()
-        assert all(0 <= value <= 1 for value in np.array(values['cam_shift'])[right])
+            # A clip without evidence has no attention either.
+            known = np.isfinite(values[key])
+            assert known.any() and not known[~right].any()
+            assert all(0 <= value <= 1 for value in np.array(values[key])[known])
     assert np.nanmean(stored.cells['attack/cam'].values['cam_shift']) > 0
 
 
@@ -253,8 +264,10 @@ def test_flags_files_and_metrics(whole):
     assert not stored.missing
     page = (folder / f'robustness_{stored.weights}.md').read_text()
     assert f'| fgsm | 2/255 | {stored.top("attack/fgsm"):.1f}' in page
-    assert metrics['attack/pgd/top1'] == stored.top('attack/pgd')
-    assert metrics['mPC'] == pytest.approx(stored.mpc())
+    # As MMAction2 logs accuracies: shares.
+    assert metrics['attack/pgd/top1'] == pytest.approx(stored.top('attack/pgd') / 100)
+    assert metrics['mPC'] == pytest.approx(stored.mpc() / 100)
+    assert metrics['rPC'] == pytest.approx(stored.rpc() / 100)
 
 
 def without_times(stored):
@@ -304,29 +317,30 @@ def test_other_weights_get_a_file_of_their_own(weights, tmp_path):
     assert len(list(tmp_path.glob('robustness_*.json'))) == 2
 
 
-def test_bad_names_and_videos_leave_the_rest(weights, tmp_path, caplog):
+def test_unreadable_videos_and_attacks_that_do_not_fit_leave_the_rest(weights, tmp_path):
     options = dict(
-        corruptions=('snw', 'jumble'),
+        corruptions=('jumble',),
         severities=(2,),
-        attacks=dict(fgsm='FGSM', bad=dict(type='PGDD'), worse=dict(type='PGD', step=3)),
+        attacks=dict(fgsm='FGSM', bad=dict(type='Square', channel_dim=4)),
         curve=None,
-        deepfool=dict(max_iter=0),
+        deepfool=None,
         unreadable=(4, 5),
         workers=2,
     )
-    with caplog.at_level(logging.ERROR, 'mmengine'):
-        run(tmp_path, weights, **options)
+    run(tmp_path, weights, **options)
     stored = results(tmp_path)
     assert set(stored.cells) == {'clean', 'corruption/jumble/2', 'attack/fgsm', 'sanity'}
     assert stored.cells['clean'].videos == [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]
     told = stored.missing
     assert 'file 4 is broken' in told['video 4']
-    assert "'snow'" in told['corruption/snw/2']
-    assert "'PGD'" in told['attack/bad']
-    assert 'steps' in told['attack/worse']
-    assert 'max_iter' in told['deepfool']
+    assert 'channel_dim=4' in told['attack/bad']
     page = (tmp_path / f'robustness_{stored.weights}.md').read_text()
     assert all(key in page for key in told)
+    # What can be read again is evaluated, and nothing else.
+    run(tmp_path, weights, **{**options, 'unreadable': (5,), 'attacks': dict(fgsm='FGSM')})
+    again = results(tmp_path)
+    assert again.cells['clean'].videos == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
+    assert list(again.missing) == ['video 5']
 
 
 def test_nothing_readable_is_no_number(weights, tmp_path):
@@ -348,9 +362,138 @@ def test_a_checkpoint_of_another_model_is_told(weights, tmp_path):
 
 
 def test_many_labels_a_video_have_another_loop(weights, tmp_path):
-    labels = [[1, 2]] * 12
-    run(tmp_path, weights, labels=labels, corruptions=(), attacks={}, curve=None, deepfool=None)
-    assert 'AdversarialTestLoop' in results(tmp_path).missing['clean']
+    with pytest.raises(LabelError, match='AdversarialTestLoop'):
+        run(tmp_path, weights, labels=[[1, 2]] * 12, **SMALL)
+
+
+@pytest.mark.parametrize('listed', [True, False])
+def test_videos_without_a_label_are_told(weights, tmp_path, monkeypatch, listed):
+    """Before the first video is read, or, without a list, before the first is attacked."""
+    if listed:
+        monkeypatch.setattr(robustness_loop, 'read', None)
+    else:
+        monkeypatch.setattr(robustness_loop, 'listed_labels', lambda *_: {})
+    labels = [-1 if index in (3, 7) else label for index, label in enumerate(weights[1])]
+    with pytest.raises(LabelError, match='videos have no label .*: 3'):
+        run(tmp_path, weights, labels=labels, **SMALL)
+    assert not list(tmp_path.glob('robustness_*.json'))
+    with pytest.raises(LabelError, match=r'12 classes of the model.* 3 \(label 12\)'):
+        run(tmp_path, weights, labels=[12 if label < 0 else label for label in labels], **SMALL)
+
+
+def test_options_are_told_before_the_weights_are_loaded(weights, tmp_path):
+    for options, message in (
+        (dict(corruptions=['snw']), "'snow'"),
+        (dict(eps='8'), "eps='8/255'"),
+        (dict(attacks=dict(cam=dict(type='TAF', cam_layer='backbone.layr4'))), 'cam_layer'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, ('nowhere.pth', weights[1]), **{**SMALL, **options})
+
+
+def test_attention_that_cannot_be_found_is_told(weights, tmp_path, monkeypatch):
+    """Or else every cell would fail at it."""
+
+    def unknown(self):
+        raise ValueError('the CAM layer is not known')
+
+    monkeypatch.setattr(RecognizerAdapter, 'find_cam_layer', unknown)
+    with pytest.raises(ValueError, match='attention=True, but the CAM .* attention=False'):
+        run(tmp_path, weights, **{**SMALL, 'attention': True})
+
+
+def told(monkeypatch):
+    """What the loop logs from now on."""
+    lines = []
+    monkeypatch.setattr(robustness_loop, 'print_log', lambda text, *_, **__: lines.append(text))
+    return lines
+
+
+def test_more_is_never_overwritten_by_less(weights, tmp_path, monkeypatch):
+    """Fewer videos, more videos, other options, and a failure, one after the other."""
+    run(tmp_path, weights, **SMALL, num_videos=6)
+    six = without_times(results(tmp_path))
+    assert {key: len(cell.videos) for key, cell in six.cells.items()} == {
+        'clean': 6,
+        'attack/fgsm': 6,
+        'sanity': 6,
+    }
+    lines = told(monkeypatch)
+
+    def fail(*_):
+        raise RuntimeError('out of memory')
+
+    _, metrics = run(tmp_path, weights, **SMALL, num_videos=2)
+    same(results(tmp_path), six)
+    assert metrics['acc/top1'] == six.top('clean') / 100
+    assert any(
+        'clean: kept from' in line and '6 videos, 2 were asked for' in line for line in lines
+    )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Measurements, 'attack', fail)
+        run(tmp_path, weights, **SMALL, num_videos=12)
+        assert 'failed' in results(tmp_path).missing['attack/fgsm']
+        run(tmp_path, weights, **{**SMALL, 'eps': '8/255'})
+    failed = results(tmp_path)
+    assert failed.cells['attack/fgsm'].videos == six.cells['attack/fgsm'].videos
+    assert failed.cells['attack/fgsm'].level == 2 / 255
+    assert 'keeps the numbers of an earlier' in failed.missing['attack/fgsm']
+    assert len(failed.cells['clean'].videos) == 12
+
+    lines.clear()
+    run(tmp_path, weights, **{**SMALL, 'eps': '8/255'}, num_videos=2)
+    run(tmp_path, weights, **SMALL, num_videos=12)
+    found = results(tmp_path)
+    assert found.cells['attack/fgsm'].level == 2 / 255 and not found.missing
+    assert found.cells['attack/fgsm'].videos == list(range(12))
+    assert [(cell.level, len(cell.videos)) for cell in found.earlier] == [(8 / 255, 2)]
+    kept = [place for place, video in enumerate(range(12)) if video in six.labels]
+    ranks = np.array(found.cells['attack/fgsm'].ranks)[kept]
+    assert ranks.tolist() == six.cells['attack/fgsm'].ranks
+
+
+def test_the_plan_is_told(weights, tmp_path, monkeypatch):
+    lines = told(monkeypatch)
+    run(tmp_path, weights, **{**SMALL, 'corruptions': ['jumble'], 'severities': 3}, num_videos=6)
+    text = '\n'.join(lines)
+    assert '1 corruptions × 1 severities; 1 attacks at eps 2/255 (fgsm)' in text
+    assert '4 cells to run, at most' in text
+    assert 'cell 1 of 4, about 0:' in text and 'cell 4 of 4; sanity' in text
+    right = round(results(tmp_path).clean_top('attack/fgsm') * 6 / 100)
+    assert f'6 videos, {right} of them right when clean and thus attacked' in text
+
+
+def test_a_corruption_that_fails_leaves_the_videos(weights, tmp_path, monkeypatch):
+    transform = VideoCorruption.transform
+
+    def fails(self, data):
+        if self.name == 'snow' or (self.severity == 2 and data['sample_idx'] < 2):
+            raise RuntimeError('no snow today')
+        return transform(self, data)
+
+    monkeypatch.setattr(VideoCorruption, 'transform', fails)
+    options = dict(corruptions=['snow', 'jumble'], severities=(2, 5), num_videos=6)
+    _, metrics = run(tmp_path, weights, **{**SMALL, **options})
+    stored = results(tmp_path)
+    count = {key: len(cell.videos) for key, cell in stored.cells.items()}
+    assert count['corruption/jumble/5'] == count['attack/fgsm'] == 6
+    assert count['corruption/jumble/2'] == 5 and 'corruption/snow/2' not in count
+    assert '6 of 6 videos could not be corrupted' in stored.missing['corruption/snow/5']
+    assert '1 of 6 videos could not be' in stored.missing['corruption/jumble/2']
+    assert np.isnan(metrics['mPC'])
+
+
+def test_scores_that_are_not_finite_count_as_wrong(weights, tmp_path):
+    _, metrics = run(tmp_path, weights, **SMALL, head='BrokenHead')
+    stored = results(tmp_path)
+    clean = Robustness.load(next(tmp_path.glob('*.json'))).cells['clean']
+    assert len(clean.videos) == 12 and np.isfinite(metrics['acc/top1'])
+    broken = sum(
+        rank == 11 and not name for rank, name in zip(clean.ranks, clean.predictions, strict=True)
+    )
+    assert f'{broken} of 12 videos have scores that are NaN' in stored.missing['clean']
+    assert 'attack/fgsm' in stored.cells and 'sanity' in stored.cells
 
 
 def test_options_are_checked(weights, tmp_path):
@@ -364,6 +507,14 @@ class NoisyHead(TSMHead):
     def forward(self, *args, **kwargs):
         scores = super().forward(*args, **kwargs)
         return scores + 0.1 * torch.randn_like(scores)
+
+
+class BrokenHead(TSMHead):
+    """Gives NaN for the videos of some classes."""
+
+    def forward(self, *args, **kwargs):
+        scores = super().forward(*args, **kwargs)
+        return scores.masked_fill(scores.argmax(dim=1, keepdim=True) < 6, float('nan'))
 
 
 class ProbabilityHead(TSMHead):
@@ -380,7 +531,7 @@ class RoundingHead(TSMHead):
         return (super().forward(*args, **kwargs) * 4).round() / 4
 
 
-for kind in (NoisyHead, ProbabilityHead, RoundingHead):
+for kind in (BrokenHead, NoisyHead, ProbabilityHead, RoundingHead):
     MODELS.register_module(module=kind, force=True)
 
 

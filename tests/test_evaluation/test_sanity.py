@@ -2,6 +2,7 @@
 
 import pytest
 
+from adv_plugins.evaluation.attacks import Square, class_path
 from adv_plugins.evaluation.results import Cell, Robustness
 from adv_plugins.evaluation.sanity import NAMES, flags
 
@@ -99,3 +100,40 @@ def test_one_step_beats_many():
     assert flags_by_name(attack('fgsm', 'FGSM', (0, 0, 1, 1)), weak)[NAMES[5]].raised
     assert not flags_by_name(attack('fgsm', 'FGSM', (0, 0, 0, 1)), weak)[NAMES[5]].raised
     assert flags_by_name(attack('fgsm', 'FGSM', (1, 1, 1, 1), 0.2), weak)[NAMES[5]].raised is None
+
+
+class Mine(Square):
+    """A black box of the user's own."""
+
+
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'Square',
+        'square',
+        'SQUARE',
+        'adv_plugins.evaluation.attacks.square.Square',
+        class_path(Mine),
+    ],
+)
+def test_a_black_box_is_one_however_its_type_is_written(kind):
+    white, black = attack('a', 'pgd', (0, 0, 0, 0)), attack('b', kind, (0, 1, 1, 1))
+    assert flags_by_name(white, black)[NAMES[4]].raised
+
+
+@pytest.mark.parametrize('kinds', [('fgsm', 'pgd'), ('F_G_S_M', 'adv_plugins.evaluation.PGD')])
+def test_a_single_step_is_one_however_its_type_is_written(kinds):
+    one, many = attack('a', kinds[0], (0, 1, 1, 1)), attack('b', kinds[1], (0, 0, 0, 1))
+    assert flags_by_name(one, many)[NAMES[5]].raised
+
+
+def test_attacks_are_compared_on_shared_videos_of_one_ball():
+    """Videos that the black box was not run on have not fallen to it."""
+    white = attack('pgd', 'PGD', (0, 0, 0, 0))
+    black = Cell('attack', 'square', 0.1, {'type': 'Square'}, [0, 1], [0, 1], [0, 0])
+    seen = flags_by_name(white, black)
+    assert seen[NAMES[4]].raised is False
+    other = Cell('attack', 'fgsm', 0.1, {'type': 'FGSM'}, [0, 1], [0, 1], [0, 0])
+    assert flags_by_name(white, other)[NAMES[5]].raised is False
+    black.options['norm'] = 'l2'
+    assert flags_by_name(white, black)[NAMES[4]].raised is None

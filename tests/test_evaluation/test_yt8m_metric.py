@@ -194,7 +194,6 @@ def test_bad_options_are_told(options: dict[str, Any], message: str) -> None:
     ('change', 'message'),
     [
         (dict(pred_score=torch.tensor([3.0, -1.0])), 'torch.sigmoid.*after the first 2 of this'),
-        (dict(pred_score=torch.tensor([0.1, float('nan')])), 'NaN for video 1, class 1'),
         (dict(gt_label=torch.tensor([0.5, 1.0])), '0.5 for video 1, class 0'),
         (dict(gt_label=torch.tensor([1])), 'one-hot: give the dataset multi_class=True'),
         (dict(gt_label=None), "needs 'gt_label' in each data sample, sample 1"),
@@ -241,3 +240,24 @@ def test_verticals_by_the_names_of_the_dataset() -> None:
     assert feed(metric, scores, labels).evaluate(size) == expected.evaluate(size)
     with pytest.raises(ValueError, match=r"'Finanze'.*\['Arts', 'Finance', 'Nobody'\]"):
         YT8MMetric(verticals=['Finanze']).dataset_meta = dict(verticals=VERTICALS)
+
+
+def evaluated(metric: YT8MMetric, scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    feed(metric, scores, labels)
+    return metric.evaluate(len(scores))
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_a_video_that_is_not_finite_is_in_no_metric(value: float) -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = rng.random((7, 40)), (rng.random((7, 40)) < 0.1).astype(float)
+    labels[:, 3] = 1
+    options: dict[str, Any] = dict(verticals={'Finance': [1, 3]}, partitions=2)
+    rest = np.arange(7) != 2
+    expected = evaluated(YT8MMetric(**options), scores[rest], labels[rest])
+    scores[2, 5] = value
+    found = evaluated(YT8MMetric(**options), scores, labels)
+    assert found.pop('num_not_finite') == 1
+    assert found == expected and found['num_videos'] == 6
+    nothing = evaluated(YT8MMetric(), np.full((3, 40), value), labels[:3])
+    assert all(np.isnan(nothing[name]) for name in NAMES) and nothing['num_not_finite'] == 3

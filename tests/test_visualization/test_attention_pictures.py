@@ -204,3 +204,9 @@ else:
     raise AssertionError
 """
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+
+
+def test_attention_that_is_undefined_is_left_out():
+    maps = torch.full((3, 3), float('nan'))
+    plot_attention_maps({'ART': (maps, maps)}, modality='rgb')
+    plot_attention_profiles({'ART': (maps[0], maps[0])})

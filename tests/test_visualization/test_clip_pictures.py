@@ -173,3 +173,12 @@ def test_a_class_may_be_called_anything(name):
     look = a_look(4)
     contact_sheet(look, [name, name]).savefig(io.BytesIO())
     side_by_side(look, [name, name])
+
+
+def test_a_clip_without_evidence_is_not_drawn_as_even():
+    clip = replace(a_look(4), attention=np.full(4, np.nan, np.float32))
+    bars = contact_sheet(clip).axes[-1]
+    assert all(bar.get_height() == 0 for bar in bars.containers[0])
+    labels = bars.get_legend_handles_labels()[1]
+    assert 'clean: no evidence' in labels and 'adversarial' in labels
+    assert side_by_side(replace(clip, adversarial=None, perturbation=None)).dtype == np.uint8

@@ -1,6 +1,5 @@
 """Robustness as bars: what is drawn is what was given."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,7 +9,7 @@ NAN = float('nan')
 
 
 def test_robustness_bars():
-    rho = {'Non-ART': torch.tensor([0.1, 0.3, NAN]), 'ART': [0.5], 'A-ART': np.full(2, np.nan)}
+    rho = {'Non-ART': [0.1, 0.3, float('inf')], 'ART': torch.tensor([0.5]), 'A-ART': [NAN] * 2}
     figure = plot_robustness(rho, over='seeds')
     (panel,) = figure.axes
     bars, errors = (
@@ -24,9 +23,9 @@ def test_robustness_bars():
     assert list(ends) == pytest.approx([0.2 - 0.1 * 2**0.5, 0.2 + 0.1 * 2**0.5])
     assert [text.get_text() for text in panel.texts] == ['0.200', '0.500', '']
     assert [text.get_text() for text in panel.get_xticklabels()] == [
-        'Non-ART\nn = 2, 1 not fooled',
+        'Non-ART\nn = 2, 1 without ρ',
         'ART\nn = 1',
-        'A-ART\nn = 0, 2 not fooled',
+        'A-ART\nn = 0, 2 without ρ',
     ]
     assert panel.get_ylabel().endswith('over seeds') and panel.get_ylim()[0] == 0
 

@@ -7,7 +7,7 @@ sample does not depend on its batch. As in training, perturbations are measured 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...core.options import build
@@ -29,6 +29,7 @@ __all__ = [
     'LogitsFn',
     'Square',
     'UniformNoise',
+    'attack_class',
     'build_attack',
     'margins',
 ]
@@ -39,12 +40,44 @@ ATTACKS: dict[str, type[Attack]] = {
 """The attacks by name."""
 
 
-def build_attack(attack: Attack | str | Mapping[str, Any], **options: Any) -> Attack:
-    """An attack from a name, a config dict or an attack.
+def attack_class(kind: object) -> type[Attack] | None:
+    """The attack that a ``type`` means.
 
     Args:
-        attack (Attack | str | Mapping): An attack, its name in any case (``'pgd'``), or
-            ``dict(type='PGD', **options)``.
+        kind (object): The name of an attack, in any case and with or without underscores, the
+            dotted path of its class, or the class itself.
+
+    Returns:
+        type: The class, or None if no attack is meant.
+    """
+    if isinstance(kind, type):
+        return kind if issubclass(kind, Attack) else None
+    text = str(kind)
+    name = text.rpartition('.')[2].lower().replace('_', '')
+    for known, attack in ATTACKS.items():
+        if name == known.lower():
+            return attack
+    # One of the user's own, as results name it.
+    return next((each for each in _subclasses(Attack) if class_path(each) == text), None)
+
+
+def class_path(kind: type) -> str:
+    """The dotted path of a class."""
+    return f'{kind.__module__}.{kind.__qualname__}'
+
+
+def _subclasses(kind: type[Attack]) -> Iterator[type[Attack]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _subclasses(each)
+
+
+def build_attack(attack: Attack | str | type | Mapping[str, Any], **options: Any) -> Attack:
+    """An attack from a name, a class, a config dict or an attack.
+
+    Args:
+        attack (Attack | str | type | Mapping): An attack, its name in any case (``'pgd'``), its
+            class, or ``dict(type='PGD', **options)``, where the type may be a class too.
         **options: Options of the attack; not together with a ready one.
 
     Returns:
@@ -56,5 +89,12 @@ def build_attack(attack: Attack | str | Mapping[str, Any], **options: Any) -> At
     Example:
         >>> build_attack(dict(type='PGD', eps=4 / 255, steps=20))
     """
-    built: Attack = build('attack', Attack, ATTACKS, attack, **options)
+    entry = dict(type=attack) if isinstance(attack, (str, type)) else attack
+    kinds = ATTACKS
+    if isinstance(entry, Mapping):
+        kind = attack_class(entry.get('type'))
+        if kind is not None:
+            entry = {**entry, 'type': kind.__name__}
+            kinds = {kind.__name__: kind}
+    built: Attack = build('attack', Attack, kinds, entry, **options)
     return built

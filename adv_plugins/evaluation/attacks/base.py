@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ...core.attack import InputSpace
-from ...core.checks import check_choice, is_integer
+from ...core.checks import check_choice
 from ...core.functional import NORMS
+from ..option_values import as_length, check_within_range
 from .losses import margins
 from .search import LogitsFn, Search
 
@@ -30,7 +30,8 @@ class Attack(ABC):
     fooled.
 
     Args:
-        eps (float): Radius of the ball around each sample, in pixel units.
+        eps (float): Radius of the ball around each sample, in pixel units; also as text, such as
+            ``'8/255'``.
         norm (str): ``'linf'`` or ``'l2'``, over all axes but the batch. Defaults to ``'linf'``.
 
     Raises:
@@ -43,9 +44,15 @@ class Attack(ABC):
     black_box: ClassVar[bool] = False
     """Whether it works without gradients."""
 
+    @property
+    def cost(self) -> int:
+        """What a sample that is never fooled costs, in forwards; a backward counts as two."""
+        return 1
+
     def __post_init__(self) -> None:
         check_choice('norm', self.norm, NORMS)
-        check_length('eps', self.eps)
+        # The dataclass is frozen.
+        vars(self).update(eps=as_length('eps', self.eps))
 
     def __call__(
         self,
@@ -80,8 +87,11 @@ class Attack(ABC):
             are), detached; shape, dtype and device of ``x``.
 
         Raises:
-            ValueError: An argument, or what ``logits_fn`` returns, is not as described.
+            ValueError: An argument, or what ``logits_fn`` returns, is not as described; or the
+                value range is known and ``eps`` is larger.
         """
+        if space.low is not None:
+            check_within_range('eps', self.eps, self.norm)
         # Evaluation loops run without gradients; attacks need them.
         with torch.inference_mode(False), torch.enable_grad():
             search = Search(
@@ -104,17 +114,3 @@ class Attack(ABC):
     @abstractmethod
     def _run(self, search: Search) -> None:
         """Search for each sample of the batch."""
-
-
-def check_length(option: str, value: float) -> None:
-    """Raise a ValueError unless the value can be a radius or the length of a step."""
-    if not 0 <= value < math.inf:
-        raise ValueError(
-            f'{option}={value} must be finite and not negative; eight grey levels are 8/255'
-        )
-
-
-def check_count(option: str, value: int) -> None:
-    """Raise a ValueError unless the value is an integer, at least 1."""
-    if not is_integer(value) or value < 1:
-        raise ValueError(f'{option}={value!r} must be an integer, at least 1')

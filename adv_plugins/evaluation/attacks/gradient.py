@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...core.checks import check_choice
-from .base import Attack, check_count, check_length
+from ..option_values import as_count, as_length
+from .base import Attack
 from .losses import LOSSES, log_odds
 from .search import Search
 
@@ -27,6 +28,11 @@ class FGSM(Attack):
     Example:
         >>> x_adv = FGSM(eps=4 / 255)(lambda x, index: model(x), x, labels, space)
     """
+
+    @property
+    def cost(self) -> int:
+        """One forward and one backward."""
+        return 3
 
     def _objective(self, logits: Tensor, labels: Tensor) -> Tensor:
         return log_odds(logits, labels)
@@ -56,9 +62,14 @@ class IterativeAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count('steps', self.steps)
-        check_count('restarts', self.restarts)
+        counts = {name: as_count(name, getattr(self, name)) for name in ('steps', 'restarts')}
+        vars(self).update(counts)
         check_choice('loss', self.loss, tuple(LOSSES))
+
+    @property
+    def cost(self) -> int:
+        """Of each run a forward and a backward a step, and a last forward."""
+        return self.restarts * (3 * self.steps + 1)
 
     def _objective(self, logits: Tensor, labels: Tensor) -> Tensor:
         return LOSSES[self.loss](logits, labels)
@@ -99,7 +110,7 @@ class PGD(IterativeAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.step_size is not None:
-            check_length('step_size', self.step_size)
+            vars(self).update(step_size=as_length('step_size', self.step_size))
 
     def _ascend(self, search: Search, rows: Tensor, delta: Tensor) -> None:
         size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .base import Attack, check_count
+from ..option_values import as_count
+from .base import Attack
 from .search import Search
 
 
@@ -27,7 +28,12 @@ class UniformNoise(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count('restarts', self.restarts)
+        vars(self).update(restarts=as_count('restarts', self.restarts))
+
+    @property
+    def cost(self) -> int:
+        """A forward for each point, and one for the clean sample."""
+        return self.restarts + 1
 
     def _run(self, search: Search) -> None:
         rows = search.active()

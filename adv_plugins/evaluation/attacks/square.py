@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ...core.functional import expand_like
-from .base import Attack, check_count
+from ..option_values import as_count, as_number
+from .base import Attack
 from .search import Search
 
 # The queries, out of 10,000, after which the patches halve (section 4.1 of the paper).
@@ -48,9 +49,15 @@ class Square(Attack):
                 f"norm={self.norm!r} is not a norm of Square; write norm='linf', or take "
                 "type='UniformNoise' for a black box in l2"
             )
-        check_count('queries', self.queries)
-        if not 0 < self.p_init <= 1:
+        p_init = as_number('p_init', self.p_init)
+        if not 0 < p_init <= 1:
             raise ValueError(f'p_init={self.p_init} must lie in (0, 1], the paper has 0.8')
+        vars(self).update(queries=as_count('queries', self.queries), p_init=p_init)
+
+    @property
+    def cost(self) -> int:
+        """A forward for each query, and one for the clean sample."""
+        return self.queries + 1
 
     def _run(self, search: Search) -> None:
         rows = search.active()

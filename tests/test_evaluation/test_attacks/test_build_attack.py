@@ -6,13 +6,17 @@ import math
 from typing import Any
 
 import pytest
+import torch
 from attack_cases import BOTH_NORMS
 
+from adv_plugins.core.attack import InputSpace
 from adv_plugins.evaluation.attacks import (
     ATTACKS,
     FGSM,
     PGD,
+    Square,
     UniformNoise,
+    attack_class,
     build_attack,
 )
 
@@ -61,3 +65,40 @@ def test_a_ready_attack_takes_no_options() -> None:
         ValueError, match=r'steps=3 together with a ready attack; write PGD\(\.\.\.\)'
     ):
         build_attack(PGD(eps=0.1), steps=3)
+
+
+class Mine(UniformNoise):
+    """An attack of the user's own."""
+
+
+def test_an_attack_may_be_a_class_or_a_path() -> None:
+    for kind in (PGD, 'PGD', 'p_g_d', 'adv_plugins.evaluation.attacks.gradient.PGD'):
+        assert attack_class(kind) is PGD
+        assert build_attack(dict(type=kind, eps=0.1)) == build_attack(kind, eps=0.1) == PGD(eps=0.1)
+    assert attack_class(f'{__name__}.Mine') is Mine and type(build_attack(Mine, eps=0.1)) is Mine
+    for kind in ('TAF', 'mine', None, '', dict, 3):
+        assert attack_class(kind) is None
+
+
+def test_numbers_may_be_text() -> None:
+    text = dict(type='PGD', eps='8/255', steps='3', step_size='2/255', restarts='2')
+    assert build_attack(text) == PGD(eps=8 / 255, steps=3, step_size=2 / 255, restarts=2)
+    square = build_attack(dict(type='Square', eps='1/255', queries='9', p_init='0.5'))
+    assert square == Square(eps=1 / 255, queries=9, p_init=0.5)
+    for eps in ('eight', '8/0', True, None, [0.1]):
+        with pytest.raises(ValueError, match='eps=.* 8/255'):
+            build_attack(dict(type='FGSM', eps=eps))
+
+
+def test_grey_levels_are_told_where_the_range_is_known() -> None:
+    """In the units of the input every radius may be meant."""
+    x, labels = torch.full((2, 3, 4, 4), 0.5), torch.zeros(2, dtype=torch.long)
+
+    def logits(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :4]
+
+    pixels = InputSpace.from_normalization(0.5, 0.25, (0.0, 1.0))
+    with pytest.raises(ValueError, match="eps=8 is 8 times .*eps='8/255'"):
+        FGSM(eps=8)(logits, x, labels, pixels)
+    FGSM(eps=8)(logits, x, labels)
+    FGSM(eps=8, norm='l2')(logits, x, labels, pixels)
