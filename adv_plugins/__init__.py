@@ -1,8 +1,9 @@
 """Adversarial training for existing trainers: hooks for MMAction2, one call for PyTorch."""
 
-from importlib.util import find_spec as _find_spec
+from importlib import import_module as _import_module
 
 from .compat import apply_patches as _apply_patches
+from .compat import exists as _exists
 from .compat import safe_globals as _safe_globals
 
 _apply_patches()
@@ -44,20 +45,10 @@ __all__ = [
     'remove_adversarial',
 ]
 
-_NEED_MMENGINE = (
-    'AARTHook',
-    'ARTHook',
-    'AdvPropHook',
-    'AdversarialHook',
-    'TAFHook',
-    'datasets',
-    'dry_run',
-    'evaluation',
-    'hooks',
-    'models',
-)
+_HOOKS = ('AARTHook', 'ARTHook', 'AdvPropHook', 'AdversarialHook', 'TAFHook')
+_ROOMS = ('datasets', 'dry_run', 'evaluation', 'hooks', 'models')
 
-if _find_spec('mmengine') is not None:
+if _exists('mmengine'):
     # Importing them registers the classes that configs name. Not on demand: custom_imports does
     # nothing more for a package that is imported already, and only a hook into Python's imports
     # could tell when mmengine follows. examples/benchmarks/import_time.py has the cost.
@@ -71,13 +62,13 @@ if _find_spec('mmengine') is not None:
     )
 
     _safe_globals()
-    __all__ += _NEED_MMENGINE
+    __all__ += [*_HOOKS, *_ROOMS]
 
 
 def __getattr__(name: str) -> object:
-    if name in _NEED_MMENGINE:
-        raise ImportError(
-            f'adv_plugins.{name} needs mmengine; install it with: '
-            'pip install "adv_plugins[mmaction]"'
-        )
+    # Without mmengine: a room works without it, or its own error names the extra.
+    if name in _HOOKS:
+        return getattr(_import_module('.hooks', __name__), name)
+    if name in _ROOMS:
+        return _import_module(f'.{name}', __name__)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -32,6 +32,7 @@ from torch import nn
 from adv_plugins import __version__
 from adv_plugins.adapters.wrappers import inner_model
 from adv_plugins.evaluation import Comparison, Robustness, compare, markdown
+from adv_plugins.evaluation.page_text import as_text
 from adv_plugins.evaluation.selection import evenly_spread, shared_videos
 from adv_plugins.evaluation.tables import markdown_table, percent
 from adv_plugins.evaluation.training_log import read_training_log
@@ -170,7 +171,8 @@ class Report:
             unchecked = [flag for flag in results.flags if flag.raised is None]
             flags = f'{len(raised)} raised' + (f', {len(unchecked)} unchecked' if unchecked else '')
             rows.append([results.model, *map(percent, numbers), flags])
-            notes += [f'- **{results.model}, {flag.name}**: {flag.message}' for flag in raised]
+            model = as_text(results.model)
+            notes += [f'- **{model}, {flag.name}**: {as_text(flag.message)}' for flag in raised]
         header = ['model', 'clean', 'mPC', 'rPC', 'worst case', 'sanity flags']
         text = (
             'Top-1 accuracy in percent: on clean videos; the mean over all corruptions (mPC), also '
@@ -229,9 +231,10 @@ class Report:
 
     def absent(self) -> str:
         """What was requested but is missing."""
-        lines = [f'- {what}: {reason}' for what, reason in self.missing]
+        missing = list(self.missing)
         for results in self.results:
-            lines += [f'- {results.model}, {key}: {text}' for key, text in results.missing.items()]
+            missing += [(f'{results.model}, {key}', text) for key, text in results.missing.items()]
+        lines = [f'- {as_text(what)}: {as_text(str(reason))}' for what, reason in missing]
         return '\n'.join(lines) or 'Nothing that was asked for is missing.'
 
     def provenance(self) -> str:

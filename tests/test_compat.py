@@ -6,14 +6,20 @@ module is loaded by path, because importing ``adv_plugins`` would apply the patc
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
+import numpy as np
 import pytest
+
+import adv_plugins  # noqa: F401 (applies the patches)
 
 COMPAT = Path(__file__).parent.parent / 'adv_plugins/compat/__init__.py'
 
@@ -65,7 +71,7 @@ def test_nothing_installed() -> None:
         """
         before = list(sys.meta_path), set(sys.modules)
         assert compat.apply_patches() == dict.fromkeys(compat.apply_patches(), False)
-        patches = 'drn', 'importlib_metadata', 'pkg_resources', 'vindlu'
+        patches = 'drn', 'importlib_metadata', 'numpy_names', 'pkg_resources', 'vindlu'
         assert set(compat.apply_patches()) == set(patches)
         assert not compat.safe_globals()
         assert (sys.meta_path, set(sys.modules)) == before
@@ -473,7 +479,6 @@ def test_safe_globals_come_with_the_package() -> None:
     logging = pytest.importorskip('mmengine.logging', reason='the patch is for mmengine')
     if torch.__version__ < '2.6':
         pytest.skip('torch.load(weights_only=True) is the default since torch 2.6')
-    import adv_plugins
 
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
@@ -554,3 +559,107 @@ def test_heads_take_bfloat16_scores() -> None:
         assert all(losses[f'{name}_loss_cls'].isfinite() for name in both)
         """
     )
+
+
+def test_every_name_of_numpy_that_the_packages_use_is_there() -> None:
+    pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+    # adv_plugins has been imported.
+    names = _numpy_names('mmaction', 'mmcv', 'mmengine', 'mmpretrain')
+    assert {'numpy.Inf', 'numpy.NAN', 'numpy.in1d', 'numpy.trapz'} <= set(names)
+    gone = {name: file for name, file in names.items() if not _has(np, name.split('.')[1:])}
+    assert gone == {}
+
+
+def _has(owner: Any, path: list[str]) -> bool:
+    return not path or (hasattr(owner, path[0]) and _has(getattr(owner, path[0]), path[1:]))
+
+
+def _numpy_names(*packages: str) -> dict[str, Path]:
+    """The dotted names under numpy in the sources of installed packages, and a file for each."""
+    names: dict[str, Path] = {}
+    for package in packages:
+        spec = importlib.util.find_spec(package)
+        for file in Path(spec.origin).parent.rglob('*.py') if spec else ():
+            text = file.read_text(encoding='utf-8')
+            if 'numpy' not in text:
+                continue
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('numpy'):
+                    names.update({f'{node.module}.{alias.name}': file for alias in node.names})
+                if isinstance(node, ast.Attribute) and (name := _dotted(node)):
+                    names[name] = file
+    return names
+
+
+def _dotted(node: ast.expr) -> str:
+    """``np.linalg.norm`` as ``numpy.linalg.norm``; nothing where the first name is not numpy's."""
+    if isinstance(node, ast.Name):
+        return 'numpy' if node.id in ('np', 'numpy') else ''
+    if isinstance(node, ast.Attribute) and (owner := _dotted(node.value)):
+        return f'{owner}.{node.attr}'
+    return ''
+
+
+def test_numpys_names_are_set_only_where_used_and_missing(tmp_path: Path) -> None:
+    uses = 'mmaction/datasets/transforms/pose_transforms.py'
+    localization = 'mmaction/evaluation/functional/accuracy.py'
+    numpy = """
+    inf = 1.0
+    trapz = 'its own'
+    """
+    run_with(
+        tmp_path,
+        {
+            'numpy.py': numpy,
+            'mmaction/__init__.py': '',
+            uses: 'np.Inf',
+            localization: 'np.trapz',
+        },
+        """
+        import numpy as np
+        assert compat.apply_patches()['numpy_names'] and not compat.numpy_names()
+        assert np.Inf == 1.0 and np.trapz == 'its own'
+        assert not any(hasattr(np, name) for name in ('NAN', 'in1d', 'float'))
+        """,
+    )
+
+
+def test_pose_and_metrics_under_numpy_2() -> None:
+    pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+    from mmaction.datasets.transforms import PoseCompact
+    from mmaction.evaluation.functional import average_recall_at_avg_proposals
+    from mmaction.evaluation.functional.multisports_utils import iou3dt_voc
+    from mmaction.evaluation.metrics import RetrievalRecall
+
+    points = np.random.default_rng(0).uniform(20, 60, (1, 4, 17, 2))
+    compact = PoseCompact(hw_ratio=1.0, allow_imgpad=True)
+    assert compact(dict(img_shape=(80, 80), keypoint=points))['img_shape'][0] < 80
+
+    proposals = {'v': np.array([[0, 1.0, 0.9], [2, 3, 0.8]])}
+    truth = {'v': np.array([[0, 1.0], [2, 3]])}
+    assert 0 < average_recall_at_avg_proposals(truth, proposals, 2)[-1] <= 100
+
+    recall = RetrievalRecall.calculate([[2, 0, 1]], [[0]], (1, 2), True, True)
+    assert [float(value) for value in recall] == [0, 100]
+    assert np.in1d([[1, 2], [3, 4]], [2, 3]).tolist() == [False, True, True, False]
+
+    tube = np.array([[frame, 0, 0, 2, 2] for frame in range(4)], dtype=float)
+    later = tube + np.array([2, 1, 0, 1, 0])
+    # Two of six frames are common, and there a third of the area: 1/5 of the time, times 1/3.
+    assert iou3dt_voc(tube, tube) == 1 and iou3dt_voc(tube, tube + np.eye(1, 5) * 9) == 0
+    assert iou3dt_voc(tube, later, temporalonly=True) == pytest.approx(1 / 5)
+    assert iou3dt_voc(tube, later, spatialonly=True) == pytest.approx(1 / 3)
+    assert iou3dt_voc(tube, later) == pytest.approx(1 / 15)
+
+
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+def test_mmcv_turns_hues_back_as_numpy_1_did(backend: str) -> None:
+    pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+    import mmcv
+
+    red = np.full((2, 2, 3), (0, 0, 255), np.uint8)  # BGR
+    # A third of a turn back from red is blue; a byte of hue rounds.
+    assert np.abs(mmcv.adjust_hue(red, -1 / 3, backend=backend) - [255.0, 0, 0]).max() <= 6
+    assert np.abs(mmcv.adjust_hue(red, 1 / 3, backend=backend) - [0.0, 255, 0]).max() <= 6
+    with pytest.raises(ValueError, match='hue_factor'):
+        mmcv.adjust_hue(red, -0.6, backend=backend)

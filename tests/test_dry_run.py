@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,14 @@ from helpers import (
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
+from mmaction.models import Recognizer3D
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, RUNNERS
+from mmengine.logging import print_log
+from mmengine.registry import HOOKS, MODELS, RUNNERS
 
+from adv_plugins.core.norm import auxiliary_parameters
 from adv_plugins.dry_run import DryRunner
+from adv_plugins.dry_run.data import same_data
 
 CONFIG = Path(__file__).resolve().parents[1] / 'mm_configs/taf'
 CONFIG = CONFIG / 'taf-tsm_r18_1x1x8_ordered-digits-rgb.py'
@@ -41,9 +47,9 @@ PIPELINE = [
 
 @pytest.fixture
 def frames(tmp_path: Path) -> Path:
-    """Folders of frames for one video of each class, and their list."""
-    for label in range(NUM_CLASSES):
-        folder = tmp_path / 'frames' / str(label)
+    """Folders of frames, a video of each class to train on and others to test, and the list."""
+    for label, part in itertools.product(range(NUM_CLASSES), ('frames', 'others')):
+        folder = tmp_path / part / str(label)
         folder.mkdir(parents=True)
         for number in range(1, 5):
             image = np.full((32, 32, 3), 40 * label, np.uint8)
@@ -57,12 +63,12 @@ def write_list(folder: Path, labels: Any) -> None:
     (folder / 'list.txt').write_text(''.join(lines))
 
 
-def loader(folder: Path, **changes: Any) -> dict:
+def loader(folder: Path, part: str = 'frames', **changes: Any) -> dict:
     """A data loader over the folders of frames, with MMAction2's own dataset."""
     dataset = dict(
         type='RawframeDataset',
         ann_file=str(folder / 'list.txt'),
-        data_prefix=dict(img=str(folder / 'frames')),
+        data_prefix=dict(img=str(folder / part)),
         pipeline=PIPELINE,
     )
     return dict(
@@ -106,10 +112,10 @@ def report(caplog: pytest.LogCaptureFixture) -> Any:
 def full_config(folder: Path, **changes: Any) -> Any:
     config = dict(
         train_dataloader=loader(folder),
-        val_dataloader=loader(folder, test_mode=True),
+        val_dataloader=loader(folder, 'others', test_mode=True),
         val_cfg=dict(type='ValLoop'),
         val_evaluator=dict(type='AccMetric'),
-        test_dataloader=loader(folder, test_mode=True),
+        test_dataloader=loader(folder, 'others', test_mode=True),
         test_cfg=dict(type='TestLoop'),
         test_evaluator=dict(type='AccMetric'),
     )
@@ -162,8 +168,10 @@ def test_missing_files(frames, report):
     for image in (frames / 'frames/5').iterdir():
         image.unlink()
     (frames / 'frames/5').rmdir()
+    (frames / 'others/5').rename(frames / 'others/moved')
     found = report(full_config(frames))
     assert f'train files: 1 of 6 listed videos are not on disk: {frames}/frames/5' in found.error
+    assert f"({frames}/list.txt, line 6: '5 4 5')" in found.error
     assert 'val files: 1 of 6' in found.error and 'test files: 1 of 6' in found.error
 
 
@@ -188,6 +196,14 @@ def test_a_class_without_videos_is_a_warning(frames, report):
     assert 'warning: 2 classes have no training video: 1, 2' in found.text
 
 
+def test_many_more_classes_than_labels_are_unmistakable(frames, report):
+    config = full_config(frames)
+    config.model.cls_head.num_classes = 400
+    text = report(config).text
+    assert 'warning: model.cls_head.num_classes=400, but the training videos have only 6' in text
+    assert '394 classes have no training video' in text and 'All is well' not in text
+
+
 def test_a_test_set_to_predict_has_no_labels(frames, report):
     (frames / 'predict.txt').write_text('0 4\n1 4\n')
     test = loader(frames, ann_file=str(frames / 'predict.txt'), test_mode=True)
@@ -204,7 +220,8 @@ def report_again(config: Any) -> str:
 
 
 def test_a_pipeline_that_fails(frames, report):
-    (frames / 'frames/0/img_00003.jpg').write_bytes(b'no picture')
+    for part in ('frames', 'others'):
+        (frames / part / '0/img_00003.jpg').write_bytes(b'no picture')
     found = report(full_config(frames))
     assert 'train first video: ' in found.error and 'val first video: ' in found.error
 
@@ -215,8 +232,8 @@ def test_without_the_training_data_the_rest_is_checked(frames, report):
     found = report(config)
     assert '1 problem(s)' in found.error and 'train dataset: FileNotFoundError' in found.error
     assert 'val: 6 videos' in found.text and 'adversarial: TAF(' in found.text
-    skipped = 'train files, train labels, train first video, first batch, training step'
-    assert f'not checked, because of train dataset: {skipped}' in found.text
+    skipped = 'train files, train labels, train first video, val overlap, test overlap, first batch'
+    assert f'not checked, because of train dataset: {skipped}, training step' in found.text
 
 
 def test_wrapped_datasets_are_looked_into(frames, report):
@@ -291,6 +308,255 @@ def test_pretrained_weights_that_are_not_there(frames, report):
     config = full_config(frames)
     config.model.backbone.update(pretrained=str(frames / 'no.pth'), pretrained2d=True)
     assert 'pretrained weights: FileNotFoundError' in report(config).error
+
+
+@pytest.mark.parametrize(
+    ('stage', 'labels', 'told'),
+    [
+        ('val', range(6), ['6 of the 6 val videos are training videos']),
+        ('test', [3] * 5, ['5 of the 5 test videos', '4 of them have another label in test: ']),
+    ],
+)
+def test_training_videos_that_are_evaluated(frames, report, stage, labels, told):
+    lines = [f'./{video} 4 {label}\n' for video, label in enumerate(labels)]
+    (frames / 'again.txt').write_text(''.join(lines))
+    again = loader(frames, ann_file=str(frames / 'again.txt'), test_mode=True)
+    found = report(full_config(frames, **{f'{stage}_dataloader': again}))
+    assert not found.error and 'All is well' not in found.text
+    assert all(f'warning: {text}' in found.text for text in told)
+    assert f'{frames}/frames/0' in found.text
+    if stage == 'test':
+        assert f'{frames}/frames/0 (0 in train, 3 in test)' in found.text
+
+
+@pytest.mark.parametrize('size', [8, 4])
+def test_the_same_dataset_that_lists_no_videos(tmp_path, report, size):
+    train = runner_config(tmp_path).train_dataloader
+    config = runner_config(
+        tmp_path,
+        val_dataloader=train,
+        val_cfg=dict(type='ValLoop'),
+        val_evaluator=dict(type='AccMetric'),
+    )
+    config.train_dataloader.dataset.size = 8
+    config.val_dataloader.dataset.size = size
+    text = report(config).text
+    assert ('warning: the val dataset is the training dataset' in text) == (size == 8)
+    assert ('All is well.' in text) == (size == 4)
+
+
+def test_wrappers_do_not_hide_the_same_data():
+    digits = dict(type='OrderedDigits', split='train', pipeline=[])
+    wrapped = dict(type='ConcatDataset', datasets=[dict(type='RepeatDataset', dataset=digits)])
+    for other, same in ((digits, True), (dict(digits, split='val'), False), (wrapped, True)):
+        tested = dict(dataset=dict(other, test_mode=True))
+        assert same_data(dict(dataset=wrapped), tested) == same
+
+
+def video_loader(folder: Path, lines: str, **changes: Any) -> dict:
+    (folder / 'videos.txt').write_text(lines)
+    (folder / 'v').mkdir(exist_ok=True)
+    return loader(
+        folder,
+        type='VideoDataset',
+        ann_file=str(folder / 'videos.txt'),
+        data_prefix=dict(video=str(folder / 'v')),
+        pipeline=[dict(type='PyAVInit'), *PIPELINE],
+        **changes,
+    )
+
+
+@pytest.mark.parametrize(
+    ('fault', 'told'),
+    [
+        (lambda file: file.write_bytes(b''), 'is empty (0 bytes)'),
+        (lambda file: file.mkdir(), 'is a folder'),
+        (lambda file: file.symlink_to('nowhere'), 'is a link to nothing'),
+        (lambda file: None, 'are not on disk'),
+        (lambda file: (file.write_bytes(b'x'), file.chmod(0)), 'is not readable'),
+    ],
+    ids=['empty', 'folder', 'link', 'missing', 'unreadable'],
+)
+def test_a_video_that_cannot_be_read_anywhere_in_the_list(frames, report, monkeypatch, fault, told):
+    if 'readable' in told:
+        # Root may read everything.
+        monkeypatch.setattr('os.access', lambda path, mode: not path.endswith('3.mp4'))
+    train = video_loader(frames, ''.join(f'{i}.mp4 {i}\n' for i in range(6)))
+    for number in range(6):
+        if number == 3:
+            fault(frames / 'v/3.mp4')
+        else:
+            (frames / f'v/{number}.mp4').write_bytes(b'x')
+    found = report(full_config(frames, train_dataloader=train))
+    (line,) = [line for line in found.error.splitlines() if 'train files' in line]
+    assert told in line and f'{frames}/v/3.mp4' in line and '1 of 6' in line
+    assert f"({frames}/videos.txt, line 4: '3.mp4 3')" in line
+
+
+def test_a_file_in_place_of_a_folder_of_frames(frames, report):
+    (frames / 'frames/2').rename(frames / 'frames/moved')
+    (frames / 'frames/2').write_bytes(b'x')
+    assert f'{frames}/frames/2 is no folder of frames' in report(full_config(frames)).error
+
+
+def test_it_is_said_that_only_the_first_video_was_opened(frames, report):
+    assert 'only the first video of train, val, test was opened' in report(full_config(frames)).text
+
+
+@pytest.mark.parametrize(
+    ('line', 'changes', 'told'),
+    [
+        ('a b.mp4 1', {}, 'too many values'),
+        ('x.mp4 walking', {}, 'walking'),
+        ('x.mp4 1.0', {}, '1.0'),
+        ('x.mp4,1', dict(delimiter=';'), None),
+        ('x.mp4\t1', {}, None),
+        ('x.mp4', {}, None),
+        ('x.mp4;1;2', dict(delimiter=';'), 'too many values'),
+    ],
+)
+def test_a_badly_split_line_is_named(frames, report, line, changes, told):
+    good = changes.get('delimiter', ' ').join(('0.mp4', '0'))
+    train = video_loader(frames, f'{good}\n{line}\n{good}\n', **changes)
+    (frames / 'v/0.mp4').write_bytes(b'x')
+    error = report(full_config(frames, train_dataloader=train)).error
+    assert f'{frames}/videos.txt, line 2: {line!r}' in error
+    if told:
+        assert f'cannot be split: {told}' in error or told in error
+        assert "delimiter=','" in error
+    else:
+        # MMAction2 takes the whole line as the path of a video without a label.
+        assert '1 labels lie outside 0..5' in error and '-1 (' in error
+
+
+@pytest.mark.parametrize('line', ['', '3', '3 four 1', '3 4 1 2'])
+def test_a_badly_split_line_of_frames_is_named(frames, report, line):
+    (frames / 'list.txt').write_text(f'0 4 0\n{line}\n1 4 1\n')
+    error = report(full_config(frames)).error
+    assert 'train dataset: ValueError' in error
+    assert f'{frames}/list.txt, line 2: {line!r} cannot be split' in error
+
+
+@pytest.mark.parametrize(
+    ('changes', 'warned'),
+    [
+        ({}, True),
+        (dict(recipe='TAF'), True),
+        (dict(recipe='CEAugmentation'), True),
+        (dict(recipe=dict(type='Recipe', eps=0.1, objective='TemporalCAM')), True),
+        (dict(recipe=dict(type='TAF', begin=1)), False),
+        (dict(recipe='AdvProp'), False),
+        (dict(load_from=True), False),
+        (dict(resume=True), True),
+        (dict(pretrained=True), False),
+        (dict(init_cfg=True), False),
+    ],
+    ids=str,
+)
+def test_fine_tuning_that_starts_with_random_weights(frames, report, changes, warned):
+    hook = dict(type='AdversarialHook', recipe=changes.pop('recipe', 'TAF'))
+    config = full_config(frames, custom_hooks=[hook])
+    path = checkpoint(frames)
+    if changes.pop('load_from', False):
+        config.load_from = path
+    # Nothing to resume from.
+    config.resume = changes.pop('resume', False)
+    if changes.pop('pretrained', False):
+        config.model.backbone.update(pretrained=path, pretrained2d=False)
+    if changes.pop('init_cfg', False):
+        init = dict(type='Pretrained', checkpoint=path, prefix='backbone.')
+        config.model.backbone.init_cfg = init
+    found = report(config)
+    assert not found.error, found.error
+    assert ('starts with random weights; write load_from=' in found.text) == warned
+    assert ('All is well.' in found.text) != warned
+
+
+def test_mixed_precision_without_a_gpu_is_not_checked(frames, report, monkeypatch):
+    monkeypatch.setattr('adv_plugins.dry_run.runner.get_device', lambda: 'cpu')
+    config = full_config(frames)
+    config.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
+    found = report(config)
+    assert not found.error and 'loss_cls' in found.text
+    assert 'not checked here: AmpOptimWrapper, which needs a GPU' in found.text
+    assert 'All is well' not in found.text and 'No problem found in what was' in found.text
+    # The rest of its options counts.
+    config.optim_wrapper.no_such_option = 1
+    assert 'no_such_option' in report_again(config)
+
+
+@MODELS.register_module(force=True)
+class OwnTrainStep(Recognizer3D):
+    """A recognizer whose train_step passes by its forward."""
+
+    def train_step(self, data, optim_wrapper):
+        data = self.data_preprocessor(data, True)
+        loss, logged = self.parse_losses(self.loss(data['inputs'], data['data_samples']))
+        optim_wrapper.update_params(loss)
+        return logged
+
+
+def test_a_train_step_that_passes_by_the_recipe(frames, report):
+    config = full_config(frames, custom_hooks=[dict(type='TAFHook', begin=1)])
+    config.model.type = 'OwnTrainStep'
+    error = report(config).error
+    assert 'training step: nothing adversarial happened: the train_step of ' in error
+    assert "mode='loss'" in error
+
+
+def test_what_was_set_up_is_told(frames, report):
+    hooks = [dict(type='TAFHook', begin=1, interval=2)]
+    text = report(full_config(frames, max_epochs=4, custom_hooks=hooks)).text
+    assert 'CAM layer: backbone.layer4, T×H×W = 4×' in text
+    assert 'norms: 20 doubled; 40 of 40 auxiliary parameters are in the optimizer' in text
+    # (4/3) * 3/4 / 2 beside the clean run.
+    assert 'an adversarial step is 2.33 clean ones, the run 1.50 clean runs' in text
+
+
+@HOOKS.register_module(force=True)
+class ForgetsTheTwins(Hook):
+    """Takes the auxiliary parameters out of the optimizer, as one built too early lacks them."""
+
+    priority = 'LOW'
+
+    def before_run(self, runner):
+        twins = {id(twin) for _, twin in auxiliary_parameters(runner.model)}
+        for group in runner.optim_wrapper.optimizer.param_groups:
+            group['params'] = [value for value in group['params'] if id(value) not in twins]
+
+
+def test_auxiliary_parameters_in_no_optimizer(frames, report):
+    hooks = [dict(type='TAFHook', begin=1), dict(type='ForgetsTheTwins')]
+    text = report(full_config(frames, max_epochs=4, custom_hooks=hooks)).text
+    assert '0 of 40 auxiliary parameters are in the optimizer' in text
+    assert 'warning: 40 auxiliary parameters are in no optimizer' in text
+
+
+@HOOKS.register_module(force=True)
+class Grumbles(Hook):
+    """Says in two ways, and twice, that something is odd."""
+
+    def before_run(self, runner):
+        warnings.warn('odd weather\n today', stacklevel=2)
+        warnings.warn('of no interest', DeprecationWarning, stacklevel=2)
+        print_log('odd tides', logger='current', level=logging.WARNING)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.before_run(runner)
+
+
+def test_what_the_hooks_warn_of_is_listed_once(frames, report):
+    found = report(full_config(frames, custom_hooks=[dict(type='Grumbles')]))
+    assert not found.error and 'No problem found; 2 warning(s) to read.' in found.text
+    assert found.text.count('warning: odd weather today') == 1
+    assert found.text.count('warning: odd tides') == 1
+
+
+def test_what_the_step_warns_of_is_listed(tmp_path, report):
+    hooks = [dict(type='AdvPropHook', eps=1.0, step_size=1.0)]
+    config = runner_config(tmp_path, custom_hooks=hooks)
+    found = report(config)
+    assert 'warning: the perturbation may be larger than the inputs' in found.text
 
 
 @HOOKS.register_module(force=True)
@@ -401,7 +667,8 @@ def test_the_command(tmp_path):
     done = mim(str(CONFIG), *options, folder=tmp_path)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-3000:]
-    assert 'All is well.' in output and 'adv_loss_cls' in output
+    assert 'No problem found' in output and 'adv_loss_cls' in output
+    assert 'CAM layer: backbone.layer4, T×H×W = 8×3×3' in output
     assert not [name for name in files(tmp_path) if not name.endswith('.log')]
 
 

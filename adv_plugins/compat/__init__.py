@@ -9,14 +9,16 @@ real module always wins, and ``torch.load`` keeps ``weights_only=True``.
 :func:`apply_patches` applies what must be in place before the first ``import mmaction.models``,
 which is why ``import adv_plugins`` calls it first. It reads files on disk and imports neither
 mmengine nor MMAction2. The others are called where their host has been imported:
-:func:`safe_globals` with mmengine, :func:`color_jitter` and :func:`bfloat16_scores` with MMAction2.
+:func:`safe_globals` with mmengine; :func:`color_jitter`, :func:`bfloat16_scores` and
+:func:`tube_overlap` with MMAction2.
 """
 
 from __future__ import annotations
 
 from .checkpoints import safe_globals
-from .installed import mmaction_problem
-from .methods import bfloat16_scores, color_jitter
+from .installed import exists, mmaction_needed, mmaction_problem, naming_extra
+from .methods import bfloat16_scores, color_jitter, tube_overlap
+from .numpy_names import numpy_names
 from .stand_ins import drn, importlib_metadata, pkg_resources, vindlu
 
 __all__ = [
@@ -24,10 +26,15 @@ __all__ = [
     'bfloat16_scores',
     'color_jitter',
     'drn',
+    'exists',
     'importlib_metadata',
+    'mmaction_needed',
     'mmaction_problem',
+    'naming_extra',
+    'numpy_names',
     'pkg_resources',
     'safe_globals',
+    'tube_overlap',
     'vindlu',
 ]
 
@@ -40,5 +47,5 @@ def apply_patches() -> dict[str, bool]:
     Returns:
         dict[str, bool]: For each patch by name, whether this call had something to do.
     """
-    patches = (drn, importlib_metadata, pkg_resources, vindlu)
+    patches = (drn, importlib_metadata, numpy_names, pkg_resources, vindlu)
     return {patch.__name__: patch() for patch in patches}

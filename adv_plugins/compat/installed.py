@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -15,8 +17,9 @@ def mmaction_problem() -> str | None:
     Returns:
         str | None: The reason in words; None if MMAction2 has been imported.
     """
-    if not (exists('mmaction') and exists('mmcv')):
-        return 'it is not installed'
+    for package in ('mmaction', 'mmcv'):
+        if not exists(package):
+            return f'{package} is not installed'
     try:
         import mmaction.datasets
         import mmaction.models  # noqa: F401
@@ -25,9 +28,49 @@ def mmaction_problem() -> str | None:
     return None
 
 
+@contextmanager
+def naming_extra(importer: str, extra: str, *packages: str) -> Iterator[None]:
+    """Name the extra if an import in the ``with`` block fails because a package is not installed.
+
+    Args:
+        importer (str): What cannot be imported without them, usually ``__name__``.
+        extra (str): The extra of adv_plugins that installs the packages.
+        *packages (str): The optional packages that the block imports, by their top-level modules.
+
+    Raises:
+        ImportError: A package is not installed. If all are, the error of the import is passed on,
+            because only it can tell why an installed package does not work.
+    """
+    try:
+        yield
+    except ImportError as error:
+        missing = [package for package in packages if not exists(package)]
+        if not missing:
+            raise
+        raise ImportError(
+            needs(importer, f'{missing[0]}, which is not installed', extra)
+        ) from error
+
+
+def mmaction_needed(name: str) -> ImportError:
+    """The error for a name that is only there with MMAction2, such as ``adv_plugins.models.X``."""
+    return ImportError(needs(name, f'MMAction2 ({mmaction_problem()})', 'mmaction'))
+
+
+def needs(name: str, package: str, extra: str) -> str:
+    """The message that something needs a package that an extra installs."""
+    return f'{name} needs {package}; install it with: pip install "adv_plugins[{extra}]"'
+
+
 def exists(module: str) -> bool:
     """Whether a top-level module is loaded or can be found; it is not imported."""
-    return module in sys.modules or importlib.util.find_spec(module) is not None
+    if module in sys.modules:
+        # None is how a module is kept from being imported.
+        return sys.modules[module] is not None
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
 
 
 def file_of(package: str, path: str) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
@@ -13,22 +14,23 @@ Kinds = Mapping[str, Callable[..., Any]]
 
 
 def build(option: str, base: type[Any], kinds: Kinds, entry: Any, **options: Any) -> Any:
-    """Build a part from its name in any case or a config dict; an instance is returned as it is.
+    """Build a part from what a config may say; an instance is returned as it is.
 
     Args:
         option (str): The name of the option, for the messages.
         base (type): The class of the instances. A dict without a ``type`` builds this class, if it
             is one of ``kinds``.
         kinds (Mapping[str, Callable]): The classes, or functions that return an instance, by name.
-        entry (Any): The name, ``dict(type=name, **options)``, or an instance of ``base``.
+        entry (Any): An instance of ``base``, what :func:`find_kind` takes, or
+            ``dict(type=..., **options)`` with that as the ``type``.
         **options: Further arguments; not allowed together with an instance.
 
     Returns:
         Any: An instance of ``base``.
 
     Raises:
-        ValueError: A name or argument is unknown (the message lists similar ones), or a required
-            argument is missing.
+        ValueError: A name or argument is unknown (the message lists similar ones), a required
+            argument is missing, or the ``type`` is something else.
     """
     if isinstance(entry, base):
         if options:
@@ -38,29 +40,74 @@ def build(option: str, base: type[Any], kinds: Kinds, entry: Any, **options: Any
                 f'{getattr(entry, "name", type(entry).__name__)}(...)'
             )
         return entry
-    name = entry
+    kind = entry
     if isinstance(entry, Mapping):
         options = {**entry, **options}
-        name = options.pop('type', base.__name__ if base.__name__ in kinds else '')
-    folded = {kind.lower(): kind for kind in kinds}
-    wanted = str(name).lower().replace('_', '')
-    if wanted not in folded:
-        near = ' or '.join(repr(folded[match]) for match in near_names(wanted, folded))
-        choices = near or ', '.join(map(repr, kinds))
-        raise ValueError(f'{option}={name!r} is unknown; write {choices}')
-    kind = kinds[folded[wanted]]
-    _check_arguments(folded[wanted], kind, options)
+        kind = options.pop('type', base.__name__ if base.__name__ in kinds else '')
+    name, kind = find_kind(option, base, kinds, kind)
+    _check_arguments(name, kind, options)
     return kind(**options)
+
+
+def find_kind(
+    option: str, base: type[Any], kinds: Kinds, given: Any
+) -> tuple[str, Callable[..., Any]]:
+    """The kind that a ``type`` stands for, and its name.
+
+    Args:
+        option (str): The name of the option, for the messages.
+        base (type): The class of the instances.
+        kinds (Mapping[str, Callable]): The known kinds by name.
+        given (Any): The name of a kind in any case; the kind itself, as mmengine's pure-Python
+            configs have it; a subclass of ``base``; or the dotted name of either, as mmengine
+            writes it into the copy of such a config.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    folded = {kind.lower(): kind for kind in kinds}
+    if isinstance(given, str):
+        wanted = given.lower().replace('_', '')
+        if wanted in folded:
+            return folded[wanted], kinds[folded[wanted]]
+        found = _import(option, given) if '.' in given else None
+    else:
+        # mmengine does not replace its stand-in for an import that is an entry of a list.
+        lazy = type(given).__name__ in ('LazyObject', 'LazyAttr')
+        found, wanted = given.build() if lazy else given, ''
+    for name, kind in kinds.items():
+        if kind is found:
+            return name, kind
+    if isinstance(found, type) and issubclass(found, base) and not inspect.isabstract(found):
+        return found.__name__, found
+    near = ' or '.join(repr(folded[match]) for match in near_names(wanted, folded))
+    choices = near or ', '.join(map(repr, kinds))
+    if found is None:
+        raise ValueError(f'{option}={given!r} is unknown; write {choices}')
+    title = getattr(found, '__qualname__', repr(found))
+    raise ValueError(
+        f'{option}={title} is neither a known one nor a subclass of {base.__name__} that can be '
+        f'built; write {choices}'
+    )
+
+
+def _import(option: str, name: str) -> Any:
+    try:
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f'{option}={name!r} cannot be imported: {error}') from error
 
 
 def _check_arguments(name: str, kind: Callable[..., Any], options: Mapping[str, Any]) -> None:
     parameters = inspect.signature(kind).parameters
-    for key in options:
-        if key not in parameters:
-            near = ', '.join(near_names(key, parameters) or parameters)
-            raise ValueError(f'{name} has no option {key}=; write {near}')
+    named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in options:
+            if key not in named:
+                near = ' or '.join(near_names(key, named)) or ', '.join(named)
+                raise ValueError(f'{name} has no option {key}=; write {near}')
     empty = inspect.Parameter.empty
-    required = [n for n, p in parameters.items() if p.default is empty and n not in options]
+    required = [n for n, p in named.items() if p.default is empty and n not in options]
     if required:
         raise ValueError(f'{name} needs the options {", ".join(required)}')
 

@@ -1,13 +1,17 @@
 """Datasets: small ones without a download, YouTube-8M, own features, releases; corruptions."""
 
 from ..compat import color_jitter as _color_jitter
+from ..compat import mmaction_needed as _mmaction_needed
 from ..compat import mmaction_problem as _mmaction_problem
-from .arrow_of_time import ArrowOfTime
-from .features import FeatureDataset, YT8MFrameDataset
-from .label_nodes import Node
-from .label_space import LabelSpace
-from .ordered_digits import OrderedDigits
-from .yt8m_sample import YT8MSample
+from ..compat import naming_extra as _naming_extra
+
+with _naming_extra(__name__, 'mmaction', 'mmengine', 'cv2'):
+    from .arrow_of_time import ArrowOfTime
+    from .features import FeatureDataset, YT8MFrameDataset
+    from .label_nodes import Node
+    from .label_space import LabelSpace
+    from .ordered_digits import OrderedDigits
+    from .yt8m_sample import YT8MSample
 
 __all__ = [
     'ArrowOfTime',
@@ -39,8 +43,5 @@ if _mmaction_problem() is None:
 
 def __getattr__(name: str) -> object:
     if name in _NEED_MMACTION:
-        raise ImportError(
-            f'adv_plugins.datasets.{name} needs MMAction2 ({_mmaction_problem()}); install it '
-            'with: pip install "adv_plugins[mmaction]"'
-        )
+        raise _mmaction_needed(f'{__name__}.{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

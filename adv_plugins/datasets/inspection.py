@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from mmengine.dataset import BaseDataset
 
-from .files import ON_DISK, file_backends
+from .features import FeatureDataset, YT8MFrameDataset
+from .files import ON_DISK, file_backends, is_remote
 
 
 def inner_datasets(dataset: Any) -> Iterator[Any]:
@@ -44,8 +48,92 @@ def listed_files(dataset: Any) -> list[str]:
     # Skeletons and features have a frame_dir too, but nothing in their pipeline reads it.
     if not backends or not backends <= ON_DISK:
         return []
-    paths = (entry.get('filename', entry.get('frame_dir')) for entry in listed_videos(dataset))
-    return [path for path in paths if path]
+    return [path for path in map(path_of, listed_videos(dataset)) if path]
+
+
+def path_of(entry: Mapping[str, Any]) -> str | None:
+    """The file or the folder of frames of a video, from its entry."""
+    path = entry.get('filename', entry.get('frame_dir'))
+    return path if isinstance(path, str) else None
+
+
+def unusable_files(dataset: Any) -> dict[str, str]:
+    """The files on disk that no decoder can read, each with the reason; none is opened."""
+    # Missing ones are told by find_missing, which lists each folder once.
+    folders = any('frame_dir' in entry for entry in listed_videos(dataset))
+    paths = [path for path in listed_files(dataset) if not is_remote(path)]
+    # Threads, because over a network each look takes a while.
+    with ThreadPoolExecutor(16) as pool:
+        faults = pool.map(lambda path: _fault(path, folders), paths, chunksize=256)
+        return {path: fault for path, fault in zip(paths, faults, strict=True) if fault}
+
+
+def _fault(path: str, folder: bool) -> str:
+    try:
+        state = os.stat(path)
+    except FileNotFoundError:
+        return 'a link to nothing' if os.path.islink(path) else ''
+    except OSError as error:
+        return str(error.strerror)
+    if folder:
+        if not stat.S_ISDIR(state.st_mode):
+            return 'no folder of frames'
+    elif not stat.S_ISREG(state.st_mode):
+        return 'a folder' if stat.S_ISDIR(state.st_mode) else 'no file'
+    elif state.st_size == 0:
+        return 'empty (0 bytes)'
+    return '' if os.access(path, os.R_OK) else 'not readable'
+
+
+def identities(dataset: Any) -> Iterator[tuple[str, Any]]:
+    """What tells the videos of a dataset from others, and their labels where they are listed."""
+    if isinstance(dataset, (FeatureDataset, YT8MFrameDataset)):
+        for record in dataset.records:
+            yield f'{dataset.ann_file}: record {record}', None
+        return
+    for entry in listed_videos(dataset):
+        path = path_of(entry)
+        if path:
+            yield path if is_remote(path) else os.path.abspath(path), entry.get('label')
+
+
+def list_line(dataset: Any, path: str) -> str:
+    """Where the annotation file lists a video: ``list.txt, line 4: 'x.mp4 3'``; '' if unknown."""
+    prefixes = [str(prefix) for prefix in getattr(dataset, 'data_prefix', {}).values() if prefix]
+    name = path
+    for prefix in prefixes:
+        if path.startswith(prefix):
+            name = path[len(prefix) :].lstrip('/')
+    for number, line in _lines(str(getattr(dataset, 'ann_file', ''))):
+        if line.startswith(name) and line[len(name) : len(name) + 1] in ('', ' ', '\t', ',', ';'):
+            return f'{dataset.ann_file}, line {number}: {line!r}'
+    return ''
+
+
+def unreadable_line(error: BaseException) -> str:
+    """The line at which MMAction2 failed to read a list, in the form of :func:`list_line`."""
+    chain: BaseException | None = error
+    while chain is not None:
+        trace = chain.__traceback__
+        while trace is not None:
+            names, code = trace.tb_frame.f_locals, trace.tb_frame.f_code
+            if code.co_name == 'load_data_list' and isinstance(names.get('line'), str):
+                file, text = getattr(names.get('self'), 'ann_file', ''), names['line']
+                # Equal lines fail alike: the first of them is the one.
+                number = next((n for n, line in _lines(str(file)) if line == text.strip()), '?')
+                return f'{file}, line {number}: {text!r}'
+            trace = trace.tb_next
+        chain = chain.__cause__ or chain.__context__
+    return ''
+
+
+def _lines(file: str) -> Iterator[tuple[int, str]]:
+    """The numbered lines of a list on disk; none of a file that cannot be read as text."""
+    try:
+        with open(file, encoding='utf-8') as lines:
+            yield from ((number, line.strip()) for number, line in enumerate(lines, 1))
+    except (OSError, ValueError):
+        return
 
 
 def listed_labels(dataset: Any) -> Iterator[list[int]]:

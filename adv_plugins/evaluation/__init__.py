@@ -1,8 +1,10 @@
 """How accurate and how robust a model is: metrics, attacks, and whole evaluations."""
 
-from importlib.util import find_spec as _find_spec
-
+from ..compat import exists as _exists
+from ..compat import mmaction_needed as _mmaction_needed
 from ..compat import mmaction_problem as _mmaction_problem
+from ..compat import naming_extra as _naming_extra
+from ..compat import tube_overlap as _tube_overlap
 from .attacks import APGD, FGSM, PGD, Square, UniformNoise, build_attack
 from .cam import attention_entropy, frame_attention, gradcam
 from .cells import Cell, Flag
@@ -49,13 +51,25 @@ __all__ = [
     'robustness_summary',
 ]
 
-if _find_spec('mmengine') is not None:
+_NEED_MMENGINE = ('AdversarialTestLoop', 'AdversarialValLoop', 'YT8MMetric')
+
+if _exists('mmengine'):
     from .loops import AdversarialTestLoop, AdversarialValLoop  # noqa: F401
     from .yt8m_metric import YT8MMetric  # noqa: F401 (registers what configs name)
 
-    __all__ += ['AdversarialTestLoop', 'AdversarialValLoop', 'YT8MMetric']
+    __all__ += _NEED_MMENGINE
 
 if _mmaction_problem() is None:
     from .robustness_loop import RobustnessTestLoop  # noqa: F401 (needs mmcv and SciPy as well)
 
     __all__ += ['RobustnessTestLoop']
+    _tube_overlap()
+
+
+def __getattr__(name: str) -> object:
+    if name in _NEED_MMENGINE:
+        with _naming_extra(f'{__name__}.{name}', 'mmaction', 'mmengine'):
+            from . import loops, yt8m_metric  # noqa: F401
+    if name == 'RobustnessTestLoop':
+        raise _mmaction_needed(f'{__name__}.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

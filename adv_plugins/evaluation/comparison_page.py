@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from .comparison import ClassChange, Comparison, Row
 from .intervals import MIN_DIFFERING, MIN_VIDEOS, NOISE, TOO_FEW, Interval
+from .page_text import as_text, bold
 from .tables import NO_NUMBER, markdown_table, percent
 
 _DIRECTIONS = {'better': 'higher', 'worse': 'lower', NOISE: NOISE, TOO_FEW: TOO_FEW}
@@ -30,7 +31,9 @@ def comparison_page(comparison: Comparison, highlight: Collection[str] = ()) -> 
     }
     main = [row for row in comparison.rows if not row.detail]
     detail = [row for row in comparison.rows if row.detail]
-    left_out = [f'- {key}: {reason}' for key, reason in comparison.left_out.items()]
+    left_out = [
+        f'- {as_text(key)}: {as_text(reason)}' for key, reason in comparison.left_out.items()
+    ]
     sections = [
         _heading(comparison, class_changes, highlight),
         '## Accuracy\n\n' + _accuracy_table(comparison, main),
@@ -52,11 +55,11 @@ def _heading(
 ) -> str:
     count = sum(len(row.changes) - 1 for row in (*comparison.rows, *comparison.values))
     count += sum(len(changes) + 2 * bool(highlight) for changes in class_changes.values())
-    lines = [f'# Comparison with {comparison.models[comparison.baseline]}', '']
-    lines += [
-        f'- {results.model}: {results.checkpoint or NO_NUMBER} ({results.config or NO_NUMBER})'
-        for results in comparison.results
-    ]
+    lines = [f'# Comparison with {as_text(comparison.models[comparison.baseline])}', '']
+    for results in comparison.results:
+        parts = (results.model, results.checkpoint, results.config)
+        model, checkpoint, config = (as_text(part) or NO_NUMBER for part in parts)
+        lines.append(f'- {model}: {checkpoint} ({config})')
     lines += [
         '',
         'Each difference is to the baseline, on the same videos, with a 95 % interval: paired '
@@ -69,10 +72,10 @@ def _heading(
         f'{count / 20:.3g}, would exclude 0 by chance.',
     ]
     for results in comparison.results:
-        raised = ', '.join(flag.name for flag in results.flags if flag.raised)
+        raised = ', '.join(as_text(flag.name) for flag in results.flags if flag.raised)
         if raised:
-            warning = f'**Read {results.model} with care: sanity flags are raised ({raised}).**'
-            lines += ['', warning]
+            model = as_text(results.model)
+            lines += ['', f'**Read {model} with care: sanity flags are raised ({raised}).**']
     return '\n'.join(lines)
 
 
@@ -104,7 +107,7 @@ def _value_section(comparison: Comparison) -> str:
             value, low, high = (f'{x:+.3g}' for x in change[:3])
             line += [f'{value} [{low}, {high}]', _DIRECTIONS[change.verdict]]
         lines.append(line)
-    notes = [f'- {row.name}: {row.note}' for row in comparison.values if row.note]
+    notes = [f'- {as_text(row.name)}: {as_text(row.note)}' for row in comparison.values if row.note]
     parts = ['## Attention and DeepFool', markdown_table(header, lines), '\n'.join(notes)]
     return '\n\n'.join(part for part in parts if part)
 
@@ -113,7 +116,7 @@ def _class_section(
     comparison: Comparison, model: int, changes: list[ClassChange], highlight: Collection[str]
 ) -> str:
     before, after = comparison.models[comparison.baseline], comparison.models[model]
-    lines = [f'## Classes: {after} against {before}, clean', '']
+    lines = [f'## Classes: {as_text(after)} against {as_text(before)}, clean', '']
     if highlight:
         marked = [change.name for change in changes if change.highlighted]
         rest = [change.name for change in changes if not change.highlighted]
@@ -125,7 +128,7 @@ def _class_section(
         lines.append('')
     rows = [
         [
-            f'**{change.name}**' if change.highlighted else change.name,
+            bold(change.name) if change.highlighted else change.name,
             str(change.num_videos),
             percent(change.before),
             percent(change.after),
@@ -142,7 +145,7 @@ def _change_cells(change: Interval) -> list[str]:
     p_value = NO_NUMBER if change.p_value is None else f'{change.p_value:.2g}'
     verdict = change.verdict
     if verdict in ('better', 'worse'):
-        verdict = f'**{verdict}**'
+        verdict = bold(verdict)
     return [_points(change), p_value, verdict]
 
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from .cells import DEEPFOOL, Cell, split_key
 from .deepfool import robustness_summary
 from .intervals import MIN_VIDEOS, wilson_interval
+from .page_text import Markdown, as_text, bold
 from .results import Groups, Robustness
 from .selection import shared_videos
 from .tables import NO_NUMBER, eps_text, markdown_table, percent
@@ -57,9 +58,9 @@ def _heading(results: Robustness) -> str:
         ('dataset', results.dataset),
         ('videos', f'{len(videos)} of {len(results.classes)} classes'),
     ]
-    lines = [f'# Robustness of {results.model}', '']
-    lines += [f'- {name}: {text or NO_NUMBER}' for name, text in rows]
-    raised = [flag.name for flag in results.flags if flag.raised]
+    lines = [f'# Robustness of {as_text(results.model)}', '']
+    lines += [f'- {name}: {as_text(text) or NO_NUMBER}' for name, text in rows]
+    raised = [as_text(flag.name) for flag in results.flags if flag.raised]
     if raised:
         lines += ['', f'**Read with care: sanity flags are raised ({", ".join(raised)}).**']
     return '\n'.join(lines)
@@ -85,8 +86,12 @@ def _corruption_section(results: Robustness, groups: Groups | None) -> str:
         rows.append([name, *map(percent, accuracy), *_corruption_means(results, [name])])
     blank = [''] * len(table.severities)
     for group, names in results.corruption_groups(groups).items():
-        rows.append([f'**{group}** ({len(names)})', *blank, *_corruption_means(results, names)])
-    rows.append([f'**all** ({len(table.names)})', *blank, *_corruption_means(results, None)])
+        rows.append(
+            [Markdown(f'{bold(group)} ({len(names)})'), *blank, *_corruption_means(results, names)]
+        )
+    rows.append(
+        [Markdown(f'{bold("all")} ({len(table.names)})'), *blank, *_corruption_means(results, None)]
+    )
     severities = [f'severity {level:g}' for level in table.severities]
     means = [f'mPC top-{k}' for k in _tops(results)]
     header = ['corruption', *severities, *means, 'rPC']
@@ -101,7 +106,7 @@ def _corruption_section(results: Robustness, groups: Groups | None) -> str:
     if 0 < len(complete) < len(table.names):
         paragraphs.append(
             f'Over the {len(complete)} corruptions with all severities alone '
-            f'({", ".join(complete)}): mPC {percent(results.mpc(complete))}, '
+            f'({", ".join(map(as_text, complete))}): mPC {percent(results.mpc(complete))}, '
             f'rPC {percent(results.rpc(complete))}.'
         )
     return _section('Corruptions', *paragraphs)
@@ -151,7 +156,7 @@ def _worst_row(results: Robustness, group: list[str]) -> list[str]:
     videos, correct = results.survivors(group)
     value, low, high = (percent(x) for x in wilson_interval(int(correct.sum()), len(correct)))
     return [
-        '**worst case**',
+        bold('worst case'),
         eps_text(results.cells[group[-1]].level),
         f'{value} [{low}, {high}]',
         _clean_top(results, videos),
@@ -207,6 +212,7 @@ def _deepfool_section(results: Robustness) -> str:
     summary = robustness_summary(
         rho, success.bool(), iterations.long(), cell.options.get('max_iter', 50)
     )
+    options = as_text(_options_text(cell.options))
     rows = [
         [name.replace('_', ' '), f'{value:.4g}' if math.isfinite(value) else NO_NUMBER]
         for name, value in summary.items()
@@ -214,7 +220,7 @@ def _deepfool_section(results: Robustness) -> str:
     return _section(
         'DeepFool',
         f'rho = ‖r‖ / ‖x‖ on {len(cell.videos)} videos, {cell.seconds:.0f} seconds, run with '
-        f'{_options_text(cell.options) or "its defaults"}. Videos that were wrong before the '
+        f'{options or "its defaults"}. Videos that were wrong before the '
         'attack count as 0; those that it did not fool, and those without a finite rho (num '
         'undefined), are left out of the mean.',
         markdown_table(['', 'value'], rows),
@@ -269,7 +275,10 @@ def _flag_section(results: Robustness) -> str:
         return ''
     order = list(_FLAG_WORDS)
     flags = sorted(results.flags, key=lambda flag: order.index(flag.raised))
-    lines = [f'- {_FLAG_WORDS[flag.raised]} {flag.name}: {flag.message}' for flag in flags]
+    lines = [
+        f'- {_FLAG_WORDS[flag.raised]} {as_text(flag.name)}: {as_text(flag.message)}'
+        for flag in flags
+    ]
     probed = len(results.cells['sanity'].videos) if 'sanity' in results.cells else 0
     few = f'Checked on {probed} videos only: a flag that is not raised says little.'
     return _section('Sanity flags', '\n'.join(lines), *([few] if 0 < probed < MIN_VIDEOS else []))
@@ -279,7 +288,7 @@ def _missing_section(results: Robustness) -> str:
     reasons = results.missing | _gaps(results)
     if not reasons:
         return _section('Missing', 'Nothing that was asked for is missing.')
-    lines = [f'- {key}: {reason}' for key, reason in reasons.items()]
+    lines = [f'- {as_text(key)}: {as_text(reason)}' for key, reason in reasons.items()]
     return _section('Missing', '\n'.join(lines))
 
 

@@ -6,18 +6,24 @@ import math
 from collections.abc import Iterable, Sequence
 
 from ..core.options import grey_levels
+from .page_text import as_cell
 
 NO_NUMBER = '—'
 """What a table shows where there is no number."""
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table: the first column is aligned to the left, the others to the right."""
-    lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
+    """A Markdown table: the first column is aligned to the left, the others to the right.
+
+    Args:
+        header (Sequence[str]): The titles of the columns.
+        rows (Iterable[Sequence[str]]): The cells, which are shown as they are; what is meant as
+            Markdown is a :class:`~adv_plugins.evaluation.page_text.Markdown`.
+    """
     # A bar within a name would end its column.
-    return '\n'.join(
-        f'| {" | ".join(text.replace("|", chr(92) + "|") for text in line)} |' for line in lines
-    )
+    lines = [[as_cell(text).replace('|', r'\|') for text in line] for line in (header, *rows)]
+    lines.insert(1, ['---', *['---:'] * (len(header) - 1)])
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def percent(value: float, sign: str = '') -> str:

@@ -10,11 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-try:
-    from lightning.pytorch import Callback, LightningModule, Trainer
-except ImportError:
-    from pytorch_lightning import Callback, LightningModule, Trainer
-
+from ..compat import exists, naming_extra
 from ..core.conversion import (
     adversarial_state_dict,
     get_adversary,
@@ -23,6 +19,13 @@ from ..core.conversion import (
     make_adversarial,
 )
 from ..core.recipe import Recipe
+
+with naming_extra(__name__, 'trainers', 'lightning'):
+    # The package has two names; which one the user's own code imports cannot be known.
+    if exists('lightning') or not exists('pytorch_lightning'):
+        from lightning.pytorch import Callback, LightningModule, Trainer
+    else:
+        from pytorch_lightning import Callback, LightningModule, Trainer
 
 ENTRY = 'adversarial'
 """The checkpoint's top-level entry for the state of the adversarial path."""

@@ -1,13 +1,21 @@
 """Models for use in configs, registered in mmengine's root registry."""
 
 from ..compat import bfloat16_scores as _bfloat16_scores
+from ..compat import mmaction_needed as _mmaction_needed
 from ..compat import mmaction_problem as _mmaction_problem
-from .adversarial_model import build_adversarial_model
-from .feature_inference import FeatureInference
-from .feature_preprocessor import FeaturePreprocessor
-from .feature_transformer import FeatureTransformer
+from ..compat import naming_extra as _naming_extra
+
+with _naming_extra(__name__, 'mmaction', 'mmengine'):
+    from .adversarial_model import build_adversarial_model
+    from .feature_inference import FeatureInference
+    from .feature_preprocessor import FeaturePreprocessor
+    from .feature_transformer import FeatureTransformer
+
+# Under the name that configs give it, for those that import what they name.
+AdversarialModel = build_adversarial_model
 
 __all__ = [
+    'AdversarialModel',
     'FeatureInference',
     'FeaturePreprocessor',
     'FeatureTransformer',
@@ -34,8 +42,5 @@ if _mmaction_problem() is None:
 
 def __getattr__(name: str) -> object:
     if name in _NEED_MMACTION:
-        raise ImportError(
-            f'adv_plugins.models.{name} needs MMAction2 ({_mmaction_problem()}); install it '
-            'with: pip install "adv_plugins[mmaction]"'
-        )
+        raise _mmaction_needed(f'{__name__}.{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

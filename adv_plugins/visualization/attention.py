@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .figures import blank_figure, check_not_empty
+from .figures import blank_figure, check_not_empty, drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -263,4 +263,4 @@ def _scale_end(values: Tensor) -> float:
 
 
 def _title(name: str, modality: str) -> str:
-    return f'{name}: {modality}' if modality else name
+    return drawn(f'{name}: {modality}' if modality else name)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import textwrap
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..evaluation.comparison import ClassChange
 from ..evaluation.results import Robustness
 from ..evaluation.training_log import TrainingLog, read_training_log
-from .figures import blank_figure, check_not_empty
+from .figures import blank_figure, check_not_empty, drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +58,7 @@ def plot_class_changes(changes: Sequence[ClassChange], highlight: str = 'highlig
         figure = blank_figure(11.0, 4.4)
         panel = figure.subplots()
         _many_bars(panel, changes)
-    parts = (('other classes', _BAR, False), (highlight, _MARKED, True))
+    parts = (('other classes', _BAR, False), (drawn(highlight), _MARKED, True))
     marks = [change.highlighted for change in changes]
     for label, colour, marked in parts if any(marks) else ():
         values = [c.change.difference for c in changes if c.highlighted == marked]
@@ -128,17 +127,17 @@ def plot_eps_curves(results: Sequence[Robustness], attack: str) -> Figure:
     ticks: set[float] = set()
     for index, each in enumerate(results):
         if attack not in names[each.model]:
-            panel.plot([], [], color=f'C{index}', label=f'{each.model}: not evaluated')
+            panel.plot([], [], color=f'C{index}', label=f'{drawn(each.model)}: not evaluated')
             continue
         curve = each.curve(attack)
         grey = 255 * curve.eps
         ticks |= set(grey.tolist())
-        style = dict(color=f'C{index}', label=f'{each.model} ({curve.num_videos} videos)')
+        style = dict(color=f'C{index}', label=f'{drawn(each.model)} ({curve.num_videos} videos)')
         panel.plot(grey, curve.accuracy, marker='o', markersize=4, **style)
         panel.fill_between(grey, curve.low, curve.high, color=f'C{index}', alpha=0.15, linewidth=0)
     _chance(panel, results)
     panel.set_xticks(sorted(ticks), [f'{tick:.3g}' for tick in sorted(ticks)])
-    panel.set_xlabel(f'ε of {attack}, in 1/255 of the value range')
+    panel.set_xlabel(f'ε of {drawn(attack)}, in 1/255 of the value range')
     panel.set_ylabel('top-1, percent')
     panel.set_ylim(0, 103)
     panel.legend()
@@ -224,12 +223,12 @@ def plot_sweep(
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for panel, (option, points) in zip(axes, panels.items(), strict=True):
         _sweep_panel(panel, points, label)
-        panel.set_xlabel(option)
+        panel.set_xlabel(drawn(option))
         if baseline is not None:
             name, seeds = baseline
             check_not_empty('baseline', seeds, "write ('baseline', [45.6])")
             middle, spread = mean(seeds), _std(seeds)
-            panel.axhline(middle, color='0.4', linestyle='--', linewidth=1, label=name)
+            panel.axhline(middle, color='0.4', linestyle='--', linewidth=1, label=drawn(name))
             band = dict(color='0.4', alpha=0.12, linewidth=0)
             panel.axhspan(middle - spread, middle + spread, **band)
     axes[0].set_ylabel(ylabel)
@@ -244,7 +243,7 @@ def _named_bars(panel: Axes, changes: Sequence[ClassChange]) -> None:
     panel.barh(places, values, height=0.75, color=_colours(changes))
     low, high = ([getattr(c.change, bound) for c in changes] for bound in ('low', 'high'))
     panel.hlines(places, low, high, color=_INTERVAL, linewidth=1)
-    names = [f'{_short(change.name)} ({change.num_videos})' for change in changes]
+    names = [f'{drawn(change.name, 48)} ({change.num_videos})' for change in changes]
     panel.set_yticks(places, names)
     panel.set_ylim(len(changes) - 0.4, -0.6)
     panel.axvline(0, color='black', linewidth=0.8)
@@ -267,16 +266,14 @@ def _many_bars(panel: Axes, changes: Sequence[ClassChange]) -> None:
         (changes[:3], 0.98, 0.97, dict(ha='right', va='top')),
         (changes[-3:], 0.02, 0.03, dict(ha='left', va='bottom')),
     ):
-        lines = [f'{c.change.difference:+.1f}  {_short(c.name)} ({c.num_videos})' for c in chosen]
+        lines = [
+            f'{c.change.difference:+.1f}  {drawn(c.name, 48)} ({c.num_videos})' for c in chosen
+        ]
         panel.text(x, y, '\n'.join(lines), transform=panel.transAxes, fontsize='small', **align)
 
 
 def _colours(changes: Sequence[ClassChange]) -> list[str]:
     return [_MARKED if change.highlighted else _BAR for change in changes]
-
-
-def _short(name: str) -> str:
-    return textwrap.shorten(name, 48, placeholder=' …')
 
 
 def _corruption_panel(panel: Axes, name: str, results: Sequence[Robustness]) -> None:
@@ -285,13 +282,14 @@ def _corruption_panel(panel: Axes, name: str, results: Sequence[Robustness]) -> 
     for index, each in enumerate(results):
         mpc = each.mpc()
         text = f'mPC {mpc:.1f}' if math.isfinite(mpc) else 'no mPC: corruptions are missing'
-        label, colour = f'{each.model} ({text})', f'C{index}'
+        label, colour = f'{drawn(each.model)} ({text})', f'C{index}'
         keys = [key for key in each.keys('corruption') if each.cells[key].name == name]
         points = {float(each.cells[key].level or 0): each.interval(key) for key in keys}
         wanted = each.corruption_table().severities or [math.nan]
         absent = [f'{level:g}' for level in wanted if level not in points]
         if absent:
-            missing.append(f'{each.model}: no {", ".join(absent)}' if points else each.model)
+            model = drawn(each.model)
+            missing.append(f'{model}: no {", ".join(absent)}' if points else model)
         if points and 'clean' in each.cells:
             points[0.0] = each.interval('clean')
         # A missing severity leaves a gap in the line.
@@ -301,7 +299,7 @@ def _corruption_panel(panel: Axes, name: str, results: Sequence[Robustness]) -> 
         panel.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
     _chance(panel, results)
     _note(panel, [f'missing: {text}' for text in missing])
-    panel.set_title(name, fontsize='medium')
+    panel.set_title(drawn(name), fontsize='medium')
     panel.set_ylim(0, 103)
     panel.locator_params(axis='x', integer=True)
 
@@ -320,11 +318,11 @@ def _training_panel(panel: Axes, logs: Mapping[str, TrainingLog], metric: str) -
         ):
             points = series.get(name, {})
             if not points:
-                missing.setdefault(f'no {name!r} in {part}', []).append(run)
+                missing.setdefault(f"no '{drawn(name)}' in {part}", []).append(drawn(run))
             values = [factor * value for value in points.values()]
             panel.plot(list(points), values, color=f'C{index}', **style)
-        panel.plot([], [], color=f'C{index}', label=run)
-    panel.set_ylabel(f'{metric}, percent' if accuracy else metric)
+        panel.plot([], [], color=f'C{index}', label=drawn(run))
+    panel.set_ylabel(f'{drawn(metric)}, percent' if accuracy else drawn(metric))
     _note(panel, [f'{what}: {", ".join(whose)}' for what, whose in missing.items()])
 
 
@@ -342,7 +340,10 @@ def _sweep_panel(panel: Axes, points: Mapping[Any, Sequence[float]], label: str)
     if numbers and places[0] > 0 and places[-1] > 10 * places[0]:
         panel.set_xscale('log')
         panel.minorticks_off()
-    names = [f'{value:g}' if numbers else str(value).replace(', ', '\n') for value in points]
+    names = [
+        f'{value:g}' if numbers else '\n'.join(drawn(part) for part in str(value).split(', '))
+        for value in points
+    ]
     panel.set_xticks(places, names)
     panel.margins(x=0.15)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..evaluation.selection import evenly_spread
 from .clips import GREY_LEVELS, Look
-from .figures import DPI, MATPLOTLIB, blank_figure, to_rgb
+from .figures import DPI, MATPLOTLIB, blank_figure, literal, to_rgb
 from .mp4 import Frames, check_frames, enlarge, even_sides
 
 if TYPE_CHECKING:
@@ -110,12 +110,12 @@ def contact_sheet(look: Look, class_names: Sequence[str] | None = None) -> Figur
     top = 0.3 + 0.16 * len(title.splitlines())
     size = (left + across + 0.15, top + len(panels) * (row + space) + 0.1 + bars + bottom)
     figure = _page(*size)
-    figure.suptitle(title, fontsize='medium', y=1 - 0.12 / size[1], va='top')
+    figure.suptitle(literal(title), fontsize='medium', y=1 - 0.12 / size[1], va='top')
 
     def add_row(low: float, tall: float, label: str) -> Axes:
         box = (left / size[0], low / size[1], across / size[0], tall / size[1])
         axes = figure.add_axes(box, xlim=(-0.5, len(chosen) - 0.5))
-        axes.set_ylabel(label, rotation=0, ha='right', va='center', fontsize='small')
+        axes.set_ylabel(literal(label), rotation=0, ha='right', va='center', fontsize='small')
         return axes
 
     low = size[1] - top
@@ -161,9 +161,11 @@ def side_by_side(look: Look, class_names: Sequence[str] | None = None) -> Frames
     head = _page(whole / DPI, _HEAD / DPI)
     for start, (name, note, _) in zip(starts, panels, strict=True):
         caption = f'{name}\n{_short(note, width // 8)}'
-        head.text((start + width / 2) / whole, 0.35, caption, ha='center', va='center', size=10)
+        head.text(
+            (start + width / 2) / whole, 0.35, literal(caption), ha='center', va='center', size=10
+        )
     label = _short(f'label: {_name(look.label, class_names)}', whole // 8)
-    head.text(_GAP / whole, 0.93, label, ha='left', va='top', size=10, weight='bold')
+    head.text(_GAP / whole, 0.93, literal(label), ha='left', va='top', size=10, weight='bold')
     heads = np.broadcast_to(to_rgb(head), (count, _HEAD, whole, 3))
     return even_sides(np.concatenate([heads, film, _attention_strips(look, whole)], axis=1))
 
@@ -204,7 +206,8 @@ def _verdict(look: Look, class_names: Sequence[str] | None) -> str:
 
 
 def _name(index: int, class_names: Sequence[str] | None) -> str:
-    return f'class {index}' if class_names is None else str(class_names[index])
+    # On one line, whatever it is.
+    return f'class {index}' if class_names is None else ' '.join(str(class_names[index]).split())
 
 
 def _short(text: str, length: int) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evaluation.page_text import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -41,6 +43,25 @@ def to_rgb(figure: Figure) -> NDArray[np.uint8]:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def literal(text: str) -> str:
+    """A text for matplotlib that draws it as it is, and takes nothing for a formula."""
+    return printable(text).replace('$', r'\$')
+
+
+def drawn(name: object, length: int = 60) -> str:
+    """A name, whatever it is, as a short line for matplotlib.
+
+    Args:
+        name (object): The name.
+        length (int): With how many characters it is cut at its end. Defaults to 60.
+    """
+    line = ' '.join(str(name).split()) or '(no name)'
+    if len(line) > length:
+        line = f'{line[: length - 2].rstrip()} …'
+    # A legend leaves out what begins with an underscore.
+    return literal(f' {line}' if line.startswith('_') else line)
 
 
 def check_not_empty(option: str, values: Sized, instead: str) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..evaluation.page_text import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -81,7 +83,8 @@ class Section:
 
     Args:
         title (str): The heading.
-        markdown (str): Text and tables. Defaults to ''.
+        markdown (str): Text and tables. A link or a picture is shown as it is written. Defaults
+            to ''.
         figures (list[tuple[Figure | Path, str]]): Pictures with their captions: matplotlib
             figures, .png files, or .mp4 files in H.264. Defaults to none.
         folded (bool): Whether the reader has to open it first. Defaults to False.
@@ -118,19 +121,23 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Se
         ) from error
     if not sections:
         raise ValueError("a report needs sections; write [Section('Results', '...')]")
-    # Tables and captions hold text from configs and datasets, which must not become HTML.
+    # Tables and captions hold text from configs and datasets, which must not become HTML, and no
+    # part of which may be fetched from elsewhere.
     parser = MarkdownIt('commonmark', {'html': False}).enable('table')
+    parser.disable(['image', 'link', 'autolink', 'reference'])
     parts = []
     for section in sections:
-        html = parser.render(section.markdown)
+        html = parser.render(printable(section.markdown))
         html = html.replace('<table>', '<div class="scroll"><table>')
         html = html.replace('</table>', '</table></div>')
-        media = [(*_embedded(picture), caption) for picture, caption in section.figures]
-        parts.append(dict(title=section.title, html=html, media=media, folded=section.folded))
+        media = [(*_embedded(picture), printable(text)) for picture, text in section.figures]
+        head = printable(section.title)
+        parts.append(dict(title=head, html=html, media=media, folded=section.folded))
     template = Environment(autoescape=True).from_string(_PAGE)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(template.render(title=title, sections=parts), encoding='utf-8')
+    page = template.render(title=printable(title), sections=parts)
+    path.write_text(page, encoding='utf-8')
 
 
 def _embedded(picture: Figure | Path) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .figures import blank_figure, check_not_empty
+from .figures import blank_figure, check_not_empty, drawn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,8 @@ def plot_robustness(rho: Mapping[str, ArrayLike], over: str = 'videos') -> Figur
         # A single value has no standard deviation.
         spreads.append(float(known.std()) if len(known) > 1 else float('nan'))
         failed = len(values) - len(known)
-        ticks.append(f'{name}\nn = {len(known)}' + (f', {failed} without ρ' if failed else ''))
+        count = f'n = {len(known)}' + (f', {failed} without ρ' if failed else '')
+        ticks.append(f'{drawn(name)}\n{count}')
     figure = blank_figure(1.5 + 1.6 * len(rho), 4.0)
     panel = figure.subplots()
     error = dict(capsize=5, ecolor='0.25')

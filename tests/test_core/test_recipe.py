@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import pickle
+import pkgutil
 
 import pytest
 
@@ -18,6 +19,7 @@ from adv_plugins import (
     Recipe,
     Regularizer,
     TemporalCAM,
+    make_adversarial,
 )
 from adv_plugins.core.objectives import OBJECTIVES
 from adv_plugins.core.recipe import RECIPES, build_recipe, register_recipe
@@ -106,9 +108,46 @@ def test_a_recipe_of_ones_own_is_known_by_name():
         del RECIPES['OnlyAdversarial']
 
 
-@pytest.mark.parametrize('name', ['taf', 'TAF', dict(type='TAF')])
-def test_built_by_name_or_config(name):
+NAMES = ['taf', 'TAF', 'adv_plugins.TAF', 'adv_plugins.recipes.taf.TAF', TAF]
+
+
+@pytest.mark.parametrize('name', [*NAMES, *(dict(type=name) for name in NAMES)], ids=str)
+def test_built_by_name_or_itself(name):
     assert build_recipe(name, eps=0.1) == TAF(eps=0.1)
+
+
+def test_parts_are_built_from_their_classes():
+    expected = Recipe(
+        objective=TemporalCAM(num_frames=4), eps=1, regularizers=[AttentionFrobenius()]
+    )
+    for given in (
+        dict(objective=dict(type=TemporalCAM, num_frames=4), regularizers=[AttentionFrobenius]),
+        dict(
+            objective=dict(type='adv_plugins.core.objectives.TemporalCAM', num_frames=4),
+            regularizers=[dict(type='adv_plugins.AttentionFrobenius')],
+        ),
+    ):
+        for kind in (Recipe, 'Recipe', 'adv_plugins.Recipe'):
+            assert build_recipe(dict(given, type=kind, eps=1)) == expected
+    assert Recipe(objective=CrossEntropy, eps=1) == Recipe(objective='CrossEntropy', eps=1)
+
+
+class OwnObjective(CrossEntropy):
+    """Of a user's own, registered nowhere."""
+
+    def __init__(self, power=1, **rest):
+        super().__init__(**rest)
+        object.__setattr__(self, 'power', power)
+
+
+@pytest.mark.parametrize('kind', [OwnObjective, f'{__name__}.OwnObjective'], ids=str)
+def test_a_class_of_ones_own_needs_no_name(kind):
+    own = pkgutil.resolve_name(kind) if isinstance(kind, str) else kind
+    objective = Recipe(objective=dict(type=kind, power=3), eps=1).objective
+    assert type(objective) is own and objective.power == 3
+    # What goes on to **rest is checked there.
+    with pytest.raises(TypeError, match='unknown_option'):
+        Recipe(objective=dict(type=kind, unknown_option=3), eps=1)
 
 
 def test_composed_from_parts():
@@ -123,8 +162,23 @@ def test_composed_from_parts():
     [
         (lambda: build_recipe('tav'), "recipe='tav' is unknown; write 'TAF'"),
         (lambda: build_recipe(dict(type='Advprops')), "write 'AdvProp'"),
+        (lambda: build_recipe('taf', epsilon=1), 'TAF has no option epsilon=; write eps or steps'),
+        (
+            lambda: build_recipe(dict(type=dict)),
+            'recipe=dict is neither .* of Recipe ',
+        ),
+        (lambda: build_recipe(make_adversarial), 'recipe=make_adversarial is neither'),
+        (lambda: build_recipe(dict(type=TAF())), 'is neither a known one'),
+        (lambda: build_recipe('adv_plugins.TAV'), "recipe='adv_plugins.TAV' cannot be imported"),
+        (lambda: build_recipe('no_such_package.TAF'), 'cannot be imported: .*no_such_package'),
+        (lambda: build_recipe(None), "recipe=None is unknown; write 'Recipe'"),
+        (
+            lambda: Recipe(objective=Objective, eps=1),
+            'Objective is neither .*TemporalCAM',
+        ),
+        (lambda: Recipe(objective=TAF, eps=1), 'objective=TAF is neither .* subclass of Objective'),
         (lambda: build_recipe('zzz'), "'Recipe', .*'AdvProp', .*'TAF'"),
-        (lambda: build_recipe('taf', step=1), 'write steps, step_size'),
+        (lambda: build_recipe('taf', step=1), 'write steps or step_size'),
         (lambda: build_recipe('taf', objective='loss'), 'TAF has no option objective='),
         (lambda: build_recipe('Recipe'), 'needs the options objective, eps'),
         (lambda: build_recipe(TAF(), eps=1), 'eps=1 together with a ready recipe'),

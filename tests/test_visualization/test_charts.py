@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from training_logs import log, resumed_log, step
 
 from adv_plugins.evaluation.cells import Cell
 from adv_plugins.evaluation.comparison import ClassChange
 from adv_plugins.evaluation.intervals import Interval, wilson_interval
 from adv_plugins.evaluation.results import Robustness
+from adv_plugins.visualization.attention import plot_attention_profiles
 from adv_plugins.visualization.charts import (
     plot_class_changes,
     plot_corruptions,
@@ -21,6 +23,8 @@ from adv_plugins.visualization.charts import (
     plot_sweep,
     plot_training_curves,
 )
+from adv_plugins.visualization.figures import drawn
+from adv_plugins.visualization.robustness_bars import plot_robustness
 
 CLASSES = ['left', 'right', 'up', 'down']
 RED, BLUE = (200 / 255, 50 / 255, 43 / 255), (127 / 255, 166 / 255, 207 / 255)
@@ -106,6 +110,53 @@ def test_without_marked_classes_there_is_no_legend() -> None:
     assert not plot_class_changes([change('left', 1)]).legends
     figure = plot_class_changes([change('left', 1, marked=True)])
     assert legend(figure) == ['other classes: none', 'highlighted: 1, mean +1.0']
+
+
+# ---- names
+
+
+@pytest.mark.parametrize('name', ['$\\frac{$\udc80', '_hidden', ''], ids=ascii)
+def test_a_name_is_drawn_as_it_is(name: str, tmp_path: Path) -> None:
+    found = result(name)
+    put(found, 'corruption', name or 'unnamed', 1, 3)
+    put(found, 'curve', name or 'unnamed', 1 / 255, 3)
+    lost = result(name)
+    del lost.cells['corruption/snow/1']
+    log(tmp_path, 'log', [step(1, 1, loss=1.0)])
+    for figure in (
+        plot_class_changes([change(name, 1), change('b', 2, marked=True)], highlight=name),
+        plot_class_changes([change(name, i) for i in range(50)]),
+        plot_corruptions([found, lost]),
+        plot_eps_curves([found], name or 'unnamed'),
+        plot_sweep({name: {name: [1.0], 'b': [2.0]}}, baseline=(name, [1.0])),
+        plot_training_curves({name: tmp_path}, metrics=('loss', name)),
+        plot_robustness({name: torch.ones(2)}),
+        plot_attention_profiles({name: (torch.ones(4) / 4, torch.ones(4) / 4)}),
+    ):
+        figure.savefig(tmp_path / 'figure.png', dpi=30)
+        for each in figure.legends:
+            assert all(text.get_text() for text in each.get_texts())
+    figure = plot_eps_curves([result(name)], 'pgd')
+    (entry, _) = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert entry.endswith(' (10 videos)')
+
+
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        ('walking', 'walking'),
+        ('a $x$ \\$', 'a \\$x\\$ \\\\$'),
+        ('two\n lines', 'two lines'),
+        ('\udc80\x00\u202e', '\ufffd\ufffd\ufffd'),
+        ('_hidden', ' _hidden'),
+        ('', '(no name)'),
+        ('x' * 5000, 'x' * 58 + ' …'),
+        (8, '8'),
+    ],
+    ids=lambda value: ascii(value)[:12],
+)
+def test_how_names_are_drawn(name: object, text: str) -> None:
+    assert drawn(name) == text
 
 
 def test_long_names_are_cut() -> None:

@@ -1,5 +1,6 @@
 """Pictures of clips: what is drawn is what was recorded."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -165,6 +166,13 @@ def test_side_by_side(attacked):
     middles = [np.nonzero(strip)[1].mean() for strip in yellow]
     steps = np.diff(middles)
     assert (steps > 0.9 * (film.shape[2] - 90) / 5).all() and np.ptp(steps) < 0.05 * steps.mean()
+
+
+@pytest.mark.parametrize('name', ['$\\frac{$', 'a\nb', '\udc80'], ids=ascii)
+def test_a_class_may_be_called_anything(name):
+    look = a_look(4)
+    contact_sheet(look, [name, name]).savefig(io.BytesIO())
+    side_by_side(look, [name, name])
 
 
 def test_a_clip_without_evidence_is_not_drawn_as_even():

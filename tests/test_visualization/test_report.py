@@ -2,6 +2,7 @@
 
 import base64
 import re
+from html import unescape
 
 import numpy as np
 import pytest
@@ -62,3 +63,21 @@ def test_mistakes_are_told(tmp_path):
         write_report(tmp_path / 'r.html', 'T', [])
     with pytest.raises(ValueError, match=r'x\.gif cannot be shown; give a \.png or an \.mp4'):
         write_report(tmp_path / 'r.html', 'T', [Section('S', figures=[(tmp_path / 'x.gif', '')])])
+
+
+def test_nothing_in_a_section_is_fetched_or_lost(tmp_path):
+    """Even a name that nobody has made text of."""
+    raw = ['![t](http://evil.example/p.png)', '[t](http://evil.example)', '<http://evil.example>']
+    raw += ['[t]: http://evil.example', 'http://evil.example', '<img src="http://evil.example">']
+    table = ''.join(f'| {name} |\n| --- |\n| {name} |\n\n- {name}\n\n' for name in raw)
+    html = page(tmp_path, Section('S', table))
+    assert not re.search(r'<img|<a |<[^>]*(src|href)=', html)
+    shown = unescape(re.sub(r'<[^>]*>', '', html))
+    assert all(shown.count(name) >= 3 for name in raw)
+
+
+def test_what_cannot_be_encoded_is_shown_as_missing(tmp_path):
+    bad = 'a\udc80\x00b'
+    figure = blank_figure(1, 1)
+    html = page(tmp_path, Section(bad, f'- {bad}', [(figure, bad)]), title=bad)
+    assert html.count('a\ufffd\ufffdb') >= 5 and '\x00' not in html

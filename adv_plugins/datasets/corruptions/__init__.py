@@ -5,15 +5,18 @@ for frames of about 224 pixels and are not scaled with the size of the frames. :
 takes an array; :class:`VideoCorruption` does the same as a step of an MMAction2 pipeline.
 """
 
-from .apply import (
-    CORRUPTION_GROUPS,
-    CORRUPTIONS,
-    PAPER_CORRUPTIONS,
-    SEVERITIES,
-    TEMPORAL,
-    corrupt,
-)
-from .transform import VideoCorruption
+from ...compat import naming_extra as _naming_extra
+
+with _naming_extra(__name__, 'mmaction', 'mmcv', 'scipy'):
+    from .apply import (
+        CORRUPTION_GROUPS,
+        CORRUPTIONS,
+        PAPER_CORRUPTIONS,
+        SEVERITIES,
+        TEMPORAL,
+        corrupt,
+    )
+    from .transform import VideoCorruption
 
 __all__ = [
     'CORRUPTIONS',

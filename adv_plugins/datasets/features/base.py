@@ -114,6 +114,12 @@ class FrameFeatureDataset(BaseDataset):
         """Number of videos."""
         return len(self._records)
 
+    @property
+    @force_full_init
+    def records(self) -> Sequence[int]:
+        """The numbers of the videos in the store."""
+        return self._records
+
     @force_full_init
     def get_subset_(self, indices: int | Sequence[int]) -> None:
         """Keep only some of the videos.

@@ -6,30 +6,39 @@ Example:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 from mmengine.dist import all_gather_object, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .adapters.wrappers import inner_model
-from .core.conversion import get_adversary, is_adversarial
-from .datasets.files import find_missing, preview
-from .datasets.inspection import describe_shapes, inner_datasets, listed_files, listed_labels
-from .evaluation.weights import unfit_weights
+from ..adapters.wrappers import inner_model
+from ..core.conversion import get_adversary, is_adversarial
+from ..datasets.files import preview
+from ..datasets.inspection import (
+    describe_shapes,
+    inner_datasets,
+    listed_labels,
+    unreadable_line,
+)
+from ..evaluation.weights import unfit_weights
+from .data import file_problems, in_brackets, line_of_label, overlap_warnings, same_data
+from .heard import heard
+from .optimizers import full_precision, without_updates
+from .setup import describe_cost, describe_norms, lacks_start, watched_map
 
 STAGES = ('train', 'val', 'test')
 
@@ -47,9 +56,10 @@ class DryRunner(Runner):
 
     It does everything that ``Runner.train`` does before the first update, with any config:
 
-    - the datasets of ``train``, ``val`` and ``test`` build, the files they list exist (where
-      MMAction2's decoders read them from disk), their labels are classes of the model's
-      ``cls_head``, and the first video of each goes through its pipeline;
+    - the datasets of ``train``, ``val`` and ``test`` build, the files they list exist and are not
+      empty (where MMAction2's decoders read them from disk), their labels are classes of the
+      model's ``cls_head``, videos of ``train`` are in no other, and the first video of each goes
+      through its pipeline;
     - model, hooks, loops, evaluators, optimizer and schedulers build;
     - ``before_run`` of the hooks runs, which makes the model adversarial if the config says so;
     - weights load: those named by ``init_cfg`` or ``pretrained``, and those of ``load_from`` or
@@ -59,7 +69,8 @@ class DryRunner(Runner):
       the adversarial recipe regardless of its schedule. No parameter changes.
 
     A failure does not stop the dry run: checks that depend on it are skipped, the others still run,
-    and the report and the error at the end list all problems. The dry run writes only the log: no
+    and the report and the error at the end list all problems. The report also tells what the recipe
+    set up, and lists as warnings what the checks warned of. The dry run writes only the log: no
     checkpoint, no config, and nothing to visualisation backends. In a distributed run, each rank
     makes its own checks, and all of them end with the same error.
 
@@ -69,7 +80,8 @@ class DryRunner(Runner):
     Example:
         >>> # in a config, or on the command line: --cfg-options runner_type=DryRunner
         >>> runner_type = 'DryRunner'
-        >>> # for a config without custom_imports=dict(imports=['adv_plugins'])
+        >>> # for a config without custom_imports=dict(imports=['adv_plugins']), or one in pure
+        >>> # Python, which reads none
         >>> runner_type = 'adv_plugins.dry_run.DryRunner'
     """
 
@@ -79,6 +91,8 @@ class DryRunner(Runner):
         self._problems: list[str] = []
         self._passed: set[str] = set()
         self._skipped: dict[str, str] = {}
+        self._unchecked: list[str] = []
+        self._weights_from: list[str] = []
         super().__init__(*args, **kwargs)
 
     def train(self) -> nn.Module:
@@ -91,13 +105,23 @@ class DryRunner(Runner):
             RuntimeError: There are problems.
         """
         self._report_model()
-        for stage in STAGES:
-            if getattr(self, f'_{stage}_dataloader') is not None:
-                self._check_stage(stage)
+        self._given = {stage: getattr(self, f'_{stage}_dataloader') for stage in STAGES}
+        stages = [stage for stage in STAGES if self._given[stage] is not None]
+        for stage in stages:
+            self._check_stage(stage)
+        opened = [stage for stage in stages if f'{stage} first video' in self._passed]
+        if opened:
+            self._facts.append(
+                f'only the first video of {", ".join(opened)} was opened; what the others contain '
+                'was not checked'
+            )
         self._check('optimizer', self._check_optimizer, needs=('model', 'train loop'))
         self._check('hooks before the run', self._check_hooks, needs=('model', 'optimizer'))
-        self._check('pretrained weights', self._init_model_weights, needs=('model',))
-        self._check('load_from and resume', self.load_or_resume, needs=('model',))
+        # What does not fit is compared below, and told more exactly than mmengine does.
+        self._check('pretrained weights', self._init_model_weights, needs=('model',), listen=False)
+        self._check('load_from and resume', self.load_or_resume, needs=('model',), listen=False)
+        start = ('hooks before the run', 'pretrained weights', 'load_from and resume')
+        self._check('start', self._check_start, needs=start)
         data = [f'train {part}' for part in ('dataset', 'files', 'labels', 'first video')]
         self._check('first batch', self._check_batch, needs=(*data, 'hooks before the run'))
         # The training step averages gradients, so either every rank runs it or none does.
@@ -161,9 +185,15 @@ class DryRunner(Runner):
                 f'{len(unused)} weights of {filename} are not in the model: {preview(unused)}'
             )
         self._facts.append(f'weights: {filename}')
+        self._weights_from.append(filename)
 
     def _check(
-        self, name: str, check: Callable[..., Any], *args: Any, needs: tuple[str, ...] = ()
+        self,
+        name: str,
+        check: Callable[..., Any],
+        *args: Any,
+        needs: tuple[str, ...] = (),
+        listen: bool = True,
     ) -> Any:
         """Run a check unless one that it needs has failed; report an exception as a problem."""
         failed = [need for need in needs if need not in self._passed]
@@ -172,13 +202,15 @@ class DryRunner(Runner):
             return None
         count = len(self._problems)
         result = None
-        try:
-            result = check(*args)
-        except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            place = f'{Path(frame.filename).name}:{frame.lineno}'
-            # The message comes last, as it may end with a command to copy.
-            self._problem(f'{name}: {type(error).__name__} in {place}: {error}')
+        with heard() if listen else nullcontext([]) as said:
+            try:
+                result = check(*args)
+            except Exception as error:
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                place = f'{Path(frame.filename).name}:{frame.lineno}'
+                # The message comes last, as it may end with a command to copy.
+                self._problem(f'{name}: {type(error).__name__} in {place}: {error}')
+        self._warnings += said
         if len(self._problems) == count:
             self._passed.add(name)
         return result
@@ -196,17 +228,30 @@ class DryRunner(Runner):
             ('first video', self._check_first_video),
         ):
             self._check(f'{stage} {part}', check, stage, needs=(dataset,))
+        if stage != 'train' and self._given['train'] is not None:
+            needs = (dataset, 'train dataset')
+            self._check(f'{stage} overlap', self._check_overlap, stage, needs=needs)
         # With a placeholder, the loop and everything that reads its schedule can be checked.
         if dataset not in self._passed:
             setattr(self, f'_{stage}_dataloader', DataLoader([None]))
         self._check(f'{stage} loop', lambda: getattr(self, f'{stage}_loop'))
 
     def _check_dataset(self, stage: str) -> None:
-        loader = self.build_dataloader(
-            getattr(self, f'_{stage}_dataloader'),
-            seed=self.seed,
-            diff_rank_seed=self._randomness_cfg.get('diff_rank_seed', False),
-        )
+        try:
+            loader = self.build_dataloader(
+                getattr(self, f'_{stage}_dataloader'),
+                seed=self.seed,
+                diff_rank_seed=self._randomness_cfg.get('diff_rank_seed', False),
+            )
+        except Exception as error:
+            line = unreadable_line(error)
+            if not line:
+                raise
+            raise ValueError(
+                f'{line} cannot be split: {error}; a line of VideoDataset is a path and its label, '
+                'one of RawframeDataset a folder, its number of frames and its label; where paths '
+                "have spaces, VideoDataset takes another delimiter, e.g. delimiter=','"
+            ) from error
         setattr(self, f'_{stage}_dataloader', loader)
         if len(loader.dataset) == 0:
             raise ValueError(f'the {stage} dataset is empty')
@@ -215,13 +260,7 @@ class DryRunner(Runner):
         return list(inner_datasets(getattr(self, f'_{stage}_dataloader').dataset))
 
     def _check_files(self, stage: str) -> None:
-        paths = [path for inner in self._inner_datasets(stage) for path in listed_files(inner)]
-        missing = find_missing(paths)
-        if missing:
-            self._problem(
-                f'{stage} files: {len(missing):,} of {len(paths):,} listed videos are not on disk: '
-                f'{preview(missing)}'
-            )
+        self._problems += file_problems(stage, self._inner_datasets(stage))
 
     def _check_labels(self, stage: str) -> None:
         datasets = self._inner_datasets(stage)
@@ -243,18 +282,37 @@ class DryRunner(Runner):
             self._problem(
                 f'{stage} labels: {sum(counts[label] for label in wrong):,} labels lie outside '
                 f'0..{num_classes - 1}, the classes of {option}={num_classes}: {preview(wrong)}'
+                f'{in_brackets(line_of_label(datasets, wrong[0]))}'
             )
         empty = sorted(set(range(num_classes)) - set(counts))
-        if stage == 'train' and empty:
+        if stage == 'train' and len(empty) > num_classes // 2 and not wrong:
+            self._warnings.append(
+                f'{option}={num_classes}, but the training videos have only {len(counts)} '
+                f'different labels: {preview(sorted(counts))}; {len(empty)} classes have no '
+                'training video. Is this the head of another dataset, or the wrong list?'
+            )
+        elif stage == 'train' and empty:
             self._warnings.append(
                 f'{len(empty)} classes have no training video: {preview(empty, 10)}'
             )
+
+    def _check_overlap(self, stage: str) -> None:
+        training, videos = self._inner_datasets('train'), self._inner_datasets(stage)
+        same = same_data(self._given['train'], self._given[stage])
+        self._warnings += overlap_warnings(stage, training, videos, same)
 
     def _check_first_video(self, stage: str) -> None:
         getattr(self, f'_{stage}_dataloader').dataset[0]
 
     def _check_optimizer(self) -> None:
-        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        config, left_out = self.optim_wrapper, []
+        if get_device() not in ('cuda', 'npu', 'mlu', 'musa'):
+            config = full_precision(config, left_out)
+        if left_out:
+            self._unchecked.append(
+                f'{left_out[0]}, which needs a GPU: the training step was tried in full precision'
+            )
+        self.optim_wrapper = self.build_optim_wrapper(config)
         self.scale_lr(self.optim_wrapper, self.auto_scale_lr)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
@@ -267,6 +325,19 @@ class DryRunner(Runner):
             self._facts.append(f'adversarial: {get_adversary(model).recipe}')
         else:
             self._facts.append('adversarial: no')
+
+    def _check_start(self) -> None:
+        """Warn if a recipe for trained models starts with random weights."""
+        model = inner_model(self.model)
+        if not is_adversarial(model) or self._weights_from:
+            return
+        recipe = get_adversary(model).recipe
+        if lacks_start(recipe, model, self.cfg.get('model')):
+            self._warnings.append(
+                f'{recipe.name} fine-tunes a trained model, but this one starts with random '
+                "weights; write load_from='the_trained_model.pth', or begin= the epoch at which "
+                'the model has been trained'
+            )
 
     def _check_batch(self) -> None:
         """Fetch the first batch as the training loop would."""
@@ -281,11 +352,12 @@ class DryRunner(Runner):
     def _check_step(self) -> None:
         """Run the batch forward and backward as the training loop would."""
         model = inner_model(self.model)
-        if is_adversarial(model):
-            get_adversary(model).go_to_first_attack()
         self.model.train()
-        with _without_updates(self.optim_wrapper):
-            logged = self.model.train_step(self._batch, optim_wrapper=self.optim_wrapper)
+        with without_updates(self.optim_wrapper):
+            if is_adversarial(model):
+                logged = self._adversarial_step(model)
+            else:
+                logged = self.model.train_step(self._batch, optim_wrapper=self.optim_wrapper)
         losses = {name: torch.as_tensor(value).item() for name, value in logged.items()}
         values = ', '.join(f'{name} {value:.4g}' for name, value in losses.items())
         self._facts.append(f'training batch: {describe_shapes(self._batch)}: {values}')
@@ -297,20 +369,41 @@ class DryRunner(Runner):
             self._warnings.append(f'{len(idle)} parameters got no gradient: {preview(idle)}')
         self.optim_wrapper.zero_grad()
 
+    def _adversarial_step(self, model: nn.Module) -> Any:
+        """The same with the recipe, whatever its schedule is; report what the recipe set up."""
+        adversary = get_adversary(model)
+        adversary.go_to_first_attack()
+        before = adversary.schedule.adversarial_steps
+        with watched_map(adversary.attacker) as maps:
+            logged = self.model.train_step(self._batch, optim_wrapper=self.optim_wrapper)
+        if adversary.schedule.adversarial_steps == before:
+            self._problem(
+                f'training step: nothing adversarial happened: the train_step of '
+                f"{type(model).__name__} does not call the model with mode='loss', which takes the "
+                f"step of {adversary.recipe.name}; write self(inputs, data_samples, mode='loss') "
+                'there instead of self.loss(...)'
+            )
+            return logged
+        norms, lost = describe_norms(model, self.optim_wrapper)
+        self._facts += [*maps, norms, describe_cost(self, adversary)]
+        self._warnings += [lost] if lost else []
+        return logged
+
     def _share_problems(self) -> None:
         """Gather the problems of all ranks, and count a check as passed if it passed on all."""
         if get_world_size() == 1:
             return
-        gathered = all_gather_object((self._problems, self._passed))
+        gathered = all_gather_object((self._problems, self._passed, self._warnings))
+        self._warnings = [text for _, _, warnings in gathered for text in warnings]
         ranks: dict[str, list[int]] = {}
-        for rank, (problems, _) in enumerate(gathered):
+        for rank, (problems, *_) in enumerate(gathered):
             for problem in problems:
                 ranks.setdefault(problem, []).append(rank)
         self._problems = [
             problem if len(at) == len(gathered) else f'{problem} (rank {preview(at)})'
             for problem, at in ranks.items()
         ]
-        self._passed = set.intersection(*(passed for _, passed in gathered))
+        self._passed = set.intersection(*(passed for _, passed, _ in gathered))
 
     def _report_model(self) -> None:
         if 'model' not in self._passed:
@@ -326,14 +419,22 @@ class DryRunner(Runner):
         )
 
     def _report(self) -> None:
-        lines = [*self._facts, *(f'warning: {text}' for text in self._warnings)]
+        warnings = list(dict.fromkeys(self._warnings))
+        lines = [*self._facts, *(f'warning: {text}' for text in warnings)]
+        lines += [f'not checked here: {text}' for text in self._unchecked]
         for cause in dict.fromkeys(self._skipped.values()):
             names = [name for name, reason in self._skipped.items() if reason == cause]
             lines.append(f'not checked, because of {cause}: {", ".join(names)}')
         problems = [
             f'{i}. ' + text.replace('\n', '\n     ') for i, text in enumerate(self._problems, 1)
         ]
-        verdict = f'{len(problems)} problem(s):' if problems else 'All is well.'
+        verdict = 'All is well.'
+        if problems:
+            verdict = f'{len(problems)} problem(s):'
+        elif warnings:
+            verdict = f'No problem found; {len(warnings)} warning(s) to read.'
+        elif self._unchecked:
+            verdict = 'No problem found in what was checked.'
         report = '\n  '.join([f'Dry run of {self._experiment_name}:', *lines, verdict, *problems])
         if is_main_process():
             self.logger.log(logging.ERROR if problems else logging.INFO, report)
@@ -347,21 +448,3 @@ def _num_classes(model: nn.Module) -> tuple[str, int | None]:
     if hasattr(head, 'num_classes'):
         return 'model.cls_head.num_classes', head.num_classes
     return 'model.num_classes', getattr(model, 'num_classes', None)
-
-
-@contextlib.contextmanager
-def _without_updates(wrapper: BaseOptimWrapper) -> Iterator[None]:
-    """Disable ``step`` and ``zero_grad``, so that parameters and gradients can be inspected."""
-    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    wrappers = list(wrappers)
-    for one in wrappers:
-        one.step = one.zero_grad = _do_nothing
-    try:
-        yield
-    finally:
-        for one in wrappers:
-            del one.step, one.zero_grad
-
-
-def _do_nothing(*args: Any, **kwargs: Any) -> None:
-    pass
