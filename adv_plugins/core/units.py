@@ -45,16 +45,14 @@ def check_before(
 
 def _doubt(values: Tensor, space: InputSpace) -> str:
     """Why values hardly are pixels of the range; '' if they may be."""
-    wide = values.detach().to(torch.promote_types(values.dtype, torch.float32))
-    low = torch.as_tensor(space.low, dtype=wide.dtype, device=wide.device)
-    pixels = (wide - low) / space.scale_like(wide)
+    pixels, low = _as_pixels(values, space), torch.as_tensor(space.low)
     outside = ((pixels < -_FAR) | (pixels > 1 + _FAR)).float().mean()
     covered = pixels.max() - pixels.min()
     if outside > 0.1:
         return f'{outside:.0%} of the first batch lie far outside of it'
     if covered < _NARROW:
         return f'the first batch covers {covered:.2%} of it'
-    if low.max() < -_FAR and wide.min() >= 0 and wide.max() <= 1:
+    if low.max() < -_FAR and values.min() >= 0 and values.max() <= 1:
         return 'the first batch lies between 0 and 1, as if nothing had normalised it'
     return ''
 
@@ -62,8 +60,16 @@ def _doubt(values: Tensor, space: InputSpace) -> str:
 def tell_after(
     solver: GradientAscent, clean: Batch, perturbed: Batch, spaces: Mapping[str, InputSpace]
 ) -> None:
-    """Tell how large the first perturbation is, where the units are unknown or it is very large."""
-    for name, ratios in clean.relative_sizes(perturbed).items():
+    """Tell how large the first perturbation is, where the units are unknown or it is very large.
+
+    Where the pixels are known, ``||R|| / ||X||`` is that of the pixels, not of the normalised
+    values, which are 0 at the mean.
+    """
+    pixels, moved = (
+        batch.replace({n: _as_pixels(v, spaces[n]) for n, v in batch.values.items()})
+        for batch in (clean, perturbed)
+    )
+    for name, ratios in pixels.relative_sizes(moved).items():
         ratio = f'‖R‖/‖X‖ = {ratios.nanmean():.2g}{_of(name)}'
         values, unknown = clean.values[name], spaces[name].low is None
         wide = unknown and solver.norm == 'linf' and solver.eps > values.max() - values.min()
@@ -79,6 +85,15 @@ def tell_after(
                 f'unknown: inputs {_interval(values)}, {ratio}. {spaces[name].advice}',
                 stacklevel=2,
             )
+
+
+def _as_pixels(values: Tensor, space: InputSpace) -> Tensor:
+    """Values as fractions of the range of the pixels; as they are where it is unknown."""
+    wide = values.detach().to(torch.promote_types(values.dtype, torch.float32))
+    if space.low is None:
+        return wide
+    low = torch.as_tensor(space.low, dtype=wide.dtype, device=wide.device)
+    return (wide - low) / space.scale_like(wide)
 
 
 def _text(eps: float) -> str:

@@ -122,3 +122,15 @@ def test_blank_samples_have_no_ratio():
     logged = model.eval().adversarial_loss(x, y)
     rest = model.adversarial_loss(x[1:], y[1:])
     torch.testing.assert_close(logged['adv_ratio'], rest['adv_ratio'])
+
+
+def test_the_ratio_of_known_pixels_is_that_of_the_pixels():
+    """Around the mean normalised values are small, which makes no perturbation a large one."""
+    x, y = pixels(-0.2, 0.2)
+    options = dict(mean=0.5, std=0.25, steps=1)
+    model = make_adversarial(Conv3dNet(), eps=0.2, step_size=0.2, **options)
+    assert model.perturb(x, y).sub(x).norm() > 2 * x.norm() and not told(model, x, y)
+    messages = told(
+        make_adversarial(Conv3dNet(), eps=0.9, step_size=0.9, clamp=False, **options), x, y
+    )
+    assert len(messages) == 1 and 'larger than the inputs' in messages[0]

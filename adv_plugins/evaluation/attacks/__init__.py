@@ -41,7 +41,7 @@ ATTACKS: dict[str, type[Attack]] = {
 
 
 def attack_class(kind: object) -> type[Attack] | None:
-    """The attack that a ``type`` means.
+    """The attack that a ``type`` means, as results may name it; nothing is imported for it.
 
     Args:
         kind (object): The name of an attack, in any case and with or without underscores, the
@@ -89,12 +89,5 @@ def build_attack(attack: Attack | str | type | Mapping[str, Any], **options: Any
     Example:
         >>> build_attack(dict(type='PGD', eps=4 / 255, steps=20))
     """
-    entry = dict(type=attack) if isinstance(attack, (str, type)) else attack
-    kinds = ATTACKS
-    if isinstance(entry, Mapping):
-        kind = attack_class(entry.get('type'))
-        if kind is not None:
-            entry = {**entry, 'type': kind.__name__}
-            kinds = {kind.__name__: kind}
-    built: Attack = build('attack', Attack, kinds, entry, **options)
+    built: Attack = build('attack', Attack, ATTACKS, attack, **options)
     return built
