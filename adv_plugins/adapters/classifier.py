@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from numbers import Number
 from typing import Any
 
@@ -77,6 +77,12 @@ class ClassifierAdapter(Adapter):
             raise ValueError("loss_fn must return one scalar tensor; write reduction='mean' in it")
         ignored = ignore_index(self.loss_fn)
         return Record({'loss': loss}, loss, logits, labels, batch.size, ignored)
+
+    def modules(self) -> Iterator[nn.Module]:
+        yield from super().modules()
+        if isinstance(self.loss_fn, nn.Module):
+            # A loss may keep centres, counters or norms of its own.
+            yield from self.loss_fn.modules()
 
     def space(self, values: Tensor, name: str) -> InputSpace:
         if not self.normalized:
