@@ -84,6 +84,21 @@ def test_a_part_of_the_batch_is_one_of_what_is_by_sample():
     assert torch.equal(taken['audio'], inputs['audio'][[2, 0]])
 
 
+@pytest.mark.parametrize(
+    'bad',
+    [
+        torch.eye(3).to_sparse(),
+        torch.eye(3).to_sparse_csr(),
+        torch.nested.nested_tensor([torch.rand(2), torch.rand(3)], layout=torch.jagged),
+    ],
+    ids=['sparse', 'csr', 'nested'],
+)
+def test_tensors_that_are_not_dense_are_an_error(bad):
+    for inputs in (bad, dict(rgb=torch.rand(3, 2), other=bad)):
+        with pytest.raises(TypeError, match='dense'):
+            Batch(inputs)
+
+
 @pytest.mark.parametrize('bad', [torch.arange(3), {'rgb': torch.zeros(2, 3).byte()}, ['x'], None])
 def test_nothing_to_perturb_is_an_error(bad):
     with pytest.raises(TypeError, match='floating-point'):
