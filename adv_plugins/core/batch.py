@@ -22,9 +22,9 @@ LONE = ''
 class Batch:
     """A batch of inputs: one tensor, or named tensors with masks of their valid entries.
 
-    In a mapping, every floating-point tensor is a modality and may be perturbed. An optional
-    boolean ``<name>_mask`` over the leading axes of ``<name>`` is True for valid entries and False
-    for padding. Everything else is passed on unchanged.
+    In a mapping, every floating-point tensor but a scalar is a modality and may be perturbed. An
+    optional boolean ``<name>_mask`` over the leading axes of ``<name>`` is True for valid entries
+    and False for padding. Everything else is passed on unchanged.
 
     Args:
         inputs (Tensor | Mapping[str, Any]): The inputs as the model takes them.
@@ -175,7 +175,7 @@ def _modalities(inputs: Any) -> Values:
         modalities = {
             name: value
             for name, value in values.items()
-            if isinstance(value, Tensor) and value.is_floating_point()
+            if isinstance(value, Tensor) and value.is_floating_point() and value.ndim
         }
     for value in modalities.values():
         if value.is_nested or value.layout != torch.strided:

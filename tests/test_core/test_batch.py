@@ -41,6 +41,12 @@ def test_named_tensors_and_masks():
     ]
 
 
+def test_a_scalar_is_no_modality():
+    batch = Batch(dict(temperature=torch.tensor(0.5), rgb=torch.rand(3, 2)))
+    assert list(batch.values) == ['rgb'] and batch.size == 3
+    assert batch.leaves().inputs['temperature'] == 0.5
+
+
 def test_a_model_gets_a_mapping_of_its_own():
     inputs = features()
     batch = Batch(inputs)
