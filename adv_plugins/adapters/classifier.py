@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Number
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from ..core.adapter import Adapter, register_adapter
 from ..core.attack import InputSpace
-from ..core.batch import Batch
+from ..core.batch import Batch, Inputs
 from ..core.conversion import AdversarialModule
 from ..core.recipe import Recipe
 from ..core.record import Record, StepResult
@@ -28,6 +30,8 @@ _ADVICE = (
 @register_adapter
 class ClassifierAdapter(Adapter):
     """A module ``model(x) -> logits``, or an output with the attribute ``logits``.
+
+    Where ``forward`` has several arguments, a dict of them is passed by name.
 
     Args:
         model (nn.Module): The classifier.
@@ -69,14 +73,46 @@ class ClassifierAdapter(Adapter):
         return True
 
     def forward(self, batch: Batch, target: Any) -> Record:
-        output = self.model(batch.inputs)
-        logits = getattr(output, 'logits', output)
+        output = self._call(batch.inputs)
+        logits = self._logits(output)
         labels = as_labels(target, batch)
         loss = self.loss_fn(logits, target if labels is None else labels)
         if not isinstance(loss, Tensor) or loss.ndim:
             raise ValueError("loss_fn must return one scalar tensor; write reduction='mean' in it")
         ignored = ignore_index(self.loss_fn)
         return Record({'loss': loss}, loss, logits, labels, batch.size, ignored)
+
+    def _call(self, inputs: Inputs) -> Any:
+        """Call the model; a mapping of several arguments of its ``forward`` is passed by name."""
+        if isinstance(inputs, Mapping):
+            arguments = inspect.signature(self.model.forward).parameters
+            if len(arguments) > 1 and inputs.keys() <= arguments.keys():
+                return self.model(**inputs)
+        return self.model(inputs)
+
+    def _logits(self, output: Any) -> Any:
+        logits = getattr(output, 'logits', output)
+        if self.loss_fn is F.cross_entropy and not isinstance(logits, Tensor):
+            raise TypeError(
+                f'the model returns a {type(logits).__name__}, of which cross-entropy cannot be '
+                'taken; write loss_fn=, e.g. loss_fn=lambda output, target: '
+                'F.cross_entropy(output[0], target)'
+            )
+        if logits is not output and isinstance(output, tuple):
+            others = [name for name in output._fields if name != 'logits']
+            warnings.warn(
+                f'the model returns {", ".join(others)} beside its logits (torchvision: '
+                'aux_logits=True), and the loss is taken of the logits alone; to train them too, '
+                'return a plain tuple from forward, which loss_fn(output, target) gets as it is',
+                stacklevel=2,
+            )
+        return logits
+
+    def modules(self) -> Iterator[nn.Module]:
+        yield from super().modules()
+        if isinstance(self.loss_fn, nn.Module):
+            # A loss may keep centres, counters or norms of its own.
+            yield from self.loss_fn.modules()
 
     def space(self, values: Tensor, name: str) -> InputSpace:
         if not self.normalized:

@@ -132,7 +132,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
             ignore_index(self.loss_fn),
         )
         if self._kept is not None:
-            record.output = type(output)(**_detach(dict(output)))
+            record.output = type(output)(**_without_graph(dict(output)))
         return record
 
     def losses(self, batch: Batch, target: Any) -> Mapping[str, Tensor]:
@@ -334,12 +334,33 @@ def _blocks(model: Any) -> str:
     return ''
 
 
-def _detach(value: Any) -> Any:
-    """Detach all tensors in a nested value, because the step has freed their graph."""
-    if isinstance(value, Tensor):
+class _Freed(torch.autograd.Function):
+    """A value whose graph the step has freed, and whose backward says so."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, anchor: Tensor) -> Tensor:
+        # Without a gradient, backward is called by wrappers that differentiate all outputs.
+        ctx.set_materialize_grads(False)
         return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor | None) -> tuple[None, None]:
+        if slope is None:
+            return None, None
+        raise RuntimeError(
+            'a loss was taken of the logits or another output of an adversarial step, which has '
+            'used and freed their graph; train on outputs.loss alone, and give a loss of your own '
+            'to the step: make_adversarial(model, loss_fn=...)'
+        )
+
+
+def _without_graph(value: Any) -> Any:
+    """Replace the graphs of all tensors in a nested value, because the step has freed them."""
+    if isinstance(value, Tensor):
+        anchor = torch.zeros((), requires_grad=True)
+        return _Freed.apply(value.detach(), anchor) if value.requires_grad else value.detach()
     if isinstance(value, Mapping):
-        return {name: _detach(entry) for name, entry in value.items()}
+        return {name: _without_graph(entry) for name, entry in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(map(_detach, value))
+        return type(value)(map(_without_graph, value))
     return value

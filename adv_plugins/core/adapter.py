@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -43,6 +43,10 @@ class Adapter(ABC):
     def losses(self, batch: Batch, target: Any) -> Mapping[str, Tensor]:
         """Only the losses of :meth:`forward`, for an iteration without an attack."""
         return self.forward(batch, target).losses
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All modules that a forward may write state into."""
+        yield from self.model.modules()
 
     @abstractmethod
     def space(self, values: Tensor, name: str) -> InputSpace:

@@ -19,6 +19,7 @@ from .norm import (
     CLEAN,
     NormPath,
     auxiliary_parameters,
+    check_twins,
     copy_clean_to_auxiliary,
     dual_norms,
     mirror_requires_grad,
@@ -82,8 +83,7 @@ class Adversary:
                 'what computed them; convert the whole model, or pass inputs.detach()'
             )
         first = trains and not schedule.rehearsed
-        if not schedule.rehearsed:
-            self._check_model()
+        self._check_model()
         if first and self.recipe.budget is not None:
             self.settle_budget(batch.size)
         active = schedule.is_active(self.recipe)
@@ -99,7 +99,7 @@ class Adversary:
                 losses = self._clean_losses(batch, target)
         if trains:
             schedule.step_taken(adversarial=active)
-            if active:
+            if active and self.recipe.adv_weight > 0:
                 self._optimizer.note(self.model)
         return losses
 
@@ -228,3 +228,5 @@ class Adversary:
                 f'{what} after make_adversarial (a SyncBN conversion?), without auxiliary norms; '
                 'convert SyncBN first and call make_adversarial last'
             )
+        for norm in dual_norms(self.model):
+            check_twins(norm, norm._auxiliary)

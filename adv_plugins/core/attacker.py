@@ -46,7 +46,7 @@ class Attacker:
         self.adapter = adapter
         self.recipe = recipe
         self.path = NormPath() if path is None else path
-        self._buffers = BufferGuard(adapter.model, self.path)
+        self._buffers = BufferGuard(adapter, self.path)
         self._told_units = False
         self.layer = ''
         if recipe.objective.needs_features:

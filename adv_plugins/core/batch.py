@@ -22,9 +22,9 @@ LONE = ''
 class Batch:
     """A batch of inputs: one tensor, or named tensors with masks of their valid entries.
 
-    In a mapping, every floating-point tensor is a modality and may be perturbed. An optional
-    boolean ``<name>_mask`` over the leading axes of ``<name>`` is True for valid entries and False
-    for padding. Everything else is passed on unchanged.
+    In a mapping, every floating-point tensor but a scalar is a modality and may be perturbed. An
+    optional boolean ``<name>_mask`` over the leading axes of ``<name>`` is True for valid entries
+    and False for padding. Everything else is passed on unchanged.
 
     Args:
         inputs (Tensor | Mapping[str, Any]): The inputs as the model takes them.
@@ -175,8 +175,15 @@ def _modalities(inputs: Any) -> Values:
         modalities = {
             name: value
             for name, value in values.items()
-            if isinstance(value, Tensor) and value.is_floating_point()
+            if isinstance(value, Tensor) and value.is_floating_point() and value.ndim
         }
+    for value in modalities.values():
+        if value.is_nested or value.layout != torch.strided:
+            kind = 'nested' if value.is_nested else str(value.layout)
+            raise TypeError(
+                f'an attack needs dense tensors, got a {kind} one; write value.to_dense(), or '
+                'nested.to_padded_tensor(0.0) with a boolean <name>_mask that is True where valid'
+            )
     if modalities:
         return modalities
     got: object = type(inputs).__name__
@@ -184,9 +191,12 @@ def _modalities(inputs: Any) -> Values:
         got = inputs.dtype
     elif isinstance(inputs, Mapping):
         got = {name: getattr(value, 'dtype', type(value)) for name, value in inputs.items()}
+    advice = 'convert them first (inputs.float()), or let the data preprocessor normalise them'
+    if isinstance(inputs, (tuple, list)):
+        advice = 'write them as a dict, which a forward of several arguments gets by their names'
     raise TypeError(
         'an attack needs one floating-point tensor or a dict that holds some as inputs, got '
-        f'{got}; convert them first (inputs.float()), or let the data preprocessor normalise them'
+        f'{got}; {advice}'
     )
 
 

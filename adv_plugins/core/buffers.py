@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .adapter import Adapter
 from .norm import CLEAN, PREFIX, DualNorm, NormPath, is_batch_norm
 
 
@@ -24,12 +25,12 @@ class BufferGuard:
     it, because they are many and small.
 
     Args:
-        model (nn.Module): The model.
+        adapter (Adapter): The model, and what else its forward may write state into.
         path (NormPath): The path of its norms: it tells which forward is running.
     """
 
-    def __init__(self, model: nn.Module, path: NormPath) -> None:
-        self._model = model
+    def __init__(self, adapter: Adapter, path: NormPath) -> None:
+        self._adapter = adapter
         self._path = path
         # Batch norms whose buffers no forward has written, by the mode of the model.
         self._idle: dict[bool, set[nn.Module]] = {True: set(), False: set()}
@@ -41,10 +42,10 @@ class BufferGuard:
         if branch == CLEAN and tracking:
             yield
             return
-        idle = self._idle[self._model.training]
+        idle = self._idle[self._adapter.model.training]
         held = [
             (module, buffers)
-            for module in self._model.modules()
+            for module in self._adapter.modules()
             if module not in idle and not (tracking and _is_shared(module))
             if (buffers := dict(_clean_buffers(module)))
         ]

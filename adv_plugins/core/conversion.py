@@ -46,8 +46,9 @@ class AdversarialModule(Swapped):
 
         Args:
             inputs (Tensor | dict): A batch as the model's own training forward takes it: one
-                tensor or a dict of them. In a dict, every floating-point tensor is perturbed where
-                its boolean ``<name>_mask`` is True (valid), or everywhere without a mask.
+                tensor or a dict of them, for a ``forward`` of several arguments by their names. In
+                a dict, every floating-point tensor is perturbed where its boolean ``<name>_mask``
+                is True (valid), or everywhere without a mask.
             target (Any): Its labels, shape (B,) or (B, num_classes); data samples for a
                 recognizer.
 
@@ -74,8 +75,9 @@ class AdversarialModule(Swapped):
 
         Args:
             inputs (Tensor | dict): A batch as the model's own training forward takes it: one
-                tensor or a dict of them. In a dict, every floating-point tensor is perturbed where
-                its boolean ``<name>_mask`` is True (valid), or everywhere without a mask.
+                tensor or a dict of them, for a ``forward`` of several arguments by their names. In
+                a dict, every floating-point tensor is perturbed where its boolean ``<name>_mask``
+                is True (valid), or everywhere without a mask.
             target (Any): Its labels, or its data samples for a recognizer.
 
         Returns:
@@ -100,8 +102,9 @@ def make_adversarial(
     class becomes a subclass with the methods ``adversarial_loss(inputs, target)`` and
     ``perturb(inputs, target)``. An MMAction2 recognizer also returns the adversarial losses for
     ``mode='loss'`` in training mode. Convert after any SyncBatchNorm conversion, and before the
-    optimizer and DistributedDataParallel are built. For a plain classifier
-    DistributedDataParallel has to wrap a module whose ``forward`` calls ``adversarial_loss``.
+    optimizer, DistributedDataParallel and averaged copies (``AveragedModel``) are built. For a
+    plain classifier DistributedDataParallel has to wrap a module whose ``forward`` calls
+    ``adversarial_loss``.
 
     Args:
         model (nn.Module): Any classifier, or an MMAction2 recognizer.

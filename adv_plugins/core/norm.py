@@ -11,7 +11,8 @@ dicts leave the auxiliary entries out.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+import copy
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -128,6 +129,10 @@ class DualNorm(Swapped):
         )
         auxiliary = {prefix + PREFIX + name for name in self._auxiliary}
         missing_keys.extend(key for key in missing if key not in auxiliary)
+        for name, clean, twin in list(self.auxiliary_pairs()):
+            if twin.is_meta and not clean.is_meta:
+                # A model from the meta device got its values by load_state_dict(assign=True).
+                setattr(self, PREFIX + name, copy.deepcopy(clean))
 
     def auxiliary_pairs(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Name, clean tensor and auxiliary tensor of every entry that has an auxiliary one."""
@@ -188,7 +193,9 @@ def convert_norms(
         layer_norm = dual_ln and isinstance(module, nn.LayerNorm)
         kept = isinstance(module, (DualNorm, torch.jit.ScriptModule))
         if not kept and (layer_norm or is_batch_norm(module) or _scales_batch_norms(module)):
-            plan.append((module, _twins(module) if layer_norm or dual_bn else {}))
+            twins = _twins(module) if layer_norm or dual_bn else {}
+            check_twins(module, twins)
+            plan.append((module, twins))
     for module, twins in plan:
         swap_class(module, DualNorm, 'Dual')
         module.__dict__['_norm_path'] = path
@@ -210,6 +217,31 @@ def _twins(norm: nn.Module) -> dict[str, Tensor]:
         elif value is not None:
             twins[name] = value.detach().clone()
     return twins
+
+
+def check_twins(norm: nn.Module, twins: Collection[str]) -> None:
+    """Check that what a norm computes with is what has auxiliary twins.
+
+    Args:
+        norm (nn.Module): The norm.
+        twins (Collection[str]): Names of its entries that have an auxiliary one.
+
+    Raises:
+        ValueError: It computes one from other parameters (weight norm, pruning), before its
+            ``forward``. The adversarial path would then use the clean one.
+    """
+    computed = list(getattr(norm, 'parametrizations', ()))
+    for name, value in vars(norm).items():
+        if isinstance(value, Tensor) and any(n.startswith(f'{name}_') for n in norm._parameters):
+            computed.append(name)
+    if computed and twins:
+        raise ValueError(
+            f'the {computed[0]} of {type(norm).__name__} is computed from other parameters (a '
+            'parametrization, weight norm, pruning), so it cannot have an auxiliary one; make it a '
+            'parameter again before make_adversarial (torch.nn.utils.parametrize.'
+            'remove_parametrizations, remove_weight_norm, prune.remove), or write dual_bn=False, '
+            'dual_ln=False'
+        )
 
 
 def revert_norms(model: nn.Module) -> None:

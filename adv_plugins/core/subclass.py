@@ -21,6 +21,13 @@ class Swapped(nn.Module):
         That may need arguments, or enter the class in a registry.
         """
 
+    def __prepare_scriptable__(self) -> None:
+        """Called by ``torch.jit.script``, which would stop at the code of the mixin."""
+        raise TypeError(
+            'an adversarial model cannot be scripted; script a plain copy of it: '
+            'torch.jit.script(remove_adversarial(copy.deepcopy(model)))'
+        )
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Pickle an instance by the class it was swapped from, which can be imported."""
         reduced = super().__reduce_ex__(protocol)

@@ -41,6 +41,12 @@ def test_named_tensors_and_masks():
     ]
 
 
+def test_a_scalar_is_no_modality():
+    batch = Batch(dict(temperature=torch.tensor(0.5), rgb=torch.rand(3, 2)))
+    assert list(batch.values) == ['rgb'] and batch.size == 3
+    assert batch.leaves().inputs['temperature'] == 0.5
+
+
 def test_a_model_gets_a_mapping_of_its_own():
     inputs = features()
     batch = Batch(inputs)
@@ -82,6 +88,21 @@ def test_a_part_of_the_batch_is_one_of_what_is_by_sample():
     assert taken['names'] == ['c', 'a'] and taken['scale'] == 2 and taken['size'] == (7, 8, 9)
     assert torch.equal(taken['positions'], torch.arange(4))
     assert torch.equal(taken['audio'], inputs['audio'][[2, 0]])
+
+
+@pytest.mark.parametrize(
+    'bad',
+    [
+        torch.eye(3).to_sparse(),
+        torch.eye(3).to_sparse_csr(),
+        torch.nested.nested_tensor([torch.rand(2), torch.rand(3)], layout=torch.jagged),
+    ],
+    ids=['sparse', 'csr', 'nested'],
+)
+def test_tensors_that_are_not_dense_are_an_error(bad):
+    for inputs in (bad, dict(rgb=torch.rand(3, 2), other=bad)):
+        with pytest.raises(TypeError, match='dense'):
+            Batch(inputs)
 
 
 @pytest.mark.parametrize('bad', [torch.arange(3), {'rgb': torch.zeros(2, 3).byte()}, ['x'], None])

@@ -195,3 +195,29 @@ def test_norms_of_other_names_are_doubled(kind):
             assert not torch.equal(clean, auxiliary), name
         elif clean.grad is not None:
             assert not torch.equal(clean.grad, auxiliary.grad), name
+
+
+class CentredLoss(nn.Module):
+    """A loss that keeps a centre, a count of its calls and a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('centre', torch.zeros(5))
+        self.register_buffer('calls', torch.tensor(0))
+        self.bn = nn.BatchNorm1d(5)
+
+    def forward(self, logits, labels):
+        self.calls += 1
+        self.centre.mul_(0.9).add_(0.1 * logits.detach().mean(0))
+        return F.cross_entropy(self.bn(logits) - self.centre, labels)
+
+
+def test_the_state_of_a_loss_is_held_too():
+    plain, loss, (x, y) = build('moving'), CentredLoss(), batch()
+    own = copy.deepcopy(loss)
+    model = make_adversarial(copy.deepcopy(plain), eps=0.3, steps=3, loss_fn=own)
+    for _ in range(2):
+        loss(plain(x), y)
+        model.adversarial_loss(x, y)['loss'].backward()
+    model.perturb(x, y)
+    assert_same(dict(own.named_buffers()), dict(loss.named_buffers()))

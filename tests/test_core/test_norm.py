@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
+from adv_plugins import make_adversarial
 from adv_plugins.core.norm import (
     ADVERSARIAL,
     CLEAN,
@@ -299,3 +301,54 @@ def test_parameters_that_are_no_part_of_a_norm_are_not_doubled():
     model.tokens = nn.Parameter(torch.zeros(1, 3))
     convert_norms(model, NormPath(), dual_bn=True)
     assert [name for name, _ in model.named_parameters()] == ['gain', 'shift', 'tokens']
+
+
+class Squared(nn.Module):
+    def forward(self, weight):
+        return weight.square()
+
+
+def weight_normed(norm):
+    with pytest.warns(FutureWarning, match='deprecated'):
+        nn.utils.weight_norm(norm, dim=None)
+
+
+COMPUTED = {
+    'parametrization': lambda norm: parametrize.register_parametrization(
+        norm, 'weight', Squared(), unsafe=True
+    ),
+    'weight norm': weight_normed,
+    'pruning': lambda norm: prune.l1_unstructured(norm, 'weight', 0.5),
+}
+
+
+@pytest.mark.parametrize('kind', COMPUTED)
+def test_norms_whose_weight_is_computed_are_refused(kind):
+    """Their adversarial path would silently use the clean weight."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(2))
+    batch = torch.rand(4, 3, 5, 5), torch.tensor([0, 1, 1, 0])
+    model(batch[0])
+    late = make_adversarial(copy.deepcopy(model), value_range=(0, 1))
+    late.adversarial_loss(*batch)
+    COMPUTED[kind](model[1])
+    keys = list(model.state_dict())
+    with pytest.raises(ValueError, match='the weight of .*Norm2d is computed'):
+        make_adversarial(model, value_range=(0, 1))
+    assert list(model.state_dict()) == keys and not dual_norms(model)
+    make_adversarial(model, value_range=(0, 1), dual_bn=False).adversarial_loss(*batch)
+    COMPUTED[kind](late[1])
+    with pytest.raises(ValueError, match='the weight of .*Norm2d is computed'):
+        late.adversarial_loss(*batch)
+
+
+def test_values_that_are_assigned_reach_norms_from_the_meta_device():
+    values = nn.BatchNorm2d(3).state_dict()
+    with torch.device('meta'):
+        norm = nn.BatchNorm2d(3)
+    convert_norms(norm, NormPath(), dual_bn=True)
+    norm.bias.requires_grad_(False)
+    mirror_requires_grad(norm)
+    norm.load_state_dict(values, assign=True)
+    for name, clean, twin in norm.auxiliary_pairs():
+        assert torch.equal(clean, twin) and type(clean) is type(twin), name
+        assert clean is not twin and clean.requires_grad == twin.requires_grad

@@ -671,6 +671,18 @@ def test_norms_added_after_the_conversion_are_noticed(clips):
     net.adversarial_loss(*clips)['loss'].backward()
 
 
+@pytest.mark.parametrize('part', ['bn1', 'fc'])
+def test_norms_that_come_in_mid_run_are_noticed(clips, part):
+    net = make_adversarial(Conv3dNet(), 'taf')
+    net.adversarial_loss(*clips)['loss'].backward()
+    if part == 'bn1':
+        net.bn1 = nn.BatchNorm3d(8)
+    else:
+        net.fc = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 6))
+    with pytest.raises(RuntimeError, match=rf'{part}.* was added after make_adversarial'):
+        net.adversarial_loss(*clips)
+
+
 def test_a_budget_for_targets_that_cannot_be_parted_names_another_way(clips):
     net = make_adversarial(
         Conv3dNet(), CEAugmentation(budget=1.25), loss_fn=lambda z, y: F.cross_entropy(z, y['y'])

@@ -128,3 +128,15 @@ def test_sent_to_a_spawned_process(net, clips):
     clone = copy.deepcopy(net)
     mp.spawn(_score, args=(net, clips, scores))
     assert torch.equal(scores, clone.adversarial_loss(*clips)['loss'].detach())
+
+
+@pytest.mark.filterwarnings('ignore:.*torch.jit.*is deprecated')
+def test_scripting_names_the_way_to_it_and_leaves_the_model(net, clips):
+    converted = make_adversarial(net.eval())
+    for model in (converted, nn.Sequential(converted), converted.layer4):
+        with pytest.raises(TypeError, match='script a plain copy'):
+            torch.jit.script(model)
+    plain = torch.jit.script(remove_adversarial(copy.deepcopy(converted)))
+    assert torch.equal(plain(clips[0]), converted(clips[0]))
+    traced = torch.jit.trace(converted, clips[0])
+    assert torch.equal(traced(clips[0]), converted(clips[0]))

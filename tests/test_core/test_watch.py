@@ -125,3 +125,7 @@ def test_a_recognizer_whose_loss_is_called_past_the_step_is_told():
     assert "mode='loss'" in message
     make_adversarial(model := build_recognizer(slowonly_config()).train())
     assert not told(lambda: run(mode='loss'))
+
+
+def test_an_adversarial_weight_of_zero_is_no_news(clips):
+    assert not told(lambda: train(clips, OPTIMIZERS['SGD'], early=False, adv_weight=0.0))

@@ -177,11 +177,34 @@ def test_output_has_what_was_asked_for():
     inputs, labels = batch_for(model)
     output = model(inputs, labels, output_hidden_states=True)
     assert len(output.hidden_states) == 4
-    assert not any(state.requires_grad for state in output.hidden_states), 'a graph is kept'
+    for state in output.hidden_states:
+        assert state.grad_fn is None or is_cut_off(state), 'a graph is kept'
     loss, logits = model(inputs, labels, return_dict=False)
     assert loss.requires_grad
-    assert not logits.requires_grad
+    assert is_cut_off(logits)
     loss.backward()
+
+
+def is_cut_off(output: Tensor) -> bool:
+    """Whether the graph of an output has one node only."""
+    return all(
+        type(node).__name__ == 'AccumulateGrad' for node, _ in output.grad_fn.next_functions if node
+    )
+
+
+@pytest.mark.parametrize('share', [0.0, 0.5], ids=['alone', 'beside the loss'])
+def test_a_loss_taken_of_the_logits_does_not_pass_unnoticed(share):
+    """As in a compute_loss of one's own: class weights, distillation."""
+    model = make_adversarial(vit().train())
+    inputs, labels = batch_for(model)
+    output = model(inputs, labels=labels)
+    assert output.logits.detach().isfinite().all()
+    with pytest.raises(RuntimeError, match='loss_fn='):
+        (share * output.loss + F.cross_entropy(output.logits, labels)).backward()
+    # What is computed from the outputs but not trained is no error.
+    output = model(inputs, labels=labels)
+    assert output.logits.softmax(1).requires_grad
+    output.loss.backward()
 
 
 def test_a_loss_of_ones_own():
