@@ -17,11 +17,13 @@ from .cost import within_budget
 from .norm import (
     ADVERSARIAL,
     CLEAN,
+    DualNorm,
     NormPath,
     auxiliary_parameters,
     check_twins,
     copy_clean_to_auxiliary,
     dual_norms,
+    is_batch_norm,
     mirror_requires_grad,
     plain_batch_norms,
 )
@@ -54,6 +56,7 @@ class Adversary:
         self.attacker = Attacker(adapter, recipe, path)
         for regularizer in recipe.regularizers:
             regularizer.check(self.model)
+        self._checked: tuple[int, int, int] | None = None
         self._num_norms = len(dual_norms(self.model))
         self._left_plain = plain_batch_norms(self.model)
         self._bypass = BypassWatch()
@@ -215,7 +218,16 @@ class Adversary:
 
     def _check_model(self) -> None:
         """Raise if the model was changed after its conversion in a way that breaks the step."""
-        if any(getattr(part, '_is_fsdp_managed_module', False) for part in self.model.modules()):
+        parts = list(self.model.modules())
+        # Counted at each step: the checks themselves take longer.
+        counts = (
+            len(parts),
+            sum(isinstance(part, DualNorm) for part in parts),
+            sum(map(is_batch_norm, parts)),
+        )
+        if counts == self._checked:
+            return
+        if any(getattr(part, '_is_fsdp_managed_module', False) for part in parts):
             raise TypeError(
                 'the model is sharded by FSDP, which frees the parameters after each backward, but '
                 'an adversarial step has several; wrap it in DistributedDataParallel instead'
@@ -230,3 +242,4 @@ class Adversary:
             )
         for norm in dual_norms(self.model):
             check_twins(norm, norm._auxiliary)
+        self._checked = counts

@@ -478,6 +478,7 @@ def test_labels_that_only_the_head_knows_are_one_clear_error_where_one_is_needed
         model(inputs, samples, mode='loss')
 
 
+@pytest.mark.parametrize('case', ['Recognizer3D'], indirect=True)
 @pytest.mark.parametrize('form', [int, lambda y: [y], lambda y: torch.tensor([y])])
 def test_labels_in_any_form_that_the_head_takes(case, form):
     """Data samples of one's own, with labels that are no tensors."""
@@ -501,6 +502,7 @@ def test_labels_in_any_form_that_the_head_takes(case, form):
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
 
 
+@pytest.mark.parametrize('case', ['Recognizer3D'], indirect=True)
 def test_data_samples_that_the_model_edits_are_its_own(case):
     model, inputs, samples = case
     plain_loss = model.loss
@@ -538,6 +540,7 @@ class Gap(Regularizer):
         return (clean.logits - adversarial.logits).square().mean()
 
 
+@pytest.mark.parametrize('case', ['Recognizer3D'], indirect=True)
 @pytest.mark.parametrize('kind', COLLISIONS)
 @pytest.mark.parametrize('regularizers', [(), (Gap(),)], ids=['alone', 'regularized'])
 def test_names_of_the_model_stay_its_own(case, kind, regularizers):

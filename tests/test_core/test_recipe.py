@@ -111,7 +111,7 @@ def test_a_recipe_of_ones_own_is_known_by_name():
 NAMES = ['taf', 'TAF', 'adv_plugins.TAF', 'adv_plugins.recipes.taf.TAF', TAF]
 
 
-@pytest.mark.parametrize('name', [*NAMES, *(dict(type=name) for name in NAMES)], ids=str)
+@pytest.mark.parametrize('name', [*NAMES, *(dict(type=name) for name in NAMES)])
 def test_built_by_name_or_itself(name):
     assert build_recipe(name, eps=0.1) == TAF(eps=0.1)
 
