@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -96,7 +97,7 @@ class AdversarialHook(Hook):
         self._convert(model)
         self._check_config(runner, get_adversary(model).recipe)
         self._keep_within_budget(runner, get_adversary(model))
-        self._check_schedule(runner, get_adversary(model).recipe)
+        self._warn_of_schedule(runner, get_adversary(model).recipe)
         # The same seed on all ranks, so that all of them can resume from rank 0's checkpoint.
         get_adversary(model).schedule.reseed(runner.seed)
         _extend_optimizers(runner.optim_wrapper, model)
@@ -230,8 +231,8 @@ class AdversarialHook(Hook):
                 'based; count iterations and write by_epoch=False'
             )
 
-    def _check_schedule(self, runner: Runner, recipe: Recipe) -> None:
-        """Raise if no iteration of the run is adversarial."""
+    def _warn_of_schedule(self, runner: Runner, recipe: Recipe) -> None:
+        """Warn if no iteration of the run is adversarial, as in a run that was cut for a trial."""
         length = 1
         if self.by_epoch and isinstance(runner.train_loop, EpochBasedTrainLoop):
             length = len(runner.train_dataloader)
@@ -243,9 +244,12 @@ class AdversarialHook(Hook):
             unit, total = 'iterations', runner.max_iters
             if self.by_epoch:
                 unit, total = 'epochs', runner.max_epochs
-            raise ValueError(
+            print_log(
                 f'no iteration of this run is adversarial: begin={recipe.begin}, end={recipe.end}, '
-                f'interval={recipe.interval}, but it has {total} {unit}; write begin=0'
+                f'interval={recipe.interval}, but it has {total} {unit}; write begin=0 for one that '
+                'is',
+                logger='current',
+                level=logging.WARNING,
             )
 
     def _convert(self, model: nn.Module) -> None:

@@ -99,19 +99,19 @@ class AdversarialCallback(Callback):
         schedule.reseed(trainer.strategy.broadcast(schedule.seed))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the schedule and initialise the count of adversarial steps for each optimizer.
+        """Initialise the count of adversarial steps for each optimizer.
 
-        Raises:
-            ValueError: No iteration of the run is adversarial.
+        Warns if no batch of the run is an adversarial one.
         """
         _, net = self._network(pl_module)
         begin, epochs = get_adversary(net).recipe.begin, trainer.max_epochs
         length = 1 if self.by_epoch else trainer.num_training_batches
         if epochs not in (None, -1) and begin >= epochs * length:
-            raise ValueError(
+            warnings.warn(
                 f'begin={begin}, but the run ends after {epochs * length} '
                 f'{"epochs" if self.by_epoch else "batches"}: no iteration is adversarial; write '
-                'begin=0'
+                'begin=0',
+                stacklevel=2,
             )
         steps = get_adversary(net).schedule.adversarial_steps
         self._steps = {id(optimizer): steps for optimizer in trainer.optimizers}

@@ -421,19 +421,23 @@ def test_a_budget_is_chosen_for_the_run_and_measured(tmp_path, place):
     ],
     ids=str,
 )
-def test_schedule_without_an_adversarial_iteration_is_an_error(tmp_path, options):
-    """Before the first iteration; an end after the run, or a late but possible begin, is none."""
-    hook = dict(type='TAFHook', **options)
-    runner = Runner.from_cfg(runner_config(tmp_path, custom_hooks=[hook]))
-    with pytest.raises(ValueError, match=f'no iteration.*begin={options["begin"]}'):
-        runner.train()
-    assert runner.iter == 0
+def test_schedule_without_an_adversarial_iteration_is_told(tmp_path, options, caplog):
+    hook = dict(type='AdvPropHook', steps=1, **options)
+    runner = Runner.from_cfg(runner_config(tmp_path, 1, custom_hooks=[hook]))
+    runner.logger.addHandler(caplog.handler)
+    runner.train()
+    (message,) = [m for m in caplog.messages if 'no iteration of this run' in m]
+    assert f'begin={options["begin"]}' in message and 'write begin=0' in message
+    assert get_adversary(runner.model).schedule.adversarial_steps == 0
 
 
-def test_schedule_of_the_last_iteration_alone_is_fine(tmp_path):
+def test_schedule_of_the_last_iteration_alone_is_fine(tmp_path, caplog):
     hook = dict(type='AdvPropHook', begin=1, end=9, steps=1, by_epoch=False)
     runner = Runner.from_cfg(runner_config(tmp_path, max_epochs=1, custom_hooks=[hook]))
-    assert runner.train() and get_adversary(runner.model).schedule.adversarial_steps == 1
+    runner.logger.addHandler(caplog.handler)
+    runner.train()
+    assert get_adversary(runner.model).schedule.adversarial_steps == 1
+    assert not [message for message in caplog.messages if 'no iteration' in message]
 
 
 OWN_STEPS = {
