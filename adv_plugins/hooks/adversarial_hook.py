@@ -246,8 +246,7 @@ class AdversarialHook(Hook):
                 unit, total = 'epochs', runner.max_epochs
             print_log(
                 f'no iteration of this run is adversarial: begin={recipe.begin}, end={recipe.end}, '
-                f'interval={recipe.interval}, but it has {total} {unit}; write begin=0 for one that '
-                'is',
+                f'interval={recipe.interval}, but it has {total} {unit}; write begin=0',
                 logger='current',
                 level=logging.WARNING,
             )
