@@ -137,6 +137,9 @@ class Plan:
         for option in ('num_videos', 'attack_videos'):
             if getattr(self, option) is not None:
                 own[option] = as_count(option, getattr(self, option))
+        for option in ('attention', 'fp16'):
+            if not isinstance(getattr(self, option), bool):
+                raise ValueError(f'{option}={getattr(self, option)!r} must be True or False')
         own['severities'] = [as_count('severities', each) for each in _listed(self.severities)]
         own['corruptions'] = [str(each) for each in _listed(self.corruptions)]
         for name in self.corruptions:
