@@ -617,7 +617,7 @@ def test_what_the_hooks_warn_of_is_listed_once(frames, report):
 
 
 def test_what_the_step_warns_of_is_listed(tmp_path, report):
-    hooks = [dict(type='AdvPropHook', eps=1.0, step_size=1.0)]
+    hooks = [dict(type='AdvPropHook', eps=1.0, step_size=1.0, clamp=False)]
     config = runner_config(tmp_path, custom_hooks=hooks)
     found = report(config)
     assert 'warning: the perturbation may be larger than the inputs' in found.text
