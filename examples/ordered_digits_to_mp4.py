@@ -19,7 +19,7 @@ import av
 import numpy as np
 
 from adv_plugins.datasets import OrderedDigits
-from adv_plugins.datasets.files import replacing
+from adv_plugins.files import replacing
 
 FPS = 8
 

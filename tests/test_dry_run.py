@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -281,6 +282,33 @@ def checkpoint(folder: Path, num_classes: int = NUM_CLASSES, **changes: Any) -> 
     return str(folder / 'loaded.pth')
 
 
+@pytest.mark.parametrize('content', [b'', b'PK\x03\x04 cut short'])
+def test_a_checkpoint_that_is_damaged_is_named(frames, report, content):
+    file = frames / 'cut.pth'
+    file.write_bytes(content)
+    assert (
+        f'{file} is no whole checkpoint: ' in report(full_config(frames, load_from=str(file))).error
+    )
+
+
+def test_nothing_to_resume(frames, report):
+    found = report(full_config(frames, resume=True))
+    assert not found.error and 'All is well' not in found.text
+    assert f'resume=True, but {frames}/run has no checkpoint' in found.text
+
+
+def test_a_model_that_is_frozen_as_a_whole(frames, report):
+    @HOOKS.register_module(force=True)
+    class Freeze(Hook):
+        """Freezes the model."""
+
+        def before_run(self, runner):
+            runner.model.requires_grad_(False)
+
+    error = report(full_config(frames, custom_hooks=[dict(type='Freeze')])).error
+    assert 'no parameter of the model requires a gradient' in error
+
+
 def test_a_checkpoint_that_fits(frames, report):
     found = report(full_config(frames, load_from=checkpoint(frames)))
     assert not found.error and 'warning' not in found.text
@@ -397,6 +425,42 @@ def test_a_file_in_place_of_a_folder_of_frames(frames, report):
     (frames / 'frames/2').rename(frames / 'frames/moved')
     (frames / 'frames/2').write_bytes(b'x')
     assert f'{frames}/frames/2 is no folder of frames' in report(full_config(frames)).error
+
+
+def test_an_empty_folder_of_frames(frames, report):
+    (frames / 'frames/3').rename(frames / 'frames/moved')
+    (frames / 'frames/3').mkdir()
+    assert f'{frames}/frames/3 is an empty folder' in report(full_config(frames)).error
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'videos', 'told'),
+    [
+        ('utf-8', 0, '{list} is empty: it lists no video'),
+        ('utf-16', 6, '{list} is no text in UTF-8: .*; save it as UTF-8'),
+        ('utf-8-sig', 6, '{list}, line 1: .* a byte order mark stands before it'),
+    ],
+)
+def test_a_list_that_cannot_be_read_as_a_whole(frames, report, encoding, videos, told):
+    write_list(frames, range(videos))
+    (frames / 'list.txt').write_text((frames / 'list.txt').read_text(), encoding=encoding)
+    error = report(full_config(frames)).error
+    assert re.search(told.replace('{list}', re.escape(f'{frames}/list.txt')), error)
+
+
+def test_a_first_video_that_fails_is_named(frames, report):
+    train = video_loader(frames, '0.mp4 0\n1.mp4 1\n')
+    for number in range(2):
+        (frames / f'v/{number}.mp4').write_bytes(b'no video')
+    error = report(full_config(frames, train_dataloader=train)).error
+    assert 'train first video: RuntimeError in runner.py' in error
+    assert f'{frames}/v/0.mp4: ' in error
+
+
+def test_no_batch_is_left_of_a_short_list(frames, report):
+    train = {**loader(frames), 'batch_size': 64, 'drop_last': True}
+    error = report(full_config(frames, train_dataloader=train)).error
+    assert f'{NUM_CLASSES} videos make no batch of 64, and drop_last=True' in error
 
 
 def test_it_is_said_that_only_the_first_video_was_opened(frames, report):
@@ -553,7 +617,7 @@ def test_what_the_hooks_warn_of_is_listed_once(frames, report):
 
 
 def test_what_the_step_warns_of_is_listed(tmp_path, report):
-    hooks = [dict(type='AdvPropHook', eps=1.0, step_size=1.0)]
+    hooks = [dict(type='AdvPropHook', eps=1.0, step_size=1.0, clamp=False)]
     config = runner_config(tmp_path, custom_hooks=hooks)
     found = report(config)
     assert 'warning: the perturbation may be larger than the inputs' in found.text

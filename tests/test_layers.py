@@ -8,7 +8,7 @@ import adv_plugins
 ROOT = Path(adv_plugins.__file__).parent
 # From the ground up; a room may import those on the lines before its own, and itself.
 FLOORS = (
-    ('version', 'compat'),
+    ('version', 'compat', 'files'),
     ('core',),
     ('attention', 'functional'),
     ('recipes',),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import traceback
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import torch
@@ -78,6 +80,8 @@ def _fault(path: str, folder: bool) -> str:
     if folder:
         if not stat.S_ISDIR(state.st_mode):
             return 'no folder of frames'
+        if os.access(path, os.R_OK) and not any(os.scandir(path)):
+            return 'an empty folder'
     elif not stat.S_ISREG(state.st_mode):
         return 'a folder' if stat.S_ISDIR(state.st_mode) else 'no file'
     elif state.st_size == 0:
@@ -91,10 +95,15 @@ def identities(dataset: Any) -> Iterator[tuple[str, Any]]:
         for record in dataset.records:
             yield f'{dataset.ann_file}: record {record}', None
         return
+    # Folders may be links to each other; looking up each file would take long over a network.
+    real_folder = cache(os.path.realpath)
     for entry in listed_videos(dataset):
         path = path_of(entry)
+        if path and not is_remote(path):
+            folder, name = os.path.split(os.path.abspath(path))
+            path = os.path.join(real_folder(folder), name)
         if path:
-            yield path if is_remote(path) else os.path.abspath(path), entry.get('label')
+            yield path, entry.get('label')
 
 
 def list_line(dataset: Any, path: str) -> str:
@@ -112,19 +121,32 @@ def list_line(dataset: Any, path: str) -> str:
 
 def unreadable_line(error: BaseException) -> str:
     """The line at which MMAction2 failed to read a list, in the form of :func:`list_line`."""
-    chain: BaseException | None = error
-    while chain is not None:
-        trace = chain.__traceback__
-        while trace is not None:
-            names, code = trace.tb_frame.f_locals, trace.tb_frame.f_code
-            if code.co_name == 'load_data_list' and isinstance(names.get('line'), str):
-                file, text = getattr(names.get('self'), 'ann_file', ''), names['line']
-                # Equal lines fail alike: the first of them is the one.
-                number = next((n for n, line in _lines(str(file)) if line == text.strip()), '?')
-                return f'{file}, line {number}: {text!r}'
-            trace = trace.tb_next
-        chain = chain.__cause__ or chain.__context__
+    for function, names in _calls(error):
+        if function == 'load_data_list' and isinstance(names.get('line'), str):
+            file, text = getattr(names.get('self'), 'ann_file', ''), names['line']
+            # Equal lines fail alike: the first of them is the one.
+            number = next((n for n, line in _lines(str(file)) if line == text.strip()), '?')
+            return f'{file}, line {number}: {text!r}'
     return ''
+
+
+def unreadable_list(error: BaseException) -> str:
+    """Why MMAction2 failed to read a list as a whole, in words; '' if it is something else."""
+    for function, names in _calls(error):
+        file = getattr(names.get('self'), 'ann_file', '')
+        if function == '_serialize_data' and not names['self'].data_list:
+            return f'{file} is empty: it lists no video'
+        if function == 'load_data_list' and isinstance(error, UnicodeDecodeError):
+            return f'{file} is no text in UTF-8: {error}; save it as UTF-8'
+    return ''
+
+
+def _calls(error: BaseException | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The functions in which an error arose, and what their variables were."""
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            yield frame.f_code.co_name, frame.f_locals
+        error = error.__cause__ or error.__context__
 
 
 def _lines(file: str) -> Iterator[tuple[int, str]]:

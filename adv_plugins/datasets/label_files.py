@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import replacing
+from ..files import replacing
 from .label_nodes import LIST_KEYS, NODE_KEYS, Node
 from .text_files import Names, read_text
 

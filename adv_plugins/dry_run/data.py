@@ -38,6 +38,8 @@ def file_problems(stage: str, datasets: Sequence[Any]) -> list[str]:
                 f'{stage} files: {len(paths):,} of {len(homes):,} listed videos {what}: '
                 f'{preview(texts)}{in_brackets(list_line(home, paths[0]))}'
             )
+            if '\ufeff' in paths[0]:
+                problems[-1] += '; a byte order mark stands before it: save the list without one'
     return problems
 
 

@@ -32,7 +32,10 @@ from ..datasets.inspection import (
     describe_shapes,
     inner_datasets,
     listed_labels,
+    listed_videos,
+    path_of,
     unreadable_line,
+    unreadable_list,
 )
 from ..evaluation.weights import unfit_weights
 from .data import file_problems, in_brackets, line_of_label, overlap_warnings, same_data
@@ -119,7 +122,7 @@ class DryRunner(Runner):
         self._check('hooks before the run', self._check_hooks, needs=('model', 'optimizer'))
         # What does not fit is compared below, and told more exactly than mmengine does.
         self._check('pretrained weights', self._init_model_weights, needs=('model',), listen=False)
-        self._check('load_from and resume', self.load_or_resume, needs=('model',), listen=False)
+        self._check('load_from and resume', self._check_load, needs=('model',), listen=False)
         start = ('hooks before the run', 'pretrained weights', 'load_from and resume')
         self._check('start', self._check_start, needs=start)
         data = [f'train {part}' for part in ('dataset', 'files', 'labels', 'first video')]
@@ -158,7 +161,13 @@ class DryRunner(Runner):
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """Load a checkpoint and report what does not fit, which Runner only logs."""
         model = inner_model(self.model).state_dict()
-        checkpoint = super().load_checkpoint(filename, *args, **kwargs)
+        try:
+            checkpoint = super().load_checkpoint(filename, *args, **kwargs)
+        except Exception as error:
+            if str(filename) in str(error):
+                raise
+            reason = f'{type(error).__name__}: {error}'
+            raise RuntimeError(f'{filename} is no whole checkpoint: {reason}') from error
         file = checkpoint.get('state_dict', checkpoint)
         file = {name.removeprefix('module.'): value for name, value in file.items()}
         self._compare(filename, file, model)
@@ -244,7 +253,9 @@ class DryRunner(Runner):
                 diff_rank_seed=self._randomness_cfg.get('diff_rank_seed', False),
             )
         except Exception as error:
-            line = unreadable_line(error)
+            line, problem = unreadable_line(error), unreadable_list(error)
+            if problem:
+                raise ValueError(problem) from error
             if not line:
                 raise
             raise ValueError(
@@ -255,6 +266,11 @@ class DryRunner(Runner):
         setattr(self, f'_{stage}_dataloader', loader)
         if len(loader.dataset) == 0:
             raise ValueError(f'the {stage} dataset is empty')
+        if len(loader) == 0:
+            raise ValueError(
+                f'{len(loader.dataset)} videos make no batch of {loader.batch_size}, and '
+                'drop_last=True drops a smaller one; lower batch_size'
+            )
 
     def _inner_datasets(self, stage: str) -> list[Any]:
         return list(inner_datasets(getattr(self, f'_{stage}_dataloader').dataset))
@@ -302,7 +318,15 @@ class DryRunner(Runner):
         self._warnings += overlap_warnings(stage, training, videos, same)
 
     def _check_first_video(self, stage: str) -> None:
-        getattr(self, f'_{stage}_dataloader').dataset[0]
+        dataset = getattr(self, f'_{stage}_dataloader').dataset
+        try:
+            dataset[0]
+        except Exception as error:
+            entry = next(listed_videos(next(inner_datasets(dataset))), {})
+            video = path_of(entry)
+            if not video or video in str(error):
+                raise
+            raise RuntimeError(f'{video}: {type(error).__name__}: {error}') from error
 
     def _check_optimizer(self) -> None:
         config, left_out = self.optim_wrapper, []
@@ -325,6 +349,13 @@ class DryRunner(Runner):
             self._facts.append(f'adversarial: {get_adversary(model).recipe}')
         else:
             self._facts.append('adversarial: no')
+
+    def _check_load(self) -> None:
+        self.load_or_resume()
+        if self._resume and not self._weights_from:
+            self._warnings.append(
+                f'resume=True, but {self.work_dir} has no checkpoint: the run would start anew'
+            )
 
     def _check_start(self) -> None:
         """Warn if a recipe for trained models starts with random weights."""
@@ -352,6 +383,8 @@ class DryRunner(Runner):
     def _check_step(self) -> None:
         """Run the batch forward and backward as the training loop would."""
         model = inner_model(self.model)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError('no parameter of the model requires a gradient: nothing is trained')
         self.model.train()
         with without_updates(self.optim_wrapper):
             if is_adversarial(model):

@@ -94,13 +94,13 @@ class AttackedEvaluator:
     def process(self, data_samples: Any, data_batch: Any) -> None:
         """Clean predictions."""
         self.clean_per_video.process(_finite(data_samples), [])
-        self.clean.process(data_samples=data_samples, data_batch=data_batch)
+        self.clean.process(_without_chance(data_samples), data_batch)
 
     def process_attacked(
         self, name: str, data_batch: Any, data_samples: Any, columns: Mapping[str, Tensor]
     ) -> None:
         """Predictions under an attack, and numbers that it has for each video."""
-        self.attacked[name].process(data_samples=data_samples, data_batch=data_batch)
+        self.attacked[name].process(_without_chance(data_samples), data_batch)
         self.per_video[name].process({**columns, **_finite(data_samples)}, [])
 
     def process_deepfool(self, columns: Mapping[str, Tensor]) -> None:
@@ -133,9 +133,29 @@ class AttackedEvaluator:
 
 def _finite(data_samples: Sequence[Any]) -> dict[str, Tensor]:
     """Whether all scores of each video are finite, where there are scores."""
-    scores = [getattr(sample, 'pred_score', None) for sample in data_samples]
-    finite = [not isinstance(each, Tensor) or bool(each.isfinite().all()) for each in scores]
-    return {'finite': torch.tensor(finite)}
+    return {'finite': torch.tensor([_has_finite_scores(sample) for sample in data_samples])}
+
+
+def _has_finite_scores(sample: Any) -> bool:
+    scores = getattr(sample, 'pred_score', None)
+    return not isinstance(scores, Tensor) or bool(scores.isfinite().all())
+
+
+def _without_chance(data_samples: Sequence[Any]) -> list[Any]:
+    """The data samples for metrics; a video of one class whose scores are not finite is wrong.
+
+    MMAction2's metrics would sort its scores, and find the true class wherever that ends. Metrics
+    of several labels see the scores as they are.
+    """
+    samples = list(data_samples)
+    for place, sample in enumerate(samples):
+        label = getattr(sample, 'gt_label', None)
+        if isinstance(label, Tensor) and label.numel() == 1 and not _has_finite_scores(sample):
+            scores = torch.zeros_like(sample.pred_score)
+            scores[label.item()] = -1
+            samples[place] = copy.deepcopy(sample)
+            samples[place].pred_score = scores
+    return samples
 
 
 def _copy(evaluator: Evaluator, name: str) -> Evaluator:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.option_values import as_number
-from .attacks import attack_class
+from .attacks import attack_class, kept_name
 from .tables import eps_text
 
 KINDS = ('clean', 'corruption', 'attack', 'curve', 'deepfool', 'sanity')
@@ -29,7 +29,7 @@ class Cell:
         level (float, optional): Severity of a corruption, or eps of an attack as a fraction of the
             value range. Defaults to None.
         options (dict): The options of the corruption or attack, made of JSON types; tuples become
-            lists and non-finite numbers become strings, as in a file. Defaults to none.
+            lists, and classes and non-finite numbers strings, as in a file. Defaults to none.
         videos (list[int]): Dataset indices, in the order of all further lists. Defaults to none.
         predictions (list[int]): The class with the highest score; none for ``'deepfool'``.
         ranks (list[int]): The rank of the true class, 0 for the highest score; none for
@@ -72,7 +72,7 @@ class Cell:
         }
         try:
             # As a file would give them back, so that cells of a file equal those still to be run.
-            self.options = json.loads(json.dumps(_finite(self.options), allow_nan=False))
+            self.options = json.loads(json.dumps(_as_json(self.options), allow_nan=False))
         except TypeError as error:
             raise ValueError(
                 f'the options of {self.key!r} must be numbers, strings, lists and dicts: {error}'
@@ -221,10 +221,13 @@ class Flag:
 
 
 def split_key(key: str) -> tuple[str, str, float | None]:
-    """Kind, name and level of a key."""
+    """Kind, name and level of a key; no level where what stands in its place is no number."""
     kind, _, rest = key.partition('/')
     name, _, level = rest.partition('/')
-    return kind, name, as_number('level', level) if level else None
+    try:
+        return kind, name, as_number('level', level) if level else None
+    except ValueError:
+        return kind, rest, None
 
 
 def canonical_key(key: str) -> str:
@@ -232,7 +235,8 @@ def canonical_key(key: str) -> str:
     if not key.startswith('curve/') or key.count('/') != 2:
         return key
     kind, name, level = split_key(key)
-    assert level is not None
+    if level is None:
+        return key
     grey = f'{round(255 * level)}/255'
     same = f'{as_number("level", grey):.4g}' == f'{level:.4g}'
     return f'{kind}/{name}/{grey if same else eps_text(level)}'
@@ -248,10 +252,12 @@ def compared_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return compared
 
 
-def _finite(value: Any) -> Any:
-    """A JSON value with non-finite numbers as strings."""
+def _as_json(value: Any) -> Any:
+    """A JSON value, with classes and non-finite numbers as strings."""
     if isinstance(value, Mapping):
-        return {str(name): _finite(item) for name, item in value.items()}
+        return {str(name): _as_json(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [_as_json(item) for item in value]
+    if hasattr(value, '__qualname__'):
+        return kept_name(value)
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

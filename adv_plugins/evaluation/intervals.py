@@ -102,16 +102,20 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
 
     Args:
         correct_a (array): Of the first model, whether each video is right, shape (N,).
-        correct_b (array): Of the second model, for the same videos in the same order.
+        correct_b (array): Of the second model, for the same videos in the same order. Videos at
+            which one of them is NaN are left out.
 
     Returns:
         float: The two-sided p-value, 1 where the models agree on every video.
 
     Raises:
+        ValueError: The shapes differ, or a video is neither right nor wrong.
         ImportError: SciPy is missing.
     """
-    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
-    gained, lost = int((b & ~a).sum()), int((a & ~b).sum())
+    a, b, _ = _both_defined(correct_a, correct_b)
+    if not _is_binary(a, b):
+        raise ValueError('McNemar takes videos that are right (1) or wrong (0), not shares')
+    gained, lost = int((b > a).sum()), int((a > b).sum())
     return float(_binomial_test(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
@@ -140,7 +144,7 @@ def paired_bootstrap(
         video they are NaN.
 
     Raises:
-        ValueError: The shapes differ, or there is no video.
+        ValueError: The shapes differ, there is no video, or an option is out of range.
         ImportError: SciPy, which McNemar's test needs, is missing.
 
     Example:
@@ -149,9 +153,9 @@ def paired_bootstrap(
     """
     change = paired_difference(correct_a, correct_b, num_resamples, confidence, seed)
     points = {name: 100 * getattr(change, name) for name in ('difference', 'low', 'high')}
-    a, b = _both_defined(correct_a, correct_b)
-    binary = len(a) > 0 and bool(np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all())
-    return change._replace(**points, p_value=mcnemar(a == 1, b == 1) if binary else None)
+    a, b, _ = _both_defined(correct_a, correct_b)
+    binary = len(a) > 0 and _is_binary(a, b)
+    return change._replace(**points, p_value=mcnemar(a, b) if binary else None)
 
 
 def paired_difference(
@@ -174,9 +178,12 @@ def paired_difference(
         Interval: Second minus first, as for :func:`paired_bootstrap`.
 
     Raises:
-        ValueError: The shapes differ, or there is no video.
+        ValueError: The shapes differ, there is no video, or an option is out of range.
     """
-    a, b = _both_defined(values_a, values_b)
+    _check_resampling(num_resamples, confidence)
+    a, b, num_undefined = _both_defined(values_a, values_b)
+    if len(a) + num_undefined == 0:
+        raise ValueError('both models need a number for each of the same videos, got no video')
     estimate = Estimate(math.nan, math.nan, math.nan)
     if len(a):
         estimate = bootstrap_mean(b - a, num_resamples, confidence, seed)
@@ -185,22 +192,34 @@ def paired_difference(
         confidence=confidence,
         num_videos=len(a),
         num_differing=int((a != b).sum()),
-        num_undefined=np.size(values_a) - len(a),
+        num_undefined=num_undefined,
     )
 
 
 def _both_defined(
     values_a: ArrayLike, values_b: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The numbers of both models at the videos where both are finite."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """The numbers of both models where both are finite, and at how many videos they are not."""
     a, b = np.asarray(values_a, dtype=float), np.asarray(values_b, dtype=float)
-    if a.ndim != 1 or a.shape != b.shape or len(a) == 0:
+    if a.ndim != 1 or a.shape != b.shape:
         raise ValueError(
             f'both models need one number for each of the same videos, shape (N,), got {a.shape} '
             f'and {b.shape}'
         )
     defined = np.isfinite(a) & np.isfinite(b)
-    return a[defined], b[defined]
+    return a[defined], b[defined], int((~defined).sum())
+
+
+def _is_binary(*columns: NDArray[np.float64]) -> bool:
+    """Whether all numbers are 0 or 1."""
+    return all(bool(np.isin(column, (0, 1)).all()) for column in columns)
+
+
+def _check_resampling(num_resamples: int, confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f'confidence={confidence!r} must be a share such as 0.95')
+    if num_resamples < 1:
+        raise ValueError(f'num_resamples={num_resamples!r} must be at least 1')
 
 
 def bootstrap_mean(

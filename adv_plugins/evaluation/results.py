@@ -83,6 +83,7 @@ class Robustness:
     earlier: list[Cell] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.classes = [str(name) for name in self.classes]
         self.labels = {int(video): int(label) for video, label in self.labels.items()}
         self.missing = {canonical_key(key): reason for key, reason in self.missing.items()}
 

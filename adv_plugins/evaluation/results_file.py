@@ -8,7 +8,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+
+from ..files import replacing
 
 FORMAT = 1
 """Number of the file format; files of any other format are refused."""
@@ -21,24 +22,9 @@ def write_results_file(path: str | os.PathLike[str], content: Mapping[str, Any])
         path (str | Path): The file. Its folder is created where it is missing.
         content (Mapping[str, Any]): What JSON can hold, without numbers that are not finite.
     """
-    write_whole(path, json.dumps({'format': FORMAT, **content}, allow_nan=False) + '\n')
-
-
-def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Write a file that appears whole or not at all, whoever else writes it at the same time.
-
-    Args:
-        path (str | Path): The file. Its folder is created where it is missing.
-        text (str): The content.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.{uuid4().hex[:12]}.part')
-    try:
-        part.write_text(text, encoding='utf-8')
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    text = json.dumps({'format': FORMAT, **content}, allow_nan=False) + '\n'
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def put_aside(path: Path, word: str) -> Path:

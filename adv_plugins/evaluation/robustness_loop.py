@@ -20,13 +20,13 @@ from ..core.capture import find_module
 from ..core.recipe import Recipe
 from ..datasets.corruptions import CORRUPTIONS, VideoCorruption
 from ..datasets.files import preview
+from ..files import replacing
 from .deployed import Deployed
 from .labels import LabelError, check_classes, listed_labels
 from .measurements import Measurements, VideoBatch
 from .pages import markdown
 from .progress import Progress
 from .results import Cell, Robustness
-from .results_file import write_whole
 from .results_store import ResultsStore
 from .robustness_plan import ATTACKS, CURVE, CURVE_OF, DEEPFOOL, Condition, Measure, Plan
 from .sanity import flags
@@ -201,7 +201,8 @@ class RobustnessTestLoop(TestLoop):
         self.results.flags = flags(self.results)
         store.save()
         if is_main_process():
-            write_whole(store.file.with_suffix('.md'), markdown(self.results))
+            with replacing(store.file.with_suffix('.md')) as page:
+                page.write(markdown(self.results).encode())
         name = store.file.with_suffix('.md').name
         print_log(f'results: {store.file} and {name}', logger='current')
         if self.results.missing:

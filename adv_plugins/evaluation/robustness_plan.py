@@ -11,8 +11,7 @@ from ..core.checks import near_names
 from ..core.option_values import as_count, as_length, check_within_range
 from ..core.recipe import RECIPES, Recipe, build_recipe
 from ..datasets.corruptions import VideoCorruption
-from .attacks import ATTACKS as KINDS
-from .attacks import Attack, attack_class, build_attack, class_path
+from .attacks import Attack, attack_class, build_attack, kept_name
 from .deepfool import checked_options
 from .measurements import Columns, Measurements, VideoBatch
 from .results import Cell
@@ -86,9 +85,7 @@ class PlannedAttack:
             name = recipe_name(options.get('type'))
             if name is None:
                 attack = build_attack(options)
-                kind = type(attack)
-                # A class is kept by its name.
-                name = kind.__name__ if kind.__name__ in KINDS else class_path(kind)
+                name = kept_name(type(attack))
             else:
                 attack = build_recipe({**options, 'type': name})
             check_within_range('eps', attack.eps, attack.norm)
@@ -137,6 +134,9 @@ class Plan:
         for option in ('num_videos', 'attack_videos'):
             if getattr(self, option) is not None:
                 own[option] = as_count(option, getattr(self, option))
+        for option in ('attention', 'fp16'):
+            if not isinstance(getattr(self, option), bool):
+                raise ValueError(f'{option}={getattr(self, option)!r} must be True or False')
         own['severities'] = [as_count('severities', each) for each in _listed(self.severities)]
         own['corruptions'] = [str(each) for each in _listed(self.corruptions)]
         for name in self.corruptions:

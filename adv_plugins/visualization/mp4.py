@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import replacing
+
 Frames = NDArray[np.uint8]
 """A clip, uint8 RGB, shape (T, H, W, 3)."""
 
@@ -19,7 +21,7 @@ def write_mp4(path: str | Path, frames: Frames, fps: float = 8, scale: int | Non
     """Write a clip as an .mp4 file that browsers play: H.264, colours at half the resolution.
 
     Args:
-        path (str | Path): The file to write.
+        path (str | Path): The file to write. Its folder is created where it is missing.
         frames (ndarray): The frames, uint8 RGB, shape (T, H, W, 3). A last row or column is
             repeated where H or W is odd.
         fps (float): Frames per second. Defaults to 8.
@@ -40,7 +42,12 @@ def write_mp4(path: str | Path, frames: Frames, fps: float = 8, scale: int | Non
             'videos are written with PyAV; install it with: pip install "adv_plugins[data]"'
         ) from error
     frames = even_sides(enlarge(frames, scale))
-    with av.open(str(path), 'w', options={'movflags': 'faststart'}) as container:
+    options = {'movflags': 'faststart'}
+    # By its name, since FFmpeg reads it again to move the index to the front.
+    with (
+        replacing(path) as file,
+        av.open(file.name, 'w', format='mp4', options=options) as container,
+    ):
         rate = Fraction(fps).limit_denominator(1000)
         stream = container.add_stream('libx264', rate=rate, options={'crf': '16'})
         stream.height, stream.width = frames.shape[1:3]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..evaluation.page_text import printable
+from ..files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,10 +135,9 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Se
         head = printable(section.title)
         parts.append(dict(title=head, html=html, media=media, folded=section.folded))
     template = Environment(autoescape=True).from_string(_PAGE)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     page = template.render(title=printable(title), sections=parts)
-    path.write_text(page, encoding='utf-8')
+    with replacing(path) as file:
+        file.write(page.encode())
 
 
 def _embedded(picture: Figure | Path) -> tuple[str, str]:

@@ -41,6 +41,19 @@ def test_videos_are_told_by_their_path(tmp_path: Path, monkeypatch: pytest.Monke
         assert list(identities(data)) == [(f'{tmp_path}/v/a.mp4', 3), (f'{tmp_path}/v/b.mp4', 4)]
 
 
+def test_videos_in_linked_folders_are_the_same(tmp_path: Path) -> None:
+    (tmp_path / 'list.txt').write_text('a.mp4 3\n')
+    (tmp_path / 'v').mkdir()
+    (tmp_path / 'linked').symlink_to('v')
+    (first,), (second,) = (
+        list(
+            identities(VideoDataset(str(tmp_path / 'list.txt'), [], data_prefix=dict(video=prefix)))
+        )
+        for prefix in (f'{tmp_path}/v', f'{tmp_path}/linked')
+    )
+    assert first == second == (f'{tmp_path.resolve()}/v/a.mp4', 3)
+
+
 @pytest.mark.parametrize(
     ('text', 'place'),
     [

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -249,3 +250,22 @@ def test_videos_without_a_number_are_left_out_and_counted(value: float) -> None:
     nothing = paired_bootstrap([value] * 30, [1] * 30)
     assert math.isnan(nothing.difference) and nothing.verdict == 'too few videos'
     assert nothing.num_undefined == 30 and nothing.p_value is None
+
+
+def test_mcnemar_takes_the_same_videos_right_or_wrong() -> None:
+    right, wrong = [1] * 8, [0] * 8
+    assert mcnemar([*right, math.nan, 0], [*wrong, 1, math.nan]) == mcnemar(right, wrong)
+    for a, b, message in (
+        ([0, 1], [1], 'one number for each of the same videos'),
+        ([0.5, 1], [1, 1], r'right \(1\) or wrong \(0\), not shares'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mcnemar(a, b)
+
+
+def test_tensors_and_options_of_the_bootstrap() -> None:
+    found = paired_bootstrap(torch.zeros(30), torch.ones(30))
+    assert found.verdict == 'better' and (found.num_videos, found.num_undefined) == (30, 0)
+    for options in (dict(confidence=95), dict(confidence=math.nan), dict(num_resamples=0)):
+        with pytest.raises(ValueError, match=f'{next(iter(options))}='):
+            paired_bootstrap([0, 1], [1, 1], **options)

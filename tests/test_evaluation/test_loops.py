@@ -3,18 +3,23 @@
 import pytest
 import torch
 from helpers import assert_same, data_samples, feature_config, snapshot, tsm_config, two_ranks
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from adv_plugins import make_adversarial
 from adv_plugins.attention import AttentionMap, capture_attention
 from adv_plugins.core.functional import attention_mse, relative_size
+from adv_plugins.core.recipe import build_recipe
 from adv_plugins.evaluation import deepfool, global_average_precision, robustness
-from adv_plugins.evaluation.attacked_evaluator import PerVideo
+from adv_plugins.evaluation.attacked_evaluator import AttackedEvaluator, PerVideo
 from adv_plugins.evaluation.labels import LabelError
 from adv_plugins.evaluation.loops import AdversarialTestLoop, _check_labelled, _distances
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+
+from mmaction.evaluation import AccMetric
+from mmaction.structures import ActionDataSample
 
 
 def runner(work_dir, **changes):
@@ -293,6 +298,22 @@ def test_a_video_that_is_not_finite_does_not_end_the_loop(tmp_path):
         assert 0 < metrics[f'{prefix}GAP'] <= 1
     assert 'num_not_finite' not in fine and fine.keys() <= metrics.keys()
     assert not [key for key, value in metrics.items() if value != value]
+
+
+@pytest.mark.parametrize('broken', [float('nan'), float('inf'), -float('inf')])
+def test_a_video_of_one_class_that_is_not_finite_is_wrong(broken):
+    """However sorting leaves its scores; what hooks get stays as it is."""
+    evaluator = AttackedEvaluator(Evaluator(AccMetric()), {'a': build_recipe('art')}, None)
+    samples = [
+        ActionDataSample().set_gt_label(label).set_pred_score(torch.full((6,), broken))
+        for label in range(6)
+    ]
+    evaluator.process(samples, None)
+    evaluator.process_attacked('a', None, samples, {})
+    metrics = evaluator.evaluate(6)
+    assert metrics['acc/top1'] == metrics['acc/top5'] == metrics['a/acc/top5'] == 0
+    assert metrics['num_not_finite'] == metrics['a/num_not_finite'] == 6
+    assert not any(sample.pred_score.isfinite().any() for sample in samples)
 
 
 def test_numbers_that_are_not_finite_are_counted_and_in_no_mean():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from typing import Any
 
 import pytest
@@ -117,6 +118,7 @@ def test_a_failed_save_leaves_the_old_file(
             'damaged: .* 4 videos and 3 ranks',
         ),
         (lambda text: text.replace('"labels": {', '"labels": {"x": 1, '), 'damaged'),
+        (lambda text: re.sub('"classes": \\[.*?\\]', '"classes": 7', text), 'damaged'),
     ],
 )
 def test_files_that_cannot_be_read_are_told(

@@ -139,6 +139,8 @@ def test_attacks_may_be_given_in_any_way(entry: Any, kind: type, name: str) -> N
         (dict(corruptions=['']), 'is no corruption'),
         (dict(corruptions=[3]), 'is no corruption'),
         (dict(corruptions=['snow'], severities=[]), ''),
+        (dict(attention='no'), "attention='no' must be True or False"),
+        (dict(fp16='False'), "fp16='False' must be"),
         (dict(corruptions=['snow', 'snow']), "corruptions has 'snow' twice"),
         (dict(severities=[0]), 'severities=0'),
         (dict(severities=[6]), 'severity=6 must be an integer from 1 to 5'),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adv_plugins.evaluation.attacks import Square, class_path
+from adv_plugins.evaluation.attacks import Square, kept_name
 from adv_plugins.evaluation.results import Cell, Robustness
 from adv_plugins.evaluation.sanity import NAMES, flags
 
@@ -113,7 +113,7 @@ class Mine(Square):
         'square',
         'SQUARE',
         'adv_plugins.evaluation.attacks.square.Square',
-        class_path(Mine),
+        kept_name(Mine),
     ],
 )
 def test_a_black_box_is_one_however_its_type_is_written(kind):

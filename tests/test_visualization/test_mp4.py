@@ -57,3 +57,21 @@ def test_enlarged_as_far_as_needed():
     assert enlarge(np.zeros((1, 224, 300, 3), np.uint8)).shape == (1, 224, 300, 3)
     assert enlarge(np.zeros((1, 223, 300, 3), np.uint8)).shape == (1, 446, 600, 3)
     assert enlarge(np.zeros((1, 300, 30, 3), np.uint8)).shape == (1, 2400, 240, 3)
+
+
+def test_a_film_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    av = pytest.importorskip('av', reason='needs adv_plugins[data]')
+    path = tmp_path / 'films/clip.mp4'
+    write_mp4(path, smooth_clip(3, 16, 16))
+    old = path.read_bytes()
+    # The index is in front, so that a browser plays it at once.
+    assert old.index(b'moov') < old.index(b'mdat')
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(av.VideoFrame, 'from_ndarray', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_mp4(path, smooth_clip(3, 32, 32))
+    assert path.read_bytes() == old
+    assert [file.name for file in path.parent.iterdir()] == ['clip.mp4']

@@ -81,3 +81,16 @@ def test_what_cannot_be_encoded_is_shown_as_missing(tmp_path):
     figure = blank_figure(1, 1)
     html = page(tmp_path, Section(bad, f'- {bad}', [(figure, bad)]), title=bad)
     assert html.count('a\ufffd\ufffdb') >= 5 and '\x00' not in html
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    old = page(tmp_path, Section('Old', TABLE))
+
+    def full(*args):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('adv_plugins.files.os.replace', full)
+    with pytest.raises(OSError, match='No space'):
+        page(tmp_path, Section('New', TABLE))
+    assert [file.name for file in (tmp_path / 'deep').iterdir()] == ['report.html']
+    assert (tmp_path / 'deep/report.html').read_text(encoding='utf-8') == old

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import replacing
+from ...files import replacing
 from .examples import LABEL_KEYS, Example, frame_lists, list_name, pop_labels, scan_examples
 from .messages import count_frames, parse_example, parse_feature
 from .tfrecord import FOOTER, HEADER, Stamp, damaged, file_stamp, map_records

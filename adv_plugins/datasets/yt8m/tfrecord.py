@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from ..files import replacing
+from ...files import replacing
 from .checksum import masked_crc32c
 
 HEADER, FOOTER = 12, 4

@@ -7,7 +7,7 @@ sample does not depend on its batch. As in training, perturbations are measured 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...core.options import build
@@ -53,17 +53,17 @@ def attack_class(kind: object) -> type[Attack] | None:
     if isinstance(kind, type):
         return kind if issubclass(kind, Attack) else None
     text = str(kind)
-    name = text.rpartition('.')[2].lower().replace('_', '')
-    for known, attack in ATTACKS.items():
-        if name == known.lower():
-            return attack
     # One of the user's own, as results name it.
-    return next((each for each in _subclasses(Attack) if class_path(each) == text), None)
+    own = next((each for each in _subclasses(Attack) if kept_name(each) == text), None)
+    name = text.rpartition('.')[2].lower().replace('_', '')
+    return own or {known.lower(): attack for known, attack in ATTACKS.items()}.get(name)
 
 
-def class_path(kind: type) -> str:
-    """The dotted path of a class."""
-    return f'{kind.__module__}.{kind.__qualname__}'
+def kept_name(kind: Callable[..., Any]) -> str:
+    """The text by which results keep a class, or a function: its name if it is one of ``ATTACKS``,
+    else its dotted path."""
+    known = ATTACKS.get(kind.__name__) is kind
+    return kind.__name__ if known else f'{kind.__module__}.{kind.__qualname__}'
 
 
 def _subclasses(kind: type[Attack]) -> Iterator[type[Attack]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adv_plugins.datasets.files import replacing
+from adv_plugins.files import replacing
 
 
 @pytest.fixture
