@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,8 @@ _ADVICE = (
     '..., value_range=(0, 1)) or value_range=(0, 255), or the mean and std that normalised them. '
     'If they are not, choose eps by this ratio'
 )
+_MANY_UNITS = 50
+"""A range of pixels that is no multiple of the unit range by accident."""
 
 
 @register_adapter
@@ -67,6 +70,15 @@ class ClassifierAdapter(Adapter):
                 f'mean={mean}, std={std} do not look like pixels between 0 and 1; say which '
                 'pixels they normalise: value_range=(0, 255)'
             )
+        fits_unit = self.mean.abs().max() <= 1 and self.std.max() <= 1
+        named = self.normalized and (self.mean.any() or (self.std != 1).any())
+        if named and fits_unit and self.value_range[1] - self.value_range[0] > _MANY_UNITS:
+            raise ValueError(
+                f'mean={mean}, std={std} do not look like those of pixels in '
+                f'value_range={value_range}: they normalise pixels between 0 and 1. Leave '
+                'value_range out, or give the mean and std of its pixels, e.g. mean=127.5'
+            )
+        self._counted: dict[int, bool] = {}
 
     @classmethod
     def handles(cls, model: nn.Module) -> bool:
@@ -113,6 +125,28 @@ class ClassifierAdapter(Adapter):
         if isinstance(self.loss_fn, nn.Module):
             # A loss may keep centres, counters or norms of its own.
             yield from self.loss_fn.modules()
+
+    def counted(self, record: Record) -> Tensor | None:
+        counted = super().counted(record)
+        if counted is None or self.loss_fn in (None, F.cross_entropy):
+            return counted
+        # ignore_index may be hidden in a function, and the weight of a class may be 0.
+        labels = record.labels.reshape(-1)  # type: ignore[union-attr]
+        for index, label in enumerate(labels.tolist()):
+            if counted[index] and label not in self._counted:
+                self._counted[label] = self._counts(record, index)
+        left_out = [not self._counted.get(label, True) for label in labels.tolist()]
+        return counted & ~torch.tensor(left_out, device=counted.device)
+
+    def _counts(self, record: Record, index: int) -> bool:
+        """Whether the loss of one sample is defined without the others."""
+        rows = slice(index, index + 1)
+        with torch.no_grad():
+            try:
+                return not self.loss_fn(record.logits[rows], record.labels[rows]).isnan().any()  # type: ignore[index]
+            except Exception:
+                # A loss of several samples.
+                return True
 
     def space(self, values: Tensor, name: str) -> InputSpace:
         if not self.normalized:
@@ -181,8 +215,11 @@ def _is_number(entry: Any) -> bool:
 
 def ignore_index(loss: Any) -> int | None:
     """The label of samples that a loss leaves out, if it tells: a module's, or a partial's."""
-    given = getattr(loss, 'keywords', {}).get('ignore_index')
-    return getattr(loss, 'ignore_index', None) if given is None else given
+    while isinstance(loss, functools.partial):
+        if 'ignore_index' in loss.keywords:
+            return loss.keywords['ignore_index']
+        loss = loss.func
+    return getattr(loss, 'ignore_index', None)
 
 
 def _has(model: nn.Module, name: str) -> bool:

@@ -95,6 +95,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
         super().__init__(model, **options)
         self.loss_fn = loss_fn
         self._kept: list[Any] | None = None
+        self.told_unlabelled = False
         name = type(model).__name__
         if model.main_input_name == 'input_ids':
             raise TypeError(
@@ -118,7 +119,11 @@ class HuggingFaceAdapter(ClassifierAdapter):
         inputs = batch.inputs
         named = inputs if isinstance(inputs, Mapping) else {self.model.main_input_name: inputs}
         given = dict(target) if isinstance(target, Mapping) else {'labels': target}
-        labels = given['labels'] if self.loss_fn is None else given.pop('labels')
+        tensor = as_labels(given['labels'], batch)
+        labels = given['labels'] if tensor is None else tensor
+        given['labels'] = labels
+        if self.loss_fn is not None:
+            del given['labels']
         # Skip the mixin and accelerate's wrapper around it, which is already active.
         run = super(AdversarialPreTrainedModel, self.model).forward
         output = run(**named, **given, return_dict=True)
@@ -127,7 +132,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
             {'loss': loss},
             loss,
             output.logits,
-            as_labels(labels, batch),
+            tensor,
             batch.size,
             ignore_index(self.loss_fn),
         )
@@ -228,6 +233,10 @@ def _with_step(plain: Callable[..., Any]) -> Callable[..., Any]:
         given.pop('self')
         given |= given.pop('kwargs', {})
         if given.get(self.main_input_name) is None or given.get('labels') is None:
+            adapter = get_adversary(self).adapter
+            if adapter.told_unlabelled:
+                return plain(self, *args, **kwargs)
+            adapter.told_unlabelled = True
             warnings.warn(
                 f'{type(self).__name__} was called in training mode without labels: this is the '
                 "plain model's forward. If Trainer removes the labels (label smoothing, "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.adapter import Adapter, beside, class_names, register_adapter
+from ..core.adapter import Adapter, class_names, register_adapter
 from ..core.attack import InputSpace
 from ..core.autograd import with_gradient_of
 from ..core.batch import LONE, Batch, Inputs
@@ -38,6 +38,12 @@ class AdversarialRecognizer(AdversarialModule):
         """The recognizer's own losses, of which a ``train_step`` of its own may be made."""
         note_call(self, "self(inputs, data_samples, mode='loss') instead of self.loss(...)")
         return super().loss(*args, **kwargs)
+
+    def train_step(self, *args: Any, **kwargs: Any) -> Any:
+        """One training iteration, which a ``train_step`` of the recognizer's own may keep clean."""
+        logged = super().train_step(*args, **kwargs)
+        note_call(self, "self(inputs, data_samples, mode='loss') in train_step")
+        return logged
 
 
 @register_adapter
@@ -109,6 +115,11 @@ class RecognizerAdapter(Adapter):
 
     def _parse(self, losses: Any) -> tuple[Tensor, dict[str, Tensor]]:
         loss, log_vars = self.model.parse_losses(losses)
+        if not isinstance(loss, Tensor):
+            raise ValueError(
+                f'the head of {type(self.model).__name__} returns no loss: mmengine adds up the '
+                f"entries with 'loss' in their name, but there are only {', '.join(losses)}"
+            )
         return loss, {name: value for name, value in log_vars.items() if name in losses}
 
     def _losses(self, inputs: Inputs, target: Any) -> Any:
@@ -155,8 +166,8 @@ class RecognizerAdapter(Adapter):
         first = next(name for name in clean if 'loss' in name)
         clean[first] = with_gradient_of(clean[first], result.clean_loss)
         adversarial = _weighted(result.adversarial.losses, recipe.adv_weight)
-        losses = beside(clean, {f'adv_{name}': value for name, value in adversarial.items()})
-        return beside(losses, result.penalties)
+        losses = self.beside(clean, {f'adv_{name}': value for name, value in adversarial.items()})
+        return self.beside(losses, result.penalties)
 
 
 class AdversarialOmniRecognizer(AdversarialRecognizer):

@@ -30,6 +30,7 @@ class Adapter(ABC):
 
     def __init__(self, model: nn.Module, **options: Any) -> None:
         self.model = model
+        self._told_names = False
 
     @classmethod
     @abstractmethod
@@ -55,6 +56,13 @@ class Adapter(ABC):
     @abstractmethod
     def select(self, target: Any, index: Tensor) -> Any:
         """The labels or data samples at ``index``."""
+
+    def counted(self, record: Record) -> Tensor | None:
+        """Which samples of a clean forward the loss counts, boolean (B,); None if unknown.
+
+        Asked where only a part of the batch is attacked.
+        """
+        return record.labelled()
 
     @abstractmethod
     def find_cam_layer(self) -> str:
@@ -94,6 +102,26 @@ class Adapter(ABC):
             ``result.total``: one of them, or their sum.
         """
 
+    def beside(
+        self, logged: Mapping[str, Tensor], added: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Add values to what is logged, with more ``adv_`` in front if one of the names is taken.
+
+        A trainer adds up all losses that it is given, so none may take the place of another.
+        """
+        taken = sorted(logged.keys() & added.keys())
+        if not taken:
+            return {**logged, **added}
+        if not self._told_names:
+            self._told_names = True
+            warnings.warn(
+                f'the model itself logs {taken[0]!r}; what the adversarial step adds under this '
+                'name, and what comes with it, is logged with one more adv_ in front: '
+                f'{"adv_" + taken[0]!r}',
+                stacklevel=2,
+            )
+        return self.beside(logged, {f'adv_{name}': value for name, value in added.items()})
+
 
 ADAPTERS: list[type[Adapter]] = []
 
@@ -112,22 +140,6 @@ def adapter_class(model: nn.Module) -> type[Adapter]:
     raise TypeError(
         f'no adapter handles {type(model).__name__}; write one by subclassing core.adapter.Adapter'
     )
-
-
-def beside(logged: Mapping[str, Tensor], added: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Add values to what is logged, under their own names or, if one is taken, with more ``adv_``.
-
-    A trainer adds up all losses that it is given, so none may take the place of another.
-    """
-    taken = sorted(logged.keys() & added.keys())
-    if not taken:
-        return {**logged, **added}
-    warnings.warn(
-        f'the model itself logs {taken[0]!r}; what the adversarial step adds under this name, and '
-        f'what comes with it, is logged with one more adv_ in front: {"adv_" + taken[0]!r}',
-        stacklevel=2,
-    )
-    return beside(logged, {f'adv_{name}': value for name, value in added.items()})
 
 
 def class_names(model: nn.Module) -> set[str]:

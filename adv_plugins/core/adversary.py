@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapter import Adapter, beside
+from .adapter import Adapter
 from .attacker import Attacker
 from .autograd import gradients, inject_gradients
 from .batch import Batch, Inputs, fresh
@@ -90,12 +90,14 @@ class Adversary:
         if first and self.recipe.budget is not None:
             self.settle_budget(batch.size)
         active = schedule.is_active(self.recipe)
-        if first and not active:
-            self._rehearse(batch, target)
-        with torch.inference_mode(False), torch.enable_grad():
-            if not trains:
+        with torch.inference_mode(False):
+            if not trains or batch.is_inference():
                 # Tensors that were made under inference_mode cannot take part in a graph.
                 batch, target = batch.clone(), fresh(target)
+        if first and not active:
+            self._rehearse(batch, target)
+            self._warn_if_clean()
+        with torch.inference_mode(False), torch.enable_grad():
             if active:
                 losses = self._adversarial_losses(batch, target)
             else:
@@ -183,7 +185,7 @@ class Adversary:
             copy_clean_to_auxiliary(self.model)
         mirror_requires_grad(self.model)
         result = self._step(batch, target)
-        return beside(self.adapter.report(result, self.recipe), result.metrics)
+        return self.adapter.beside(self.adapter.report(result, self.recipe), result.metrics)
 
     def _step(self, batch: Batch, target: Any) -> StepResult:
         result = Step(self.attacker, self.recipe)(batch, target, self.schedule.stream())
@@ -198,7 +200,7 @@ class Adversary:
             result = self._step(batch, target)
             parameters = trainable(self.model)
             if parameters:
-                with self.attacker.path.use(ADVERSARIAL):
+                with self.attacker.path.use(ADVERSARIAL), self.attacker.buffers.hold():
                     gradients(result.total, parameters)
 
     def _warn_if_unmoved(self, metrics: dict[str, Tensor], count: int) -> None:
@@ -216,6 +218,22 @@ class Adversary:
             stacklevel=2,
         )
 
+    def _warn_if_clean(self) -> None:
+        """Warn if the run may train nothing adversarial; a trainer has checked its length."""
+        recipe, schedule = self.recipe, self.schedule
+        options = f'begin={recipe.begin}, end={recipe.end}, interval={recipe.interval}'
+        first = -(-recipe.begin // recipe.interval) * recipe.interval
+        if recipe.end is not None and recipe.end <= schedule.progress:
+            told = f'no iteration from here on is adversarial ({options})'
+        elif schedule.driven:
+            return
+        elif recipe.end is not None and recipe.end <= first:
+            told = f'no iteration is adversarial ({options})'
+        else:
+            told = f'iteration {first} is the first adversarial one ({options}); a run that ends '
+            told += 'before trains nothing adversarial'
+        warnings.warn(told, stacklevel=4)
+
     def _check_model(self) -> None:
         """Raise if the model was changed after its conversion in a way that breaks the step."""
         parts = list(self.model.modules())
@@ -232,6 +250,7 @@ class Adversary:
                 'the model is sharded by FSDP, which frees the parameters after each backward, but '
                 'an adversarial step has several; wrap it in DistributedDataParallel instead'
             )
+        check_inference(self.model)
         plain = plain_batch_norms(self.model)
         added = [name for name in plain if name not in self._left_plain]
         if len(dual_norms(self.model)) != self._num_norms or added:
@@ -243,3 +262,14 @@ class Adversary:
         for norm in dual_norms(self.model):
             check_twins(norm, norm._auxiliary)
         self._checked = counts
+
+
+def check_inference(model: nn.Module) -> None:
+    """Raise for parameters and statistics made under inference_mode: they have no gradients."""
+    norms = (buffers for m in model.modules() if is_batch_norm(m) for buffers in m.named_buffers())
+    for name, value in (*model.named_parameters(), *norms):
+        if value.is_inference():
+            raise RuntimeError(
+                f'{name} was made under torch.inference_mode, and gradients cannot be computed '
+                'with it; build, copy and load the model outside of it, or under torch.no_grad'
+            )

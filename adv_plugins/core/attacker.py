@@ -36,6 +36,7 @@ class Attacker:
 
     Attributes:
         layer (str): Dotted name of the layer whose output the objective reads; '' if it reads none.
+        buffers (BufferGuard): Keeps forwards that are no clean ones from writing into buffers.
 
     Raises:
         ValueError: The model lacks the layer that the recipe names, or the recipe names none and
@@ -46,7 +47,7 @@ class Attacker:
         self.adapter = adapter
         self.recipe = recipe
         self.path = NormPath() if path is None else path
-        self._buffers = BufferGuard(adapter, self.path)
+        self.buffers = BufferGuard(adapter, self.path)
         self._told_units = False
         self.layer = ''
         if recipe.objective.needs_features:
@@ -96,7 +97,7 @@ class Attacker:
         """
         layer = self.layer if features else ''
         module = self.adapter.model.get_submodule(layer) if layer else None
-        with capture_output(module) as outputs, self._buffers.hold():
+        with capture_output(module) as outputs, self.buffers.hold(learn=True):
             record = self.adapter.forward(batch, fresh(target))
         if layer:
             record.layer = self.layer
@@ -132,7 +133,8 @@ class Attacker:
             ValueError: The objective does not depend on the inputs.
         """
         leaves = list(batch.values.values())
-        with self.path.use(branch, tracking=False):
+        # Activation checkpointing repeats parts of the forward here.
+        with self.path.use(branch, tracking=False), self.buffers.hold():
             value = self.recipe.objective(record, labels).sum()
             if ran_in_fp16(graph_nodes(value), leaves):
                 # Small gradients would underflow. Scaling does not change the step's direction.

@@ -49,6 +49,11 @@ def gradients(
                 'second_order=False, which holds the channel weights of the CAM constant, or '
                 'name a later cam_layer'
             ) from error
+        if 'modified by an inplace operation' in str(error):
+            raise RuntimeError(
+                'the model changes a tensor in place after it was used, which hides the gradient '
+                f'of the inputs that an attack needs; write x = x - mean for x.sub_(mean) ({error})'
+            ) from error
         if 'checkpoint' not in str(error):
             raise
         raise RuntimeError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -56,7 +56,8 @@ class Batch:
     def _entries(self) -> Inputs:
         if isinstance(self._given, Tensor):
             return self.values[LONE]
-        return {**self._given, **self.values}
+        inputs: Inputs = _mapping_like(self._given, {**self._given, **self.values})
+        return inputs
 
     @property
     def size(self) -> int:
@@ -94,6 +95,10 @@ class Batch:
         if isinstance(inputs, Tensor):
             return Batch(inputs[index])
         return Batch(take_entries(inputs, index, self.size))
+
+    def is_inference(self) -> bool:
+        """Whether a modality was made under inference_mode, and cannot be differentiated."""
+        return any(value.is_inference() for value in self.values.values())
 
     def clone(self) -> Batch:
         """Copy all tensors; tensors made under inference_mode cannot be differentiated."""
@@ -140,12 +145,21 @@ def _fresh_container(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, Mapping):
-        return {name: fresh(entry) for name, entry in value.items()}
+        return _mapping_like(value, {name: fresh(entry) for name, entry in value.items()})
     if isinstance(value, tuple) and hasattr(value, '_make'):
         return value._make(map(fresh, value))
     if isinstance(value, (list, tuple, set)):
         return type(value)(map(fresh, value))
     return value
+
+
+def _mapping_like(value: Mapping[str, Any], entries: dict[str, Any]) -> Any:
+    """Entries in a mapping of the same type, whose attributes a model may read."""
+    if type(value) is dict or not isinstance(value, MutableMapping):
+        return entries
+    twin = copy.copy(value)
+    twin.update(entries)
+    return twin
 
 
 def per_sample(values: Tensor, count: int) -> Tensor:

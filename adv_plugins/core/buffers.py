@@ -7,7 +7,8 @@ forwards of an attack and the adversarial forward get copies of them, which are 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,21 +33,66 @@ class BufferGuard:
     def __init__(self, adapter: Adapter, path: NormPath) -> None:
         self._adapter = adapter
         self._path = path
-        # Batch norms whose buffers no forward has written, by the mode of the model.
-        self._idle: dict[bool, set[nn.Module]] = {True: set(), False: set()}
+        # Batch norms whose buffers no forward has written, and the mode they were in.
+        self._idle: set[tuple[nn.Module, bool]] = set()
+        # The backward that the buffers are held in, and what ends that.
+        self._backward = -1
+        self._held = ExitStack()
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Inside the ``with`` block, unless it is a clean training forward, hold the buffers."""
+    def hold(self, learn: bool = False) -> Iterator[None]:
+        """Inside the ``with`` block, unless it is a clean training forward, hold the buffers.
+
+        Args:
+            learn (bool): Whether the block is a forward, which shows the batch norms that need no
+                copies. Defaults to False: a backward, of which checkpointing repeats some.
+        """
         branch, tracking = self._path.branch, self._path.tracking
         if branch == CLEAN and tracking:
             yield
             return
-        idle = self._idle[self._adapter.model.training]
+        with self._hold(tracking) as held:
+            yield
+            if not learn:
+                return
+            self._idle.update(
+                (module, module.training)
+                for module, buffers in held
+                if is_batch_norm(module) and _are_equal(module, buffers)
+            )
+
+    def hold_in_backward(self, value: Tensor) -> None:
+        """Hold the buffers in every backward of a value of the adversarial forward, too.
+
+        Activation checkpointing repeats parts of that forward there.
+        """
+        if value.requires_grad:
+            value.register_hook(self._hold_until_backward_ends)  # type: ignore[no-untyped-call]
+
+    def _hold_until_backward_ends(self, _: Tensor) -> None:
+        running = torch._C._current_graph_task_id()
+        if running == self._backward:
+            return
+        # A backward that failed has not called it.
+        self._release()
+        self._backward = running
+        self._held.enter_context(self._hold(tracking=True))
+        engine: Any = torch.autograd.Variable._execution_engine
+        engine.queue_callback(self._release)
+
+    def _release(self) -> None:
+        self._backward = -1
+        self._held.close()
+
+    @contextmanager
+    def _hold(self, tracking: bool) -> Iterator[list[tuple[nn.Module, dict[str, Tensor]]]]:
+        # The buffers of a scripted module cannot be replaced.
+        modules = [m for m in self._adapter.modules() if not isinstance(m, torch.jit.ScriptModule)]
+        names = {module: set(module._buffers) for module in modules}
         held = [
             (module, buffers)
-            for module in self._adapter.modules()
-            if module not in idle and not (tracking and _is_shared(module))
+            for module in modules
+            if (module, module.training) not in self._idle and not (tracking and _is_shared(module))
             if (buffers := dict(_clean_buffers(module)))
         ]
         copies: dict[int, Tensor] = {}
@@ -55,22 +101,18 @@ class BufferGuard:
                 # One buffer may have several owners.
                 module._buffers[name] = copies.setdefault(id(buffer), buffer.clone())
         try:
-            yield
-            idle.update(
-                module
-                for module, buffers in held
-                if is_batch_norm(module) and _are_equal(module, buffers)
-            )
+            yield held
         finally:
             for module, buffers in held:
                 module._buffers.update(buffers)
+            for module, before in names.items():
+                # The first clean forward registers them.
+                for name in module._buffers.keys() - before:
+                    del module._buffers[name]
 
 
 def _clean_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The buffers of a module but for the auxiliary ones, which the adversarial forward moves."""
-    if isinstance(module, torch.jit.ScriptModule):
-        # Its buffers cannot be replaced.
-        return
     for name, buffer in module._buffers.items():
         if buffer is not None and not (isinstance(module, DualNorm) and name.startswith(PREFIX)):
             yield name, buffer

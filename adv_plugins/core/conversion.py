@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from .adapter import adapter_class
-from .adversary import Adversary
+from .adversary import Adversary, check_inference
 from .batch import Inputs
 from .norm import (
     PREFIX,
@@ -23,6 +23,7 @@ from .norm import (
     dual_norms,
     is_batch_norm,
     revert_norms,
+    shared_parameters,
 )
 from .recipe import Recipe, build_recipe
 from .subclass import Swapped, restore_class, swap_class
@@ -63,7 +64,8 @@ class AdversarialModule(Swapped):
             ``||R|| / ||X||`` in the units of the model's input. A regularizer appears weighted as
             ``'loss_<name>'`` and unweighted as ``'<name>'``.
         """
-        _warn_past_ddp()
+        if not get_adversary(self).schedule.rehearsed:
+            _warn_past_ddp()
         return get_adversary(self).losses(inputs, target)
 
     def perturb(self, inputs: Inputs, target: Any) -> Inputs:
@@ -136,12 +138,14 @@ def make_adversarial(
         >>> losses['loss'].backward()
     """
     _check_convertible(model)
+    check_inference(model)
     kind = adapter_class(model)
     recipe = build_recipe(recipe, **options)
     adapter = kind(model, loss_fn=loss_fn, mean=mean, std=std, value_range=value_range)
     path = NormPath()
     try:
-        norms = convert_norms(model, path, recipe.dual_bn, recipe.dual_ln)
+        with torch.inference_mode(False):
+            norms = convert_norms(model, path, recipe.dual_bn, recipe.dual_ln)
         model.__dict__[_STATE] = Adversary(adapter, recipe, path)
         _warn_if_nothing_to_double(model, recipe, norms)
         swap_class(model, kind.mixin, 'Adversarial')
@@ -161,6 +165,13 @@ def _warn_if_nothing_to_double(
         warnings.warn(
             f'{type(model).__name__} has no batch normalisation: dual_bn has nothing to convert, '
             f'and both paths share all weights{advice}',
+            stacklevel=3,
+        )
+    shared = shared_parameters(model) if recipe.dual_bn else []
+    if shared:
+        warnings.warn(
+            f'both paths share {shared[0]}, because the norm keeps it in a part of its own: only '
+            'half of this norm gets an auxiliary twin. dual_bn=False lets both share all of it',
             stacklevel=3,
         )
     if recipe.dual_ln and not layer_norms:
@@ -222,7 +233,11 @@ def load_adversarial_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -
         name
         for name, value in expected.items()
         if name in given
-        and not (isinstance(given[name], Tensor) and given[name].shape == value.shape)
+        and not (
+            isinstance(given[name], Tensor)
+            and given[name].shape == value.shape
+            and given[name].is_floating_point() == value.is_floating_point()
+        )
     ]
     if wrong:
         raise ValueError(

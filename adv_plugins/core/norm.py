@@ -259,6 +259,20 @@ def dual_norms(model: nn.Module) -> list[DualNorm]:
     return [module for module in model.modules() if isinstance(module, DualNorm)]
 
 
+def shared_parameters(model: nn.Module) -> list[str]:
+    """Names of the parameters in the parts of converted batch norms, which have no twins."""
+    names = {id(value): name for name, value in model.named_parameters()}
+    return [
+        names[id(value)]
+        for module in dual_norms(model)
+        if is_batch_norm(module)
+        for part in module.modules()
+        if not isinstance(part, DualNorm)
+        for value in part._parameters.values()
+        if value is not None
+    ]
+
+
 def auxiliary_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
     """Pairs of a clean parameter and its auxiliary one."""
     for module in dual_norms(model):

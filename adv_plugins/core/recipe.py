@@ -15,7 +15,7 @@ from typing import Any, ParamSpec
 
 from .attack import GradientAscent
 from .objectives import OBJECTIVES, Objective
-from .option_values import as_length
+from .option_values import as_length, as_number
 from .options import build, describe
 from .regularizers import REGULARIZERS, Regularizer
 from .rules import RULES
@@ -119,6 +119,9 @@ class Recipe:
         for length in ('eps', 'step_size'):
             if isinstance(vars(self)[length], str):
                 vars(self)[length] = as_length(length, vars(self)[length])
+        for number in ('fraction', 'budget', 'attack_scale', 'clean_weight', 'adv_weight'):
+            if isinstance(vars(self)[number], str):
+                vars(self)[number] = as_number(number, vars(self)[number])
         vars(self).update(
             objective=build('objective', Objective, OBJECTIVES, self.objective),
             regularizers=build_regularizers(self.regularizers),
@@ -230,7 +233,7 @@ def build_regularizers(
     Raises:
         ValueError: ``regularizers`` is not a list, a regularizer or option is unknown, or two
             have the same name, which the log could not distinguish; or one has ``loss`` in its
-            name.
+            name, or a name that begins with ``adv_``.
     """
     if regularizers is None or isinstance(regularizers, (Regularizer, str, Mapping)):
         raise ValueError(
@@ -246,5 +249,10 @@ def build_regularizers(
                 f'a regularizer is called {name!r}, but its unweighted value is logged under this '
                 "name, and trainers add up every entry with 'loss' in its name; leave 'loss' out "
                 'of it: the weighted value is logged as loss_<name>'
+            )
+        if not name or name.startswith('adv_'):
+            raise ValueError(
+                f'a regularizer is called {name!r}; give it a name that does not begin with adv_, '
+                'as what the step itself logs does'
             )
     return built

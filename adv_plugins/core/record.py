@@ -95,7 +95,8 @@ class Record:
             return None
         labels = labels.reshape(self.batch_size)
         counted = labels >= 0
-        if isinstance(self.logits, Tensor) and self.logits.ndim == 2:
+        # A single score stands for two classes.
+        if isinstance(self.logits, Tensor) and self.logits.ndim == 2 and self.logits.shape[1] > 1:
             counted &= labels < self.logits.shape[1]
         return counted if self.ignore_index is None else counted & (labels != self.ignore_index)
 

@@ -28,6 +28,7 @@ class Schedule:
             copies of the clean ones.
         adversarial_steps (int): The number of adversarial steps so far.
         rehearsed (bool): Whether the whole step has been tried once.
+        driven (bool): Whether a trainer sets the position, which knows the length of the run.
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,7 @@ class Schedule:
         self.started = False
         self.adversarial_steps = 0
         self.rehearsed = False
+        self.driven = False
         self._shared = False
 
     def reseed(self, seed: int) -> None:
@@ -51,13 +53,18 @@ class Schedule:
             epoch (int, optional): The epoch, if ``begin`` and ``end`` count epochs. Defaults to
                 None: they count iterations.
         """
+        self.driven = True
         self.iteration = self.iteration if iteration is None else iteration
         self.epoch = epoch
 
     def is_active(self, recipe: Recipe) -> bool:
         """Whether the next step is an adversarial one."""
-        progress = self.iteration if self.epoch is None else self.epoch
-        return recipe.is_active(progress, self.iteration)
+        return recipe.is_active(self.progress, self.iteration)
+
+    @property
+    def progress(self) -> int:
+        """The position in the unit of ``begin`` and ``end``."""
+        return self.iteration if self.epoch is None else self.epoch
 
     def step_taken(self, adversarial: bool) -> None:
         """Count a training step."""

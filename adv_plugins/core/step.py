@@ -100,11 +100,13 @@ class Step:
         with attacker.path.use(CLEAN):
             clean = self._forward(batch, target, features=recipe.starts_at_clean)
         with private_random(batch.device, seed):
-            labels, labelled = recipe.objective.targets(clean), clean.labelled()
+            labels = recipe.objective.targets(clean)
             gradient, clean_loss, known = self._read_clean_graph(clean, labels, batch, clock)
             part = _Part(batch, target, labels, gradient, clean)
             if recipe.fraction < 1:
-                chosen = _random_subset(batch, recipe.fraction, labelled)
+                with attacker.path.use(CLEAN, tracking=False), attacker.buffers.hold():
+                    counted = attacker.adapter.counted(clean)
+                chosen = _random_subset(batch, recipe.fraction, counted)
                 part = part.take(chosen, attacker.adapter)
             del gradient
             perturbed, finite = attacker.ascend(
@@ -114,6 +116,8 @@ class Step:
                 set_random_state(dropout)
             with attacker.path.use(ADVERSARIAL):
                 adversarial = self._forward(perturbed, part.target, features=False)
+        for value in {adversarial.loss, *adversarial.losses.values()}:
+            attacker.buffers.hold_in_backward(value)
         clean_loss = inject_gradients(clean_loss, known)
         del known
         adv_loss = recipe.adv_weight * adversarial.loss
@@ -181,7 +185,7 @@ class Step:
         foreign = [leaf for leaf in leaves_of(nodes) if leaf not in inside]
         parameters = [*trainable(self.model), *foreign]
         inputs = [*parameters, *wanted]
-        with self.attacker.path.use(CLEAN):
+        with self.attacker.path.use(CLEAN), self.attacker.buffers.hold():
             taken = gradients(loss, inputs) if inputs else ()
         count = len(parameters)
         return taken[count:], dict(zip(parameters, taken[:count], strict=True))
@@ -233,13 +237,13 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [value for value in model.parameters() if value.requires_grad]
 
 
-def _random_subset(batch: Batch, fraction: float, labelled: Tensor | None) -> Tensor:
+def _random_subset(batch: Batch, fraction: float, counted: Tensor | None) -> Tensor:
     """Sorted indices of about ``fraction`` of the samples; at least two, for batch norms.
 
-    Samples with a label are drawn first: the mean loss of a part without any is undefined.
+    Samples that the loss counts are drawn first: the mean loss of a part without any is undefined.
     """
     count = max(min(2, batch.size), round(batch.size * fraction))
     order = torch.randperm(batch.size, device=batch.device)
-    if labelled is not None:
-        order = order[(~labelled[order]).to(torch.uint8).argsort(stable=True)]
+    if counted is not None:
+        order = order[(~counted[order]).to(torch.uint8).argsort(stable=True)]
     return order[:count].sort().values

@@ -61,13 +61,16 @@ class OptimizerWatch:
 
     def look(self) -> None:
         """See whether an optimizer has stepped since, and on what."""
-        trained, twins = _count_changed(self._before), _count_changed(self._twins)
-        if not trained and not twins:
+        trained, moved = _changed(self._before), _changed(self._twins)
+        if not any(trained) and not any(moved):
             return
+        # An optimizer that has a parameter also drops its gradient.
+        kept = [not any(moved) or _has_gradient(twin) for twin, _ in self._twins]
+        lost = sum(t and k and not m for t, m, k in zip(trained, moved, kept, strict=True))
         self._before, self._twins, self._settled = [], [], True
-        if not twins:
+        if lost:
             warnings.warn(
-                f'the optimizer trains {trained} parameters of the norms, but none of their '
+                f'an optimizer trains {lost} parameters of the norms, but none trains their '
                 'auxiliary twins: it was built before make_adversarial. Build it afterwards, from '
                 'model.parameters(), or call optimizer.add_param_group(dict(params=[value for '
                 "name, value in model.named_parameters() if name.rpartition('.')[2].startswith("
@@ -76,6 +79,10 @@ class OptimizerWatch:
             )
 
 
-def _count_changed(values: Sequence[tuple[Tensor, Tensor]]) -> int:
+def _changed(values: Sequence[tuple[Tensor, Tensor]]) -> list[bool]:
     # By value, because fused optimizers do not raise the version of what they write.
-    return sum(not torch.equal(now, before) for now, before in values)
+    return [not torch.equal(now, before) for now, before in values]
+
+
+def _has_gradient(value: Tensor) -> bool:
+    return value.grad is not None and bool(value.grad.any())

@@ -48,6 +48,7 @@ class Deployed:
             )
         self.model = model
         self.adapter = kind(model)
+        self._attackers: dict[int, Attacker] = {}
         head = self.adapter.head
         assert head is not None
         self.head = head
@@ -141,7 +142,10 @@ class Deployed:
         Returns:
             Tensor: Adversarial inputs in the shape of ``inputs``.
         """
-        attacker = Attacker(self.adapter, recipe)
+        # Kept, because an attacker tells of its units once.
+        if id(recipe) not in self._attackers:
+            self._attackers[id(recipe)] = Attacker(self.adapter, recipe)
+        attacker = self._attackers[id(recipe)]
         singles = self.one_view(inputs, views)
         with _full_precision(inputs), fresh_pool(self.model):
             moved = attacker.perturb(singles, _repeat(data_samples, views), stream_seed(seed))

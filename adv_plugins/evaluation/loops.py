@@ -95,9 +95,10 @@ class RobustEvaluation:
         self.model: nn.Module = model
         self.adapter: Adapter = kind(model)
         self._labels_checked = False
+        # An attack that does not fit the model fails here, not at the first validation.
+        # They are kept, because an attacker tells of its units once.
+        self._attackers = {id(r): Attacker(self.adapter, r) for r in self.recipes.values()}
         for name, recipe in self.recipes.items():
-            # An attack that does not fit the model fails here, not at the first validation.
-            Attacker(self.adapter, recipe)
             if _in_pixels(model.data_preprocessor):
                 check_within_range(f'attacks[{name!r}]: eps', recipe.eps, recipe.norm)
         self.evaluator = AttackedEvaluator(self.evaluator, self.recipes, self.deepfool)
@@ -156,7 +157,7 @@ class RobustEvaluation:
 
     def _attack(self, recipe: Recipe, idx: int, inputs: Any, samples: Any) -> Any:
         # The random starts are the same in every evaluation, and others for every batch.
-        return Attacker(self.adapter, recipe).perturb(inputs, samples, stream_seed(0, idx))
+        return self._attackers[id(recipe)].perturb(inputs, samples, stream_seed(0, idx))
 
     def _deepfool(self, inputs: Any, samples: Any) -> None:
         """Run DeepFool on the batch, on as many of its videos as ``num_videos`` still asks for."""

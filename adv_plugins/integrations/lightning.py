@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -104,13 +105,19 @@ class AdversarialCallback(Callback):
         Warns if no batch of the run is an adversarial one.
         """
         _, net = self._network(pl_module)
-        begin, epochs = get_adversary(net).recipe.begin, trainer.max_epochs
-        length = 1 if self.by_epoch else trainer.num_training_batches
-        if epochs not in (None, -1) and begin >= epochs * length:
+        recipe, batches = get_adversary(net).recipe, trainer.num_training_batches
+        first = recipe.begin * (batches if self.by_epoch else 1)
+        if recipe.interval > 1:
+            first = -(-first // recipe.interval) * recipe.interval
+        last = math.inf
+        if trainer.max_epochs not in (None, -1):
+            last = trainer.max_epochs * batches
+        if trainer.max_steps != -1 and pl_module.automatic_optimization:
+            last = min(last, trainer.max_steps * trainer.accumulate_grad_batches)
+        if 0 < last <= first:
             warnings.warn(
-                f'begin={begin}, but the run ends after {epochs * length} '
-                f'{"epochs" if self.by_epoch else "batches"}: no iteration is adversarial; write '
-                'begin=0',
+                f'begin={recipe.begin}, interval={recipe.interval}, but the run ends after {last} '
+                f'batches ({batches} an epoch): no iteration is adversarial; write begin=0',
                 stacklevel=2,
             )
         steps = get_adversary(net).schedule.adversarial_steps

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from ..attention import AttentionFrobenius
+from ..core.option_values import as_number
 from ..core.recipe import Recipe, register_recipe
 
 
@@ -45,7 +45,8 @@ def ART(
     Example:
         >>> custom_hooks = [dict(type='ARTHook', eps=0.5, alpha=1.0)]
     """
-    if not 0 <= alpha < math.inf:
+    alpha = as_number('alpha', alpha)
+    if alpha < 0:
         raise ValueError(f'alpha={alpha} must be finite and not negative; the paper has alpha=1')
     return Recipe(
         objective='TrainingLoss',
@@ -78,7 +79,8 @@ def AART(*, beta: float = 0.001, attention: Sequence[str] | None = None, **optio
     Example:
         >>> custom_hooks = [dict(type='AARTHook', eps=0.5, alpha=1.0, beta=0.001)]
     """
-    if not 0 <= beta < math.inf:
+    beta = as_number('beta', beta)
+    if beta < 0:
         raise ValueError(f'beta={beta} must be finite and not negative; the paper has beta=0.001')
     term = AttentionFrobenius(weight=beta, modules=attention, option='attention')
     return ART(regularizers=[term], **options)

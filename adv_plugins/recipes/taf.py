@@ -7,6 +7,7 @@ from typing import Any
 from ..core.checks import check_choice
 from ..core.functional import CAM_NORMALIZATIONS, CAM_WEIGHTINGS
 from ..core.objectives import TemporalCAM
+from ..core.option_values import as_number
 from ..core.recipe import Recipe, register_recipe
 
 
@@ -97,6 +98,7 @@ def CEAugmentation(
 
 def _fine_tuning(objective: Any, alpha: float, **options: Any) -> Recipe:
     """Eq. 7: the clean losses have weight α, the adversarial ones 1 - α."""
+    alpha = as_number('alpha', alpha)
     if not 0 <= alpha <= 1:
         raise ValueError(f'alpha={alpha} must lie in [0, 1], the paper has alpha=0.7')
     return Recipe(objective=objective, clean_weight=alpha, adv_weight=1 - alpha, **options)

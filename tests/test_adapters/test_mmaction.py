@@ -632,3 +632,24 @@ def test_recognizer_of_frames_and_heatmaps(recipe):
     assert inputs['imgs'] is frames and inputs['heatmap_imgs'] is maps and frames.ndim == 6
     moved = model.perturb(inputs, samples)
     assert moved['imgs'].shape == frames.shape and (moved['heatmap_imgs'] != maps).any()
+
+
+def test_a_name_that_is_taken_is_told_once(case):
+    model, inputs, samples = case
+    plain_loss = model.loss
+    model.loss = lambda *given: dict(plain_loss(*given), adv_ratio=torch.ones(()))
+    make_adversarial(model, 'advprop', steps=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        for _ in range(3):
+            model(inputs, samples, mode='loss')
+    assert sum('the model itself logs' in str(w.message) for w in caught) == 1
+
+
+def test_a_head_without_a_loss_is_told(case):
+    model, inputs, samples = case
+    plain_loss = model.loss
+    model.loss = lambda *given: dict(ce=plain_loss(*given)['loss_cls'])
+    make_adversarial(model, 'advprop', steps=1)
+    with pytest.raises(ValueError, match='returns no loss.*only ce'):
+        model(inputs, samples, mode='loss')

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from adv_plugins.core.autograd import graph_nodes, inject_gradients, leaves_of, with_gradient_of
+from adv_plugins.core.autograd import (
+    gradients,
+    graph_nodes,
+    inject_gradients,
+    leaves_of,
+    with_gradient_of,
+)
 
 
 @pytest.mark.parametrize('source', [3.0, float('inf'), float('nan')])
@@ -30,3 +36,12 @@ def test_nothing_known_leaves_the_graph_alone():
     x = torch.ones((), requires_grad=True)
     value = 3 * x
     assert inject_gradients(value, None) is value
+
+
+def test_an_input_that_is_changed_after_use_is_told():
+    x = torch.ones(3, requires_grad=True)
+    moved = x.clone()
+    value = (moved * moved).sum()
+    moved.sub_(1)
+    with pytest.raises(RuntimeError, match='in place after it was used.*x = x - mean'):
+        gradients(value, [x])

@@ -1,6 +1,6 @@
 """Inputs of one tensor and of several, with masks."""
 
-from collections import namedtuple
+from collections import OrderedDict, UserDict, namedtuple
 
 import numpy as np
 import pytest
@@ -154,3 +154,20 @@ def test_copies_reach_tensors_in_containers_and_samples():
     assert len(given['samples']) == 2 and first.label == 3 and first.fields == {'label'}
     assert first.meta['boxes'].sum() == 0 and given['pair'].a.sum() == 2
     assert given['array'].sum() == 0 and 'none' in given and type(twin['pair']) is Pair
+
+
+class Named(dict):
+    """A dict of which models read the entries as attributes."""
+
+    def __getattr__(self, name):
+        return self[name]
+
+
+@pytest.mark.parametrize('kind', [Named, UserDict, OrderedDict])
+def test_a_mapping_keeps_its_type_and_is_a_copy(kind):
+    given = kind(rgb=torch.rand(2, 3), meta=kind(size=torch.ones(1)))
+    inputs = Batch(given).leaves().inputs
+    assert type(inputs) is type(inputs['meta']) is kind
+    inputs['meta']['size'].zero_()
+    inputs['more'] = inputs.pop('rgb')
+    assert 'more' not in given and given['meta']['size'] == 1

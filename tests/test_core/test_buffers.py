@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from adv_plugins import adversarial_state_dict, make_adversarial
 from adv_plugins.core.norm import dual_norms
@@ -221,3 +222,83 @@ def test_the_state_of_a_loss_is_held_too():
         model.adversarial_loss(x, y)['loss'].backward()
     model.perturb(x, y)
     assert_same(dict(own.named_buffers()), dict(loss.named_buffers()))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return checkpoint(self.inner, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize('kind', ['centre', 'functional', 'moving'])
+@pytest.mark.parametrize(
+    'options', [dict(steps=2), dict(attack_path='clean', steps=1), dict(begin=5, steps=2)], ids=str
+)
+def test_what_checkpointing_repeats_moves_no_buffer_under_attack(kind, options):
+    plain, (x, y) = Checkpointed(build(kind)), batch()
+    model = make_adversarial(copy.deepcopy(plain), eps=0.3, **options)
+    # One backward each: what is repeated in the backward of the clean part moves buffers in both.
+    F.cross_entropy(plain(x), y).backward()
+    model.adversarial_loss(x, y)['loss'].backward()
+    assert_same(copies(model), copies(plain))
+
+
+def test_a_backward_that_fails_leaves_no_copies_for_the_next_one():
+    plain, (x, y) = build('centre'), batch()
+    model = make_adversarial(copy.deepcopy(plain), eps=0.3)
+    centre = model[1].centre
+    losses = model.adversarial_loss(x, y)
+    hook = model[0].weight.register_hook(lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        losses['loss'].backward()
+    hook.remove()
+    model.adversarial_loss(x, y)['loss'].backward()
+    assert model[1].centre is centre
+
+
+class Late(nn.Module):
+    """Registers its buffer in the first forward."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x):
+        if not hasattr(self, 'sum'):
+            self.register_buffer('sum', torch.zeros(self.channels))
+        self.sum += x.detach().mean((0, 2, 3))
+        return x
+
+
+def test_a_buffer_that_a_forward_registers_is_that_of_the_clean_forward():
+    plain, (x, y) = nn.Sequential(nn.Conv2d(3, 4, 3), Late(4), nn.Flatten()), batch()
+    model = make_adversarial(copy.deepcopy(plain), eps=0.3, steps=1, begin=1, dual_bn=False)
+    model.perturb(x, y)
+    for _ in range(2):
+        plain(x)
+        model.adversarial_loss(x, y)
+    assert_same(copies(model), copies(plain))
+
+
+class Own(Functional):
+    """Follows the mode of the norm that it does not call."""
+
+    def forward(self, x):
+        bn = self.bn
+        return F.batch_norm(
+            x, bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.training, bn.momentum
+        )
+
+
+def test_a_norm_that_is_unfrozen_later_is_held_from_then_on():
+    plain, (x, y) = nn.Sequential(nn.Conv2d(3, 4, 3), Own(4), nn.Flatten()), batch()
+    model = make_adversarial(copy.deepcopy(plain), eps=0.3, steps=2)
+    model[1].bn.eval()
+    model.adversarial_loss(x, y)
+    model.train()
+    plain(x)
+    model.adversarial_loss(x, y)
+    assert_same(copies(model), copies(plain))

@@ -296,3 +296,38 @@ def test_missing_hooks_name_the_extra(monkeypatch):
     monkeypatch.delitem(vars(adv_plugins), 'TAFHook', raising=False)
     with pytest.raises(ImportError, match=r'adv_plugins\[mmaction\]'):
         _ = adv_plugins.TAFHook
+
+
+def test_a_model_made_under_inference_mode_is_refused_before_anything_changes():
+    with torch.inference_mode():
+        net = Conv3dNet()
+    with pytest.raises(RuntimeError, match='outside of it'):
+        make_adversarial(net)
+    assert type(net) is Conv3dNet
+    model = make_adversarial(Conv3dNet())
+    with torch.inference_mode():
+        twin = copy.deepcopy(model)
+    with pytest.raises(RuntimeError, match='outside of it'):
+        twin.perturb(torch.rand(2, 3, 4, 8, 8), torch.tensor([0, 1]))
+
+
+def test_conversion_under_inference_mode_trains_later():
+    net, clips = Conv3dNet(), (torch.rand(4, 3, 4, 8, 8), torch.arange(4))
+    with torch.inference_mode():
+        make_adversarial(net, eps=0.1, steps=1)
+        clips = tuple(map(torch.clone, clips))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net.adversarial_loss(*clips)['loss'].backward()
+    optimizer.step()
+
+
+class Positive(nn.Module):
+    def forward(self, weight):
+        return nn.functional.softplus(weight)
+
+
+def test_a_norm_that_keeps_its_weight_in_a_part_is_told():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    nn.utils.parametrize.register_parametrization(net[1], 'weight', Positive())
+    with pytest.warns(UserWarning, match='share 1.parametrizations.weight.original'):
+        make_adversarial(net)

@@ -236,3 +236,18 @@ def test_lengths_as_a_command_line_gives_them():
     for value in ('six', '6/0', '-1/255', 'inf'):
         with pytest.raises(ValueError, match=f"eps='{value}' must be finite and not negative"):
             TAF(eps=value)
+
+
+@pytest.mark.parametrize('name', ['adv_eps', ''])
+def test_a_regularizer_that_is_called_as_what_the_step_logs_is_refused(name):
+    kind = type('Own', (Regularizer,), dict(name=name, __call__=lambda self, a, b: a.loss))
+    with pytest.raises(ValueError, match='does not begin with adv_'):
+        AdvProp(regularizers=[kind()])
+
+
+def test_text_that_means_a_number_is_one():
+    recipe = build_recipe(dict(type='TAF', alpha='3/4', fraction='1/4', attack_scale='0.5'))
+    assert (recipe.clean_weight, recipe.fraction, recipe.attack_scale) == (0.75, 0.25, 0.5)
+    for option in ('alpha', 'fraction', 'budget'):
+        with pytest.raises(ValueError, match=f"{option}='much'"):
+            build_recipe(dict(type='TAF', **{option: 'much'}))

@@ -20,14 +20,19 @@ LOSSES = {
     'function': (lambda out, y: F.cross_entropy(out, y, ignore_index=255), 255),
     'partial': (functools.partial(F.cross_entropy, ignore_index=2), 2),
     'module, a class': (nn.CrossEntropyLoss(ignore_index=0), 0),
+    'partial of a module': (functools.partial(nn.CrossEntropyLoss(ignore_index=0)), 0),
+}
+HIDDEN = {
+    'function, a class': (lambda out, y: F.cross_entropy(out, y, ignore_index=2), 2),
+    'a class of weight 0': (nn.CrossEntropyLoss(torch.arange(NUM_CLASSES).float()), 0),
 }
 
 
-@pytest.mark.parametrize('kind', LOSSES)
+@pytest.mark.parametrize('kind', LOSSES | HIDDEN)
 @pytest.mark.parametrize('recipe', ['taf', 'ceaugmentation', 'advprop'])
 @pytest.mark.parametrize('part', [dict(fraction=0.25), dict(budget=1.25)], ids=str)
 def test_a_part_of_the_batch_has_samples_that_count(kind, recipe, part):
-    loss_fn, ignored = LOSSES[kind]
+    loss_fn, ignored = (LOSSES | HIDDEN)[kind]
     model = make_adversarial(Conv3dNet(), recipe, loss_fn=loss_fn, eps=0.1, **part)
     y = torch.tensor([1] + [ignored] * 7)
     for _ in range(8):
@@ -99,3 +104,19 @@ def test_a_list_of_anything_goes_to_the_loss_as_it_is(part):
     model = make_adversarial(Conv3dNet(), 'taf', loss_fn=by_name)
     with pytest.raises(ValueError, match='one hard label per sample.*got none'):
         model.adversarial_loss(CLIPS, names)
+
+
+def test_a_single_score_stands_for_two_classes():
+    seen = []
+
+    def loss_fn(out, y):
+        seen.append(y.tolist())
+        return F.binary_cross_entropy_with_logits(out[:, 0], y.float())
+
+    torch.manual_seed(0)
+    model = make_adversarial(Conv3dNet(), loss_fn=loss_fn, eps=0.1, steps=1, fraction=0.5)
+    model.fc = nn.Linear(model.fc.in_features, 1)
+    for _ in range(6):
+        model.adversarial_loss(CLIPS, torch.tensor([1, 1, 1, 1, 0, 0, 0, 0]))
+    parts = [sum(labels) for labels in seen if len(labels) == 4]
+    assert len(set(parts)) > 1 and max(parts) > 1

@@ -134,3 +134,12 @@ def test_the_ratio_of_known_pixels_is_that_of_the_pixels():
         make_adversarial(Conv3dNet(), eps=0.9, step_size=0.9, clamp=False, **options), x, y
     )
     assert len(messages) == 1 and 'larger than the inputs' in messages[0]
+
+
+@pytest.mark.parametrize(
+    'options', [dict(mean=0.5, std=0.25), dict(mean=[0.4, 0.5, 0.4]), dict(std=torch.tensor(0.5))]
+)
+def test_a_normalisation_of_other_pixels_is_refused(options):
+    with pytest.raises(ValueError, match='between 0 and 1'):
+        make_adversarial(Conv3dNet(), value_range=(0, 255), **options)
+    make_adversarial(Conv3dNet(), value_range=(0, 255), std=255.0)

@@ -7,7 +7,11 @@ import torch
 import torch.nn.functional as F
 from helpers import Conv3dNet, build_recognizer, data_samples, slowonly_config
 
-from adv_plugins import make_adversarial
+from adv_plugins import (
+    adversarial_state_dict,
+    load_adversarial_state_dict,
+    make_adversarial,
+)
 
 
 def told(run):
@@ -95,7 +99,7 @@ def test_a_loop_that_calls_only_the_model_is_told_once(clips):
 
 
 def test_inference_and_steps_are_no_news(clips):
-    net = make_adversarial(Conv3dNet(), begin=100)
+    net = make_adversarial(Conv3dNet(), interval=100)
 
     def run():
         with torch.no_grad():
@@ -129,3 +133,61 @@ def test_a_recognizer_whose_loss_is_called_past_the_step_is_told():
 
 def test_an_adversarial_weight_of_zero_is_no_news(clips):
     assert not told(lambda: train(clips, OPTIMIZERS['SGD'], early=False, adv_weight=0.0))
+
+
+def test_one_of_two_optimizers_that_is_too_old_is_told(clips):
+    net = torch.nn.ModuleList([Conv3dNet(), Conv3dNet()])
+    net.forward = lambda x: net[0](x) + net[1](x)
+    early = torch.optim.SGD(net[0].parameters(), lr=0.1)
+    make_adversarial(net, eps=0.1)
+    late = torch.optim.SGD(net[1].parameters(), lr=0.1)
+
+    def run(*optimizers):
+        for _ in range(3):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            net.adversarial_loss(*clips)['loss'].backward()
+            for optimizer in optimizers:
+                optimizer.step()
+
+    (message,) = told(lambda: run(early, late))
+    assert 'built before make_adversarial' in message
+
+
+@pytest.mark.parametrize(
+    ('options', 'pattern'),
+    [
+        (dict(begin=5), 'iteration 5 is the first'),
+        (dict(begin=3, interval=4), 'iteration 4 is the first'),
+        (dict(begin=1, end=3, interval=4), 'no iteration is adversarial'),
+    ],
+)
+def test_a_run_that_begins_clean_is_told_when_it_will_not_be(clips, options, pattern):
+    net = make_adversarial(Conv3dNet(), eps=0.1, steps=1, **options)
+    (message,) = told(lambda: [net.adversarial_loss(*clips) for _ in range(3)])
+    assert pattern in message
+
+
+def test_a_run_that_is_resumed_after_the_last_attack_is_told(clips):
+    nets = [make_adversarial(Conv3dNet(), eps=0.1, steps=1, end=2) for _ in range(2)]
+    assert not told(lambda: [nets[0].adversarial_loss(*clips) for _ in range(3)])
+    load_adversarial_state_dict(nets[1], adversarial_state_dict(nets[0]))
+    (message,) = told(lambda: [nets[1].adversarial_loss(*clips) for _ in range(3)])
+    assert 'no iteration from here on' in message and 'end=2' in message
+
+
+def test_a_train_step_that_calls_neither_forward_nor_loss_is_told():
+    model = build_recognizer(slowonly_config()).train()
+    kind = type(model)
+
+    class OwnStep(kind):
+        def train_step(self, data, optim_wrapper):
+            features, _ = self.extract_feat(data)
+            self.cls_head(features).sum().backward()
+            return {}
+
+    model.__class__ = OwnStep
+    make_adversarial(model)
+    data = torch.randn(2, 1, 3, 4, 32, 32)
+    (message,) = told(lambda: [model.train_step(data, None) for _ in range(5)])
+    assert "mode='loss'" in message

@@ -1,5 +1,7 @@
 """Clean and attacked metrics in one pass, against each of them computed by hand."""
 
+import warnings
+
 import pytest
 import torch
 from helpers import assert_same, data_samples, feature_config, snapshot, tsm_config, two_ranks
@@ -339,3 +341,14 @@ def test_videos_without_a_label_are_told(tmp_path, monkeypatch):
     # A dataset without a list is asked batch by batch.
     with pytest.raises(LabelError, match='batch 3 has videos without a label .* places 1,'):
         _check_labelled(3, data_samples([0, -1]))
+
+
+def test_an_attack_tells_of_its_units_once_not_at_every_batch(tmp_path):
+    loop = dict(type='AdversarialTestLoop', attacks=dict(far=dict(type='ART', eps=1e6)))
+    run = runner(tmp_path, model=tsm_config(), test_cfg=loop)
+    inputs = torch.randn(1, 4, 3, 32, 32)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        for idx in range(3):
+            run.test_loop._attack(run.test_loop.recipes['far'], idx, inputs, data_samples([0]))
+    assert sum('larger than the inputs' in str(w.message) for w in caught) == 1

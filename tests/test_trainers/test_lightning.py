@@ -197,6 +197,27 @@ def test_begin_counts_epochs_or_batches(tmp_path, by_epoch, walks):
     assert get_adversary(module.net).schedule.adversarial_steps == walks
 
 
+@pytest.mark.parametrize(
+    ('options', 'limits'),
+    [
+        (dict(begin=1), dict(max_steps=2, max_epochs=-1)),
+        (dict(begin=1, interval=50), dict(max_epochs=2)),
+    ],
+)
+def test_a_run_that_stops_before_the_first_attack_is_an_error(options, limits):
+    callback = AdversarialCallback(AdvProp(steps=1, **options), mean=0.5, std=0.5)
+    trainer = pl.Trainer(
+        accelerator='cpu',
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        callbacks=[callback],
+        **limits,
+    )
+    with pytest.raises(ValueError, match='no iteration is adversarial'):
+        trainer.fit(Module(), loader())
+
+
 RANDOM_LATER = AdvProp(steps=1, begin=1)
 
 
