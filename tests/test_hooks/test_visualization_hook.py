@@ -86,6 +86,8 @@ def test_after_a_test_and_what_is_written(train, tmp_path):
         custom_hooks=[dict(HOOK, num_videos=1, interval=5)],
     )
     assert images(tmp_path) == []
+    # Positive weights, with which every clip has evidence for its class, and so bars.
+    runner.model.cls_head.fc_cls.weight.data.abs_()
     runner.test()
     assert images(tmp_path) == ['adversarial_test_4_1.png']
     (file,) = tmp_path.rglob('vis_image/*.png')
