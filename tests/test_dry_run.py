@@ -731,7 +731,7 @@ def test_the_command(tmp_path):
     done = mim(str(CONFIG), *options, folder=tmp_path)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-3000:]
-    assert 'No problem found' in output and 'adv_loss_cls' in output
+    assert 'All is well.' in output and 'adv_loss_cls' in output
     assert 'CAM layer: backbone.layer4, T×H×W = 8×3×3' in output
     assert not [name for name in files(tmp_path) if not name.endswith('.log')]
 

@@ -56,7 +56,7 @@ class Adversary:
         self.attacker = Attacker(adapter, recipe, path)
         for regularizer in recipe.regularizers:
             regularizer.check(self.model)
-        self._checked: tuple[int, int, int] | None = None
+        self._checked: tuple[int, ...] | None = None
         self._num_norms = len(dual_norms(self.model))
         self._left_plain = plain_batch_norms(self.model)
         self._bypass = BypassWatch()
@@ -242,6 +242,7 @@ class Adversary:
             len(parts),
             sum(isinstance(part, DualNorm) for part in parts),
             sum(map(is_batch_norm, parts)),
+            sum(len(part._parameters) + len(part._buffers) for part in parts),
         )
         if counts == self._checked:
             return

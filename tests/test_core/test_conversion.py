@@ -314,13 +314,18 @@ def test_conversion_under_inference_mode_trains_later():
     optimizer.step()
 
 
-class Positive(nn.Module):
-    def forward(self, weight):
-        return nn.functional.softplus(weight)
+class Conditional(nn.BatchNorm2d):
+    """Has its scale from a part of its own."""
+
+    def __init__(self, channels):
+        super().__init__(channels, affine=False)
+        self.scale = nn.Linear(1, channels)
+
+    def forward(self, x):
+        return super().forward(x) * self.scale(torch.ones(1)).view(1, -1, 1, 1)
 
 
 def test_a_norm_that_keeps_its_weight_in_a_part_is_told():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
-    nn.utils.parametrize.register_parametrization(net[1], 'weight', Positive())
-    with pytest.warns(UserWarning, match='share 1.parametrizations.weight.original'):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), Conditional(4), nn.Flatten())
+    with pytest.warns(UserWarning, match='share 1.scale.weight'):
         make_adversarial(net)

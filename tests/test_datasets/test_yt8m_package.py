@@ -25,11 +25,13 @@ def path(tmp_path: Path) -> Path:
 
 
 def run_alone(code: str, *arguments: object) -> str:
-    """Run code with the folder as a package by itself, as importing ours imports torch."""
+    """Run code with the folders as packages by themselves, as importing ours imports torch."""
     code = f"""
 import sys, types
-sys.modules['alone'] = types.ModuleType('alone')
-sys.modules['alone'].__path__ = [{str(Path(yt8m.__file__).parents[1])!r}]
+from pathlib import Path
+for name, parent in (('alone', 2), ('alone.datasets', 1)):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [str(Path({yt8m.__file__!r}).parents[parent])]
 {code}
 """
     command = [sys.executable, '-c', code, *map(str, arguments)]
@@ -40,7 +42,7 @@ def test_needs_numpy_and_a_crc_only(tmp_path: Path) -> None:
     code = """
 before = set(sys.modules)
 import numpy as np
-from alone.yt8m import YT8MShards, read_examples, write_examples
+from alone.datasets.yt8m import YT8MShards, read_examples, write_examples
 write_examples(sys.argv[1], [dict(id='a', labels=[1], rgb=np.ones((2, 3), 'u1'))])
 assert len(list(read_examples(sys.argv[1]))) == len(YT8MShards(sys.argv[1])) == 1
 loaded = {name.partition('.')[0] for name in sys.modules.keys() - before}
@@ -52,7 +54,7 @@ print(*sorted(loaded - sys.stdlib_module_names - {'google_crc32c'}))
 def test_can_be_imported_without_google_crc32c(path: Path) -> None:
     code = """
 sys.modules['google_crc32c'] = None
-from alone.yt8m import read_examples
+from alone.datasets.yt8m import read_examples
 try:
     read_examples(sys.argv[1])
 except ImportError as error:

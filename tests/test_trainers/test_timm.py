@@ -178,6 +178,8 @@ def test_every_parameter_is_in_one_group_auxiliary_beside_clean(name, recipe, op
         assert homes[id(clean)] == homes[id(auxiliary)]
 
 
+# A minute or two where bfloat16 is slow; the other tests here have each of its parts.
+@pytest.mark.exhaustive
 def test_example(capsys):
     assert timm_loop.main(['--epochs', '2']) > 50
     assert 'in an untouched resnet18' in capsys.readouterr().out
