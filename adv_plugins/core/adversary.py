@@ -225,7 +225,7 @@ class Adversary:
         first = -(-recipe.begin // recipe.interval) * recipe.interval
         if recipe.end is not None and recipe.end <= schedule.progress:
             told = f'no iteration from here on is adversarial ({options})'
-        elif schedule.driven:
+        elif schedule.driven or recipe.begin <= schedule.progress:
             return
         elif recipe.end is not None and recipe.end <= first:
             told = f'no iteration is adversarial ({options})'

@@ -191,3 +191,11 @@ def test_a_train_step_that_calls_neither_forward_nor_loss_is_told():
     data = torch.randn(2, 1, 3, 4, 32, 32)
     (message,) = told(lambda: [model.train_step(data, None) for _ in range(5)])
     assert "mode='loss'" in message
+
+
+def test_a_resumed_run_between_two_attacks_is_no_news(clips):
+    net = make_adversarial(Conv3dNet(), eps=0.1, interval=4)
+    state = adversarial_state_dict(net)
+    state['adversary.iteration'] = torch.tensor(6)
+    load_adversarial_state_dict(net, state)
+    assert not told(lambda: net.adversarial_loss(*clips))
