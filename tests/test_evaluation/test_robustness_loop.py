@@ -570,6 +570,8 @@ def test_an_attack_that_is_set_up_wrong(weights, tmp_path):
     assert seen == {'one step beats many'}
 
 
+# Half a minute where bfloat16 is slow.
+@pytest.mark.exhaustive
 def test_half_precision_and_workers(whole, weights, tmp_path):
     run(tmp_path, weights, workers=2, fp16=True, attack_videos=2, deepfool=None)
     stored = results(tmp_path)
