@@ -71,7 +71,7 @@ class ClassifierAdapter(Adapter):
                 'pixels they normalise: value_range=(0, 255)'
             )
         fits_unit = self.mean.abs().max() <= 1 and self.std.max() <= 1
-        named = self.normalized and (self.mean.any() or (self.std != 1).any())
+        named = self.mean.any() or (self.std != 1).any()
         if named and fits_unit and self.value_range[1] - self.value_range[0] > _MANY_UNITS:
             raise ValueError(
                 f'mean={mean}, std={std} do not look like those of pixels in '
@@ -79,6 +79,7 @@ class ClassifierAdapter(Adapter):
                 'value_range out, or give the mean and std of its pixels, e.g. mean=127.5'
             )
         self._counted: dict[int, bool] = {}
+        self._told_outputs = False
 
     @classmethod
     def handles(cls, model: nn.Module) -> bool:
@@ -110,7 +111,8 @@ class ClassifierAdapter(Adapter):
                 'taken; write loss_fn=, e.g. loss_fn=lambda output, target: '
                 'F.cross_entropy(output[0], target)'
             )
-        if logits is not output and isinstance(output, tuple):
+        if logits is not output and isinstance(output, tuple) and not self._told_outputs:
+            self._told_outputs = True
             others = [name for name in output._fields if name != 'logits']
             warnings.warn(
                 f'the model returns {", ".join(others)} beside its logits (torchvision: '
@@ -141,11 +143,13 @@ class ClassifierAdapter(Adapter):
     def _counts(self, record: Record, index: int) -> bool:
         """Whether the loss of one sample is defined without the others."""
         rows = slice(index, index + 1)
+        # Of even scores: those of this sample may be NaN, which says nothing about its label.
+        scores = torch.zeros_like(record.logits[rows])
         with torch.no_grad():
             try:
-                return not self.loss_fn(record.logits[rows], record.labels[rows]).isnan().any()  # type: ignore[index]
-            except Exception:
-                # A loss of several samples.
+                return not self.loss_fn(scores, record.labels[rows]).isnan().any()  # type: ignore[index]
+            except (IndexError, RuntimeError, TypeError, ValueError):
+                # The whole batch has a loss, so it is one that needs several samples.
                 return True
 
     def space(self, values: Tensor, name: str) -> InputSpace:

@@ -120,3 +120,16 @@ def test_a_single_score_stands_for_two_classes():
         model.adversarial_loss(CLIPS, torch.tensor([1, 1, 1, 1, 0, 0, 0, 0]))
     parts = [sum(labels) for labels in seen if len(labels) == 4]
     assert len(set(parts)) > 1 and max(parts) > 1
+
+
+def test_scores_that_are_not_finite_once_leave_no_label_out_for_good():
+    model = make_adversarial(
+        Conv3dNet(), fraction=0.25, eps=0.1, steps=1, loss_fn=nn.CrossEntropyLoss(ignore_index=-1)
+    )
+    y = torch.tensor([3] + [-1] * 7)
+    clips = CLIPS.clone()
+    clips[0] = torch.nan
+    model.adversarial_loss(clips, y)
+    model.load_state_dict(Conv3dNet().state_dict())
+    for _ in range(4):
+        assert model.adversarial_loss(CLIPS, y)['loss'].isfinite()
