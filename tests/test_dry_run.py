@@ -688,7 +688,7 @@ def test_several_problems_are_all_reported(frames, report):
     found = report(config)
     for expected in ('train files', 'train labels', 'load_from', 'NoSuchHook', 'val loop'):
         assert expected in found.error and expected in found.text
-    assert f'The dry run found {len(found.runner._problems)} problem(s):' in found.error
+    assert f'The dry run found {len(found.runner._found.problems)} problem(s):' in found.error
 
 
 def worker(rank: int, folder: str) -> None:

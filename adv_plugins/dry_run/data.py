@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,12 @@ from ..datasets.inspection import (
     inner_datasets,
     list_line,
     listed_files,
+    listed_labels,
     listed_videos,
     path_of,
     unusable_files,
 )
+from .findings import Findings
 
 
 def file_problems(stage: str, datasets: Sequence[Any]) -> list[str]:
@@ -41,6 +44,51 @@ def file_problems(stage: str, datasets: Sequence[Any]) -> list[str]:
             if '\ufeff' in paths[0]:
                 problems[-1] += '; a byte order mark stands before it: save the list without one'
     return problems
+
+
+def compare_labels(
+    found: Findings,
+    stage: str,
+    videos: int,
+    datasets: Sequence[Any],
+    option: str,
+    num_classes: int | None,
+) -> None:
+    """Note which classes the videos have, and how they fit those of the model.
+
+    Args:
+        found (Findings): Where it is noted.
+        stage (str): The stage.
+        videos (int): Number of its videos.
+        datasets (Sequence[Dataset]): Its datasets.
+        option (str): The option that sets the number of classes of the model.
+        num_classes (int, optional): That number; None if it is not known.
+    """
+    kinds = preview(dict.fromkeys(type(inner).__name__ for inner in datasets))
+    counts = Counter(label for inner in datasets for row in listed_labels(inner) for label in row)
+    # A test set for prediction has no labels.
+    if stage == 'test' and set(counts) == {-1}:
+        counts.clear()
+    found.facts.append(f'{stage}: {videos:,} videos, {len(counts)} classes ({kinds})')
+    if not counts or num_classes is None:
+        found.facts[-1] += '; labels not compared with the model'
+        return
+    wrong = sorted(label for label in counts if not 0 <= label < num_classes)
+    if wrong:
+        found.problems.append(
+            f'{stage} labels: {sum(counts[label] for label in wrong):,} labels lie outside '
+            f'0..{num_classes - 1}, the classes of {option}={num_classes}: {preview(wrong)}'
+            f'{in_brackets(line_of_label(datasets, wrong[0]))}'
+        )
+    empty = sorted(set(range(num_classes)) - set(counts))
+    if stage == 'train' and len(empty) > num_classes // 2 and not wrong:
+        found.warnings.append(
+            f'{option}={num_classes}, but the training videos have only {len(counts)} '
+            f'different labels: {preview(sorted(counts))}; {len(empty)} classes have no '
+            'training video. Is this the head of another dataset, or the wrong list?'
+        )
+    elif stage == 'train' and empty:
+        found.warnings.append(f'{len(empty)} classes have no training video: {preview(empty, 10)}')
 
 
 def overlap_warnings(

@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 import math
 import traceback
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import all_gather_object, get_world_size, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import RUNNERS
@@ -31,14 +30,14 @@ from ..datasets.files import preview
 from ..datasets.inspection import (
     describe_shapes,
     inner_datasets,
-    listed_labels,
     listed_videos,
     path_of,
     unreadable_line,
     unreadable_list,
 )
-from ..evaluation.weights import unfit_weights
-from .data import file_problems, in_brackets, line_of_label, overlap_warnings, same_data
+from .checkpoints import compare_weights
+from .data import compare_labels, file_problems, overlap_warnings, same_data
+from .findings import Findings
 from .heard import heard
 from .optimizers import full_precision, without_updates
 from .setup import describe_cost, describe_norms, lacks_start, watched_map
@@ -89,12 +88,7 @@ class DryRunner(Runner):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._facts: list[str] = []
-        self._warnings: list[str] = []
-        self._problems: list[str] = []
-        self._passed: set[str] = set()
-        self._skipped: dict[str, str] = {}
-        self._unchecked: list[str] = []
+        self._found = Findings()
         self._weights_from: list[str] = []
         super().__init__(*args, **kwargs)
 
@@ -112,9 +106,9 @@ class DryRunner(Runner):
         stages = [stage for stage in STAGES if self._given[stage] is not None]
         for stage in stages:
             self._check_stage(stage)
-        opened = [stage for stage in stages if f'{stage} first video' in self._passed]
+        opened = [stage for stage in stages if f'{stage} first video' in self._found.passed]
         if opened:
-            self._facts.append(
+            self._found.facts.append(
                 f'only the first video of {", ".join(opened)} was opened; what the others contain '
                 'was not checked'
             )
@@ -128,7 +122,7 @@ class DryRunner(Runner):
         data = [f'train {part}' for part in ('dataset', 'files', 'labels', 'first video')]
         self._check('first batch', self._check_batch, needs=(*data, 'hooks before the run'))
         # The training step averages gradients, so either every rank runs it or none does.
-        self._share_problems()
+        self._found.gather()
         self._check('training step', self._check_step, needs=('first batch',))
         self._report()
         return self.model
@@ -168,33 +162,9 @@ class DryRunner(Runner):
                 raise
             reason = f'{type(error).__name__}: {error}'
             raise RuntimeError(f'{filename} is no whole checkpoint: {reason}') from error
-        file = checkpoint.get('state_dict', checkpoint)
-        file = {name.removeprefix('module.'): value for name, value in file.items()}
-        self._compare(filename, file, model)
-        return checkpoint
-
-    def _compare(self, filename: str, file: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-        """Report weights that only the model has, and weights that only the checkpoint has."""
-        unfit = unfit_weights(file, model)
-        # Fine-tuning for other classes replaces the head on purpose; a resumed run does not.
-        head = [] if self._resume else [name for name in unfit if 'head' in name]
-        if head:
-            self._warnings.append(
-                f'{filename}: {len(head)} weights of the head start untrained, which is right only '
-                f'if you train for other classes: {preview(unfit.pop(name) for name in head)}'
-            )
-        if unfit:
-            self._problem(
-                f'{len(unfit)} weights of the model do not come from {filename}: '
-                f'{preview(unfit.values())}'
-            )
-        unused = [name for name in file if name not in model]
-        if unused:
-            self._warnings.append(
-                f'{len(unused)} weights of {filename} are not in the model: {preview(unused)}'
-            )
-        self._facts.append(f'weights: {filename}')
+        compare_weights(self._found, filename, checkpoint, model, self._resume)
         self._weights_from.append(filename)
+        return checkpoint
 
     def _check(
         self,
@@ -205,11 +175,11 @@ class DryRunner(Runner):
         listen: bool = True,
     ) -> Any:
         """Run a check unless one that it needs has failed; report an exception as a problem."""
-        failed = [need for need in needs if need not in self._passed]
+        failed = [need for need in needs if need not in self._found.passed]
         if failed:
-            self._skipped[name] = self._skipped.get(failed[0], failed[0])
+            self._found.skipped[name] = self._found.skipped.get(failed[0], failed[0])
             return None
-        count = len(self._problems)
+        count = len(self._found.problems)
         result = None
         with heard() if listen else nullcontext([]) as said:
             try:
@@ -218,14 +188,11 @@ class DryRunner(Runner):
                 frame = traceback.extract_tb(error.__traceback__)[-1]
                 place = f'{Path(frame.filename).name}:{frame.lineno}'
                 # The message comes last, as it may end with a command to copy.
-                self._problem(f'{name}: {type(error).__name__} in {place}: {error}')
-        self._warnings += said
-        if len(self._problems) == count:
-            self._passed.add(name)
+                self._found.problems.append(f'{name}: {type(error).__name__} in {place}: {error}')
+        self._found.warnings += said
+        if len(self._found.problems) == count:
+            self._found.passed.add(name)
         return result
-
-    def _problem(self, text: str) -> None:
-        self._problems.append(text)
 
     def _check_stage(self, stage: str) -> None:
         """Check the data of a stage and the loop that uses it."""
@@ -241,7 +208,7 @@ class DryRunner(Runner):
             needs = (dataset, 'train dataset')
             self._check(f'{stage} overlap', self._check_overlap, stage, needs=needs)
         # With a placeholder, the loop and everything that reads its schedule can be checked.
-        if dataset not in self._passed:
+        if dataset not in self._found.passed:
             setattr(self, f'_{stage}_dataloader', DataLoader([None]))
         self._check(f'{stage} loop', lambda: getattr(self, f'{stage}_loop'))
 
@@ -276,46 +243,18 @@ class DryRunner(Runner):
         return list(inner_datasets(getattr(self, f'_{stage}_dataloader').dataset))
 
     def _check_files(self, stage: str) -> None:
-        self._problems += file_problems(stage, self._inner_datasets(stage))
+        self._found.problems += file_problems(stage, self._inner_datasets(stage))
 
     def _check_labels(self, stage: str) -> None:
-        datasets = self._inner_datasets(stage)
         videos = len(getattr(self, f'_{stage}_dataloader').dataset)
-        kinds = preview(dict.fromkeys(type(inner).__name__ for inner in datasets))
-        counts = Counter(
-            label for inner in datasets for row in listed_labels(inner) for label in row
-        )
-        # A test set for prediction has no labels.
-        if stage == 'test' and set(counts) == {-1}:
-            counts.clear()
-        self._facts.append(f'{stage}: {videos:,} videos, {len(counts)} classes ({kinds})')
         option, num_classes = _num_classes(inner_model(self.model))
-        if not counts or num_classes is None:
-            self._facts[-1] += '; labels not compared with the model'
-            return
-        wrong = sorted(label for label in counts if not 0 <= label < num_classes)
-        if wrong:
-            self._problem(
-                f'{stage} labels: {sum(counts[label] for label in wrong):,} labels lie outside '
-                f'0..{num_classes - 1}, the classes of {option}={num_classes}: {preview(wrong)}'
-                f'{in_brackets(line_of_label(datasets, wrong[0]))}'
-            )
-        empty = sorted(set(range(num_classes)) - set(counts))
-        if stage == 'train' and len(empty) > num_classes // 2 and not wrong:
-            self._warnings.append(
-                f'{option}={num_classes}, but the training videos have only {len(counts)} '
-                f'different labels: {preview(sorted(counts))}; {len(empty)} classes have no '
-                'training video. Is this the head of another dataset, or the wrong list?'
-            )
-        elif stage == 'train' and empty:
-            self._warnings.append(
-                f'{len(empty)} classes have no training video: {preview(empty, 10)}'
-            )
+        datasets = self._inner_datasets(stage)
+        compare_labels(self._found, stage, videos, datasets, option, num_classes)
 
     def _check_overlap(self, stage: str) -> None:
         training, videos = self._inner_datasets('train'), self._inner_datasets(stage)
         same = same_data(self._given['train'], self._given[stage])
-        self._warnings += overlap_warnings(stage, training, videos, same)
+        self._found.warnings += overlap_warnings(stage, training, videos, same)
 
     def _check_first_video(self, stage: str) -> None:
         dataset = getattr(self, f'_{stage}_dataloader').dataset
@@ -333,7 +272,7 @@ class DryRunner(Runner):
         if get_device() not in ('cuda', 'npu', 'mlu', 'musa'):
             config = full_precision(config, left_out)
         if left_out:
-            self._unchecked.append(
+            self._found.unchecked.append(
                 f'{left_out[0]}, which needs a GPU: the training step was tried in full precision'
             )
         self.optim_wrapper = self.build_optim_wrapper(config)
@@ -346,14 +285,14 @@ class DryRunner(Runner):
             self._check(f'before_run of {type(hook).__name__}', hook.before_run, self)
         model = inner_model(self.model)
         if is_adversarial(model):
-            self._facts.append(f'adversarial: {get_adversary(model).recipe}')
+            self._found.facts.append(f'adversarial: {get_adversary(model).recipe}')
         else:
-            self._facts.append('adversarial: no')
+            self._found.facts.append('adversarial: no')
 
     def _check_load(self) -> None:
         self.load_or_resume()
         if self._resume and not self._weights_from:
-            self._warnings.append(
+            self._found.warnings.append(
                 f'resume=True, but {self.work_dir} has no checkpoint: the run would start anew'
             )
 
@@ -364,7 +303,7 @@ class DryRunner(Runner):
             return
         recipe = get_adversary(model).recipe
         if lacks_start(recipe, model, self.cfg.get('model')):
-            self._warnings.append(
+            self._found.warnings.append(
                 f'{recipe.name} fine-tunes a trained model, but this one starts with random '
                 "weights; write load_from='the_trained_model.pth', or begin= the epoch at which "
                 'the model has been trained'
@@ -393,13 +332,13 @@ class DryRunner(Runner):
                 logged = self.model.train_step(self._batch, optim_wrapper=self.optim_wrapper)
         losses = {name: torch.as_tensor(value).item() for name, value in logged.items()}
         values = ', '.join(f'{name} {value:.4g}' for name, value in losses.items())
-        self._facts.append(f'training batch: {describe_shapes(self._batch)}: {values}')
+        self._found.facts.append(f'training batch: {describe_shapes(self._batch)}: {values}')
         infinite = [name for name, value in losses.items() if not math.isfinite(value)]
         if infinite:
-            self._problem(f'training step: not finite: {preview(infinite)}')
+            self._found.problems.append(f'training step: not finite: {preview(infinite)}')
         idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         if idle:
-            self._warnings.append(f'{len(idle)} parameters got no gradient: {preview(idle)}')
+            self._found.warnings.append(f'{len(idle)} parameters got no gradient: {preview(idle)}')
         self.optim_wrapper.zero_grad()
 
     def _adversarial_step(self, model: nn.Module) -> Any:
@@ -410,7 +349,7 @@ class DryRunner(Runner):
         with watched_map(adversary.attacker) as maps:
             logged = self.model.train_step(self._batch, optim_wrapper=self.optim_wrapper)
         if adversary.schedule.adversarial_steps == before:
-            self._problem(
+            self._found.problems.append(
                 f'training step: nothing adversarial happened: the train_step of '
                 f"{type(model).__name__} does not call the model with mode='loss', which takes the "
                 f"step of {adversary.recipe.name}; write self(inputs, data_samples, mode='loss') "
@@ -418,28 +357,12 @@ class DryRunner(Runner):
             )
             return logged
         norms, lost = describe_norms(model, self.optim_wrapper)
-        self._facts += [*maps, norms, describe_cost(self, adversary)]
-        self._warnings += [lost] if lost else []
+        self._found.facts += [*maps, norms, describe_cost(self, adversary)]
+        self._found.warnings += [lost] if lost else []
         return logged
 
-    def _share_problems(self) -> None:
-        """Gather the problems of all ranks, and count a check as passed if it passed on all."""
-        if get_world_size() == 1:
-            return
-        gathered = all_gather_object((self._problems, self._passed, self._warnings))
-        self._warnings = [text for _, _, warnings in gathered for text in warnings]
-        ranks: dict[str, list[int]] = {}
-        for rank, (problems, *_) in enumerate(gathered):
-            for problem in problems:
-                ranks.setdefault(problem, []).append(rank)
-        self._problems = [
-            problem if len(at) == len(gathered) else f'{problem} (rank {preview(at)})'
-            for problem, at in ranks.items()
-        ]
-        self._passed = set.intersection(*(passed for _, passed, _ in gathered))
-
     def _report_model(self) -> None:
-        if 'model' not in self._passed:
+        if 'model' not in self._found.passed:
             return
         model = inner_model(self.model)
         parameters = list(model.parameters())
@@ -447,32 +370,17 @@ class DryRunner(Runner):
             sum(p.numel() for p in parameters if p.requires_grad or not only)
             for only in (False, True)
         )
-        self._facts.append(
+        self._found.facts.append(
             f'model: {type(model).__name__}, {count:,} parameters, {trained:,} trained'
         )
 
     def _report(self) -> None:
-        warnings = list(dict.fromkeys(self._warnings))
-        lines = [*self._facts, *(f'warning: {text}' for text in warnings)]
-        lines += [f'not checked here: {text}' for text in self._unchecked]
-        for cause in dict.fromkeys(self._skipped.values()):
-            names = [name for name, reason in self._skipped.items() if reason == cause]
-            lines.append(f'not checked, because of {cause}: {", ".join(names)}')
-        problems = [
-            f'{i}. ' + text.replace('\n', '\n     ') for i, text in enumerate(self._problems, 1)
-        ]
-        verdict = 'All is well.'
-        if problems:
-            verdict = f'{len(problems)} problem(s):'
-        elif warnings:
-            verdict = f'No problem found; {len(warnings)} warning(s) to read.'
-        elif self._unchecked:
-            verdict = 'No problem found in what was checked.'
-        report = '\n  '.join([f'Dry run of {self._experiment_name}:', *lines, verdict, *problems])
+        found = self._found
         if is_main_process():
-            self.logger.log(logging.ERROR if problems else logging.INFO, report)
-        if problems:
-            raise RuntimeError('\n  '.join(['The dry run found ' + verdict, *problems]))
+            level = logging.ERROR if found.problems else logging.INFO
+            self.logger.log(level, found.report(f'Dry run of {self._experiment_name}:'))
+        if found.problems:
+            raise RuntimeError(f'The dry run found {found.list_problems()}')
 
 
 def _num_classes(model: nn.Module) -> tuple[str, int | None]:

@@ -11,37 +11,21 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import near_names
 from .cells import Cell, Flag, canonical_key, split_key
+from .corruption_table import CorruptionTable
+from .curves import Curve, curve_of, lies_on_curve
 from .intervals import Estimate, wilson_interval
 from .results_file import read_results_file, write_results_file
 from .selection import shared_videos
 
 Groups = Mapping[str, Sequence[str]]
 """Names of corruptions by group."""
-
-
-class CorruptionTable(NamedTuple):
-    """Accuracy by corruption (row) and severity (column), in percent; NaN where missing."""
-
-    names: list[str]
-    severities: list[float]
-    accuracy: NDArray[np.float64]
-
-
-class Curve(NamedTuple):
-    """Accuracy over eps with its 95 % Wilson interval, in percent; eps 0 is clean."""
-
-    eps: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    num_videos: int
 
 
 @dataclass
@@ -263,7 +247,7 @@ class Robustness:
         table = self.corruption_table(k)
         if not table.severities:
             return math.nan
-        return float(table.accuracy[self._rows(table, names)].mean())
+        return float(table.accuracy[table.rows(names, self.model)].mean())
 
     def rpc(self, names: Sequence[str] | None = None, k: int = 1) -> float:
         """Relative performance under corruption (rPC): mPC in percent of the clean accuracy.
@@ -363,19 +347,11 @@ class Robustness:
             raise KeyError(f'{self.model!r} has no curve of {name!r}; it has {names}')
         cells = [self.cells[key] for key in self.keys('curve') if self.cells[key].name == name]
         attack = self.cells.get(f'attack/{name}')
-        if attack is not None and _lies_on_curve(attack, cells):
+        if attack is not None and lies_on_curve(attack, cells):
             cells.append(attack)
         cells.sort(key=lambda cell: cell.level)
-        keys, eps = [cell.key for cell in cells], [float(cell.level) for cell in cells]
-        if 'clean' in self.cells:
-            keys, eps = ['clean', *keys], [0.0, *eps]
-        shared = shared_videos(self.cells[key].videos for key in keys)
-        if not shared:
-            nothing = np.full(len(eps), math.nan)
-            return Curve(np.array(eps), nothing, nothing, nothing, 0)
-        correct = [int(self.correct(key, videos=shared).sum()) for key in keys]
-        accuracy, low, high = np.array([wilson_interval(c, len(shared)) for c in correct]).T
-        return Curve(np.array(eps), accuracy, low, high, len(shared))
+        clean = [self.cells['clean']] if 'clean' in self.cells else []
+        return curve_of([*clean, *cells], self.correct)
 
     def curve_names(self) -> list[str]:
         """Names of the attacks with a curve."""
@@ -416,22 +392,3 @@ class Robustness:
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f'{path} is damaged: {error}; evaluate again') from error
         return results
-
-    def _rows(self, table: CorruptionTable, names: Sequence[str] | None) -> list[int]:
-        if names is None:
-            return list(range(len(table.names)))
-        for name in names:
-            if name not in table.names:
-                near = near_names(name, table.names) or table.names
-                raise KeyError(f'{self.model!r} has no corruption {name!r}; write {near}')
-        return [table.names.index(name) for name in names]
-
-
-def _lies_on_curve(attack: Cell, points: Sequence[Cell]) -> bool:
-    """Whether an attack is one more point of a curve: run with the same options, eps excepted."""
-    options = {**attack.options, 'eps': None}
-    return (
-        attack.level is not None
-        and attack.level not in [point.level for point in points]
-        and all({**point.options, 'eps': None} == options for point in points)
-    )

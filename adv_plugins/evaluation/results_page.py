@@ -22,6 +22,25 @@ _FLAG_WORDS = {True: '**RAISED**', None: '**not checked**', False: 'fine'}
 _VALUE_NAMES = {'entropy': 'attention entropy', 'cam_shift': 'CAM shift'}
 
 
+def headline(results: Robustness) -> dict[str, float]:
+    """The numbers for a log line, as shares between 0 and 1, as MMAction2 logs accuracies.
+
+    Args:
+        results (Robustness): A finished evaluation.
+
+    Returns:
+        dict[str, float]: ``acc/top1`` and ``acc/top5`` as by AccMetric, ``mPC``, ``rPC``, and
+        ``attack/<name>/top1``; what was not evaluated is left out.
+    """
+    percents = {}
+    if 'clean' in results.cells:
+        percents = {f'acc/top{k}': results.top('clean', k) for k in (1, 5)}
+        if any(cell.kind == 'corruption' for cell in results.cells.values()):
+            percents |= {'mPC': results.mpc(), 'rPC': results.rpc()}
+    percents |= {f'{key}/top1': results.top(key) for key in results.keys('attack')}
+    return {name: value / 100 for name, value in percents.items()}
+
+
 def results_page(results: Robustness, groups: Groups | None = None) -> str:
     """The page; see :func:`~adv_plugins.evaluation.markdown`.
 

@@ -27,6 +27,7 @@ from .measurements import Measurements, VideoBatch
 from .pages import markdown
 from .progress import Progress
 from .results import Cell, Robustness
+from .results_page import headline
 from .results_store import ResultsStore
 from .robustness_plan import ATTACKS, CURVE, CURVE_OF, DEEPFOOL, Condition, Measure, Plan
 from .sanity import flags
@@ -378,25 +379,6 @@ class RobustnessTestLoop(TestLoop):
             return dataset
         assert cell.level is not None
         return corrupted(dataset, VideoCorruption(cell.name, int(cell.level), self.plan.seed))
-
-
-def headline(results: Robustness) -> dict[str, float]:
-    """The numbers for a log line, as shares between 0 and 1, as MMAction2 logs accuracies.
-
-    Args:
-        results (Robustness): A finished evaluation.
-
-    Returns:
-        dict[str, float]: ``acc/top1`` and ``acc/top5`` as by AccMetric, ``mPC``, ``rPC``, and
-        ``attack/<name>/top1``; what was not evaluated is left out.
-    """
-    percents = {}
-    if 'clean' in results.cells:
-        percents = {f'acc/top{k}': results.top('clean', k) for k in (1, 5)}
-        if any(cell.kind == 'corruption' for cell in results.cells.values()):
-            percents |= {'mPC': results.mpc(), 'rPC': results.rpc()}
-    percents |= {f'{key}/top1': results.top(key) for key in results.keys('attack')}
-    return {name: value / 100 for name, value in percents.items()}
 
 
 def class_names(dataset: Any, num_classes: int) -> list[str]:
