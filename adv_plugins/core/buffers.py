@@ -88,11 +88,12 @@ class BufferGuard:
     def _hold(self, tracking: bool) -> Iterator[list[tuple[nn.Module, dict[str, Tensor]]]]:
         # The buffers of a scripted module cannot be replaced.
         modules = [m for m in self._adapter.modules() if not isinstance(m, torch.jit.ScriptModule)]
-        names = {module: set(module._buffers) for module in modules}
+        sizes = [len(module._buffers) for module in modules]
         held = [
             (module, buffers)
             for module in modules
-            if (module, module.training) not in self._idle and not (tracking and _is_shared(module))
+            if module._buffers and (module, module.training) not in self._idle
+            if not (tracking and _is_shared(module))
             if (buffers := dict(_clean_buffers(module)))
         ]
         copies: dict[int, Tensor] = {}
@@ -105,9 +106,9 @@ class BufferGuard:
         finally:
             for module, buffers in held:
                 module._buffers.update(buffers)
-            for module, before in names.items():
-                # The first clean forward registers them.
-                for name in module._buffers.keys() - before:
+            for module, size in zip(modules, sizes, strict=True):
+                # The first clean forward registers those that were added.
+                for name in list(module._buffers)[size:]:
                     del module._buffers[name]
 
 
