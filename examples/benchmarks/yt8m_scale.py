@@ -93,9 +93,12 @@ def write_shards(
 def link_shards(folder: Path, paths: Sequence[str], count: int) -> None:
     """Hard-link a few shards and their indexes under many names."""
     folder.mkdir()
-    for k in range(count):
-        source, target = paths[k % len(paths)], folder / f'train{k:04d}.tfrecord'
+    links = [(paths[k % len(paths)], folder / f'train{k:04d}.tfrecord') for k in range(count)]
+    for source, target in links:
         os.link(source, target)
+    # A link changes the times of a shard, for which its index is made again.
+    YT8MShards(paths)
+    for source, target in links:
         os.link(index_file(source), index_file(target))
 
 
@@ -297,7 +300,6 @@ def read_as_spawned(pickled: bytes, order: Sequence[int]) -> dict[str, int]:
 def measure_shards(folder: Path, counts: Sequence[int], reads: int) -> dict[str, Any]:
     """Measure opening and reading for several numbers of shards."""
     paths = write_shards(folder / 'tiny', min(DISTINCT, max(counts)), TRAIN_RECORDS, (1, 1), TINY)
-    YT8MShards(paths)
     rows = []
     for count in counts:
         link_shards(folder / f'{count}', paths, count)
