@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..progress import progress
+from ...progress import track
 from .checksum import require_crc32c
 from .examples import Example, PathLike, check_errors_option, read_example
 from .index import ShardIndex
@@ -79,7 +79,7 @@ class YT8MShards(Sequence[Example]):
         self._damaged: dict[str, ValueError] = {}
         indexes = [
             self._obtain_index(path)
-            for path in progress(self.paths, len(self.paths), 'shards opened', log)
+            for path in track(self.paths, len(self.paths), 'shards opened', log)
         ]
         self._indexes: list[ShardIndex | None] = list(indexes)
         self._ends = np.cumsum([len(index.offsets) for index in indexes])
