@@ -125,7 +125,7 @@ def _open_bar(stack: ExitStack, total: float) -> Any:
     from tqdm import tqdm
     from tqdm.contrib import DummyTqdmFile
 
-    class Bar(tqdm):  # type: ignore[misc, type-arg]
+    class Bar(tqdm):
         # Its thread could hold a lock while the workers of a DataLoader are forked.
         monitor_interval = 0
 
