@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -65,15 +65,11 @@ assert 'mmengine' not in sys.modules
     )
 
 
-def test_as_a_module():
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-m', 'adv_plugins', 'configs'],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    )
-    assert done.stdout == f'{configs_folder()}\n'
+def test_as_a_module(capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['adv_plugins', 'configs'])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module('adv_plugins', run_name='__main__')
+    assert ended.value.code == 0 and capsys.readouterr().out == f'{configs_folder()}\n'
 
 
 def test_dry_run(tmp_path, capsys, monkeypatch):
