@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -47,7 +48,7 @@ class Progress:
         self._started = self._told = time.monotonic()
 
     def __enter__(self) -> Progress:
-        if sys.stderr is not None and sys.stderr.isatty() and _is_first_rank():
+        if sys.stderr is not None and sys.stderr.isatty() and _is_main_process():
             # Without tqdm, which only some extras install, there are lines.
             with suppress(ImportError):
                 self._bar = _open_bar(self._stack, self.total)
@@ -115,7 +116,10 @@ def track(
             progress.reach(done, f'{done:,} of {total:,} {what}')
 
 
-def _is_first_rank() -> bool:
+def _is_main_process() -> bool:
+    """Whether this is no worker of another process, and the first of several that train."""
+    if multiprocessing.parent_process() is not None:
+        return False
     started = distributed.is_available() and distributed.is_initialized()
     return not started or distributed.get_rank() == 0
 
@@ -136,6 +140,8 @@ def _open_bar(stack: ExitStack, total: float) -> Any:
             total=total,
             bar_format='{percentage:3.0f}% |{bar:20}| {desc}, {elapsed} so far, {remaining} left',
             smoothing=0,
+            # Every step is shown: one may take a thousand times as long as the last.
+            miniters=0,
             delay=1,
             leave=False,
             ncols=columns - 1,
