@@ -62,16 +62,16 @@ class Progress:
 
         Args:
             done (float): The amount, from the start.
-            text (str): What has been done, in words.
+            text (str): What has been done, in words; '' if that is told elsewhere.
         """
         before, self.done = self.done, done
         if self._bar is not None:
-            self._bar.set_description_str(text, refresh=False)
+            self._bar.set_description_str(text or self._bar.desc, refresh=False)
             self._bar.update(done - before)
             return
         now = time.monotonic()
         pause = min(max(_FEWEST, (now - self._started) / 10), _MOST)
-        if now - self._told >= pause and done < self.total:
+        if text and now - self._told >= pause and done < self.total:
             self._told = now
             self._log(f'{text}{self.left()}')
 
@@ -83,10 +83,14 @@ class Progress:
             name (str): What it is called.
 
         Returns:
-            Tell: Takes which share of the part is done.
+            Tell: Takes which share of the part is done. That all of it is done is left to tell.
         """
         begin = self.done
-        return lambda share, text: self.reach(begin + share * amount, f'{name}: {text}')
+        if self._bar is not None:
+            self._bar.set_description_str(name)
+        return lambda share, text: self.reach(
+            begin + share * amount, f'{name}: {text}' if share < 1 else ''
+        )
 
     def left(self) -> str:
         """``', about 0:03:00 left'``, or nothing if that is not known, or if all is done."""
