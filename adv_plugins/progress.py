@@ -142,7 +142,7 @@ def _open_bar(stack: ExitStack, total: float) -> Any:
     bar = stack.enter_context(
         Bar(
             total=total,
-            bar_format='{percentage:3.0f}% |{bar:20}| {desc}, {elapsed} so far, {remaining} left',
+            bar_format='{percentage:3.0f}% |{bar:20}| {elapsed} so far, {remaining} left: {desc}',
             smoothing=0,
             # Every step is shown: one may take a thousand times as long as the last.
             miniters=0,

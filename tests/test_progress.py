@@ -95,6 +95,6 @@ def test_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     os.close(ours)
     assert lines == []
     assert '0% |' in written and '50% |' in written and '100% |' in written
-    assert '| both: one thing, 00:00 so far' in written
+    assert '| 00:00 so far, 00:00 left: both: one thing' in written
     before, after = written.split('a line of the log')
     assert before.endswith('\r') and after.startswith('\r\n')
