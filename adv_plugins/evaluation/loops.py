@@ -12,6 +12,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from ..adapters.mmaction import OmniAdapter, RecognizerAdapter
 from ..adapters.wrappers import inner_model
@@ -176,7 +177,7 @@ class RobustEvaluation:
         }
         labels = None
         if self.deepfool['criterion'] == 'hit1':
-            labels = torch.stack([sample.gt_label for sample in samples])
+            labels = torch.stack([_label_set(sample) for sample in samples])
 
         def logits(values: dict[str, Tensor]) -> Tensor:
             scores: Tensor = self.adapter.forward(batch.replace(values), samples).logits
@@ -248,6 +249,12 @@ def _check_labelled(idx: int, samples: Sequence[Any]) -> None:
             f'{preview(places)}, but an attack needs one; write the ann_file of a list with '
             'labels, or attacks={} and only metrics that need none'
         )
+
+
+def _label_set(sample: Any) -> Tensor:
+    """The labels of a predicted video: 1 for each label and 0 elsewhere, shape (C,)."""
+    label, count = sample.gt_label, len(sample.pred_score)
+    return label if label.shape == (count,) else one_hot(label.reshape(()), count)
 
 
 def _in_pixels(preprocessor: Any) -> bool:
