@@ -28,6 +28,7 @@ from ..datasets.files import preview
 from .attacked_evaluator import AttackedEvaluator
 from .deepfool import checked_options, deepfool, robustness
 from .labels import LabelError, check_classes, listed_labels
+from .readable_log import make_log_readable
 
 PAPER = dict(fgm=dict(type='ART'))
 """The attack of A-ART, eq. 4: one ℓ2 step of length 0.5 per video and modality."""
@@ -106,6 +107,7 @@ class RobustEvaluation:
 
     def run(self) -> Any:
         """Evaluate; whether the videos have labels is checked before the first one is read."""
+        make_log_readable(self.runner)
         if self.recipes and not self._labels_checked:
             dataset = self.dataloader.dataset
             try:
