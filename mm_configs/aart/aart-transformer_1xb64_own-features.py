@@ -45,6 +45,7 @@ custom_hooks = [dict(type='AARTHook', eps=0.5)]
 
 optim_wrapper = dict(optimizer=dict(type='Adam', lr=2e-4))
 param_scheduler = dict(type='CosineAnnealingLR', T_max=epochs)
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=2))
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=epochs)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='AdversarialTestLoop', attacks=dict(fgm=dict(type='ART', eps=0.5)))
