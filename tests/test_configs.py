@@ -62,7 +62,7 @@ def test_config_loads_and_its_model_builds(file):
     assert not is_adversarial(model), 'the model of a config is the untouched recognizer'
     if file.parent.name == 'taf' or file.stem.startswith(('art', 'aart')):
         assert config.custom_hooks
-    if file.parent.name == 'aart' and file not in SAMPLE:
+    if file.parent.name == 'aart' and 'yt8m' in file.name and file not in SAMPLE:
         labels = LabelSpace.from_config(config.train_dataloader.dataset.label_space)
         assert config.model.num_classes == labels.num_classes
         assert set(config.test_evaluator.verticals or ()) <= set(labels.verticals)
