@@ -348,7 +348,7 @@ def test_metafiles_name_every_config_and_the_papers_numbers():
             found[entry['Name']] = result['Metrics']
     assert set(found) == {file.stem for file in TABLE1}
     rows = {}
-    for line in (ROOT.parent / 'README.md').read_text().splitlines():
+    for line in (ROOT / 'taf/README.md').read_text().splitlines():
         cells = [cell.strip() for cell in line.split('|')[1:-1]]
         if len(cells) == 8 and cells[3].startswith('`') and cells[7] == 'not measured':
             rows[Path(cells[3].strip('`')).stem] = (cells[4].strip('`'), cells[5], cells[6])

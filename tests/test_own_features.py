@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from mmengine.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'mm_configs/aart/aart-transformer_1xb64_own-features.py'
-PAGES = [page for page in ROOT.rglob('*.md') if '.venv' not in page.parts]
 WIDTHS = dict(clip=768, sound=128)
 
 
@@ -43,18 +41,6 @@ def train_and_test(file: Path) -> tuple[Runner, dict[str, Any]]:
     runner = Runner.from_cfg(config)
     runner.train()
     return runner, runner.test()
-
-
-def test_pages_print_the_file() -> None:
-    text = CONFIG.read_text()
-    assert len(text.splitlines()) < 60
-    blocks = [
-        block
-        for page in PAGES
-        for block in re.findall(r'```python\n(.*?)```', page.read_text(), re.S)
-    ]
-    title = text.splitlines()[0]
-    assert all(block == text for block in blocks if block.startswith(title))
 
 
 def test_it_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
