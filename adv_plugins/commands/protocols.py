@@ -117,16 +117,14 @@ def build_runner(args: argparse.Namespace) -> Runner:
         CommandError: The config or the protocol cannot be used.
     """
     cfg = read_config(args.config)
-    of_protocol = {k: v for k, v in args.cfg_options.items() if k.startswith('test_cfg.')}
-    # Now, as they may be those of a training, which has parts that are removed here.
-    change_config(cfg, {k: v for k, v in args.cfg_options.items() if k not in of_protocol})
+    cfg.work_dir = str(args.out or Path('work_dirs') / args.config.stem)
+    cfg.test_cfg = _protocol(args.protocol)
+    # The options may change the protocol, and may be those of the training.
+    change_config(cfg, args.cfg_options)
     for stage in ('train', 'val'):
         cfg[f'{stage}_dataloader'] = cfg[f'{stage}_cfg'] = None
     cfg.optim_wrapper = cfg.param_scheduler = cfg.val_evaluator = None
     cfg.load_from, cfg.resume, cfg.custom_hooks = None, False, []
-    cfg.work_dir = str(args.out or Path('work_dirs') / args.config.stem)
-    cfg.test_cfg = _protocol(args.protocol)
-    change_config(cfg, of_protocol)
     if cfg.get('test_dataloader') is None:
         raise CommandError(f'{args.config} has no test_dataloader: there are no videos to test')
     try:

@@ -41,13 +41,19 @@ def test_protocols_by_name_and_by_file(tmp_path):
     assert list(plan(tmp_path, '--protocol', str(own)).severities) == [2]
 
 
-def test_options_change_the_protocol_as_well_and_may_be_those_of_a_training(tmp_path):
-    few = [f'{stage}_dataloader.dataset.clips_per_class=1' for stage in ('train', 'test')]
-    changes = (*few, 'test_cfg.num_videos=7')
+def test_options_change_the_protocol_as_well(tmp_path):
+    changes = ('test_dataloader.dataset.clips_per_class=1', 'test_cfg.num_videos=7')
     runner = built(tmp_path, changes=changes)
     assert runner.test_loop.plan.num_videos == 7
     assert len(runner.test_loop.dataloader.dataset) == 12
     assert runner.work_dir == str(tmp_path)
+
+
+def test_options_of_the_training_do_no_harm(tmp_path):
+    few = 'test_dataloader.dataset.clips_per_class=1'
+    training = ('train_cfg.max_epochs=2', 'custom_hooks=[]', 'optim_wrapper.optimizer.lr=0.1')
+    runner = built(tmp_path, changes=(few, *training))
+    assert runner.cfg.train_cfg is runner.cfg.optim_wrapper is None
 
 
 @pytest.mark.parametrize(
