@@ -98,3 +98,14 @@ def test_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert '| 00:00 so far, 00:00 left: both: one thing' in written
     before, after = written.split('a line of the log')
     assert before.endswith('\r') and after.startswith('\r\n')
+
+
+def test_lines_in_a_terminal_without_tqdm(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    monkeypatch.setitem(sys.modules, 'tqdm', None)
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
+    lines: list[str] = []
+    for _ in track(range(2), 2, 'steps done', lines.append):
+        clock[0] += 10
+    assert lines == ['1 of 2 steps done, about 0:00:10 left']
