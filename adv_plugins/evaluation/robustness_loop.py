@@ -21,6 +21,7 @@ from ..core.recipe import Recipe
 from ..datasets.corruptions import CORRUPTIONS, VideoCorruption
 from ..datasets.files import preview
 from ..files import replacing
+from .class_names import class_names
 from .deployed import Deployed
 from .labels import LabelError, check_classes, listed_labels
 from .measurements import Measurements, VideoBatch
@@ -54,6 +55,10 @@ class RobustnessTestLoop(TestLoop):
     (:attr:`~adv_plugins.evaluation.Robustness.earlier`). A file that is damaged, or of another
     dataset, is renamed. Several processes may evaluate the same weights at once. At the end, the
     numbers of this evaluation are written as a Markdown page beside it.
+
+    The classes are shown by their names, where the config has a ``label_map='file.txt'``, the dataset
+    has ``classes``, or each class has a folder of its own in the list: see
+    :func:`~adv_plugins.evaluation.class_names.class_names`.
 
     All options, and the labels of the videos, are checked before the first video is read. What
     fails later (an attack that does not work with the model, a video that cannot be read) is
@@ -143,6 +148,9 @@ class RobustnessTestLoop(TestLoop):
         super().__init__(runner, dataloader, evaluator, fp16)
         self.name = name
         self.deployed = Deployed(inner_model(runner.model))
+        self.classes = class_names(
+            self.dataloader.dataset, self.deployed.head.num_classes, runner.cfg.get('label_map')
+        )
         if attention:
             self._check_attention()
         for planned in self.plan.attacks.values():
@@ -225,7 +233,7 @@ class RobustnessTestLoop(TestLoop):
             checkpoint=checkpoint,
             weights=weights_digest(self.deployed.model),
             dataset=type(dataset).__name__,
-            classes=class_names(dataset, self.deployed.head.num_classes),
+            classes=self.classes,
         )
 
     def _evaluate_cells(self, conditions: Sequence[Condition], store: ResultsStore) -> None:
@@ -379,12 +387,6 @@ class RobustnessTestLoop(TestLoop):
             return dataset
         assert cell.level is not None
         return corrupted(dataset, VideoCorruption(cell.name, int(cell.level), self.plan.seed))
-
-
-def class_names(dataset: Any, num_classes: int) -> list[str]:
-    """The names of the classes, or their numbers where the dataset has no names."""
-    names = getattr(dataset, 'metainfo', {}).get('classes') or range(num_classes)
-    return [str(name) for name in names]
 
 
 def _fill(cell: Cell, rows: Mapping[int, Mapping[str, float]], seconds: float) -> None:
