@@ -56,8 +56,7 @@ class RobustnessTestLoop(TestLoop):
     dataset, is renamed. Several processes may evaluate the same weights at once. At the end, the
     numbers of this evaluation are written as a Markdown page beside it.
 
-    The classes are shown by their names, where the config has a ``label_map='file.txt'``, the dataset
-    has ``classes``, or each class has a folder of its own in the list: see
+    Results name the classes as the config's ``label_map='file.txt'`` does, or the dataset: see
     :func:`~adv_plugins.evaluation.class_names.class_names`.
 
     All options, and the labels of the videos, are checked before the first video is read. What
