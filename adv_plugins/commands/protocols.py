@@ -20,7 +20,7 @@ PROTOCOLS = {'quick': '_base_/robustness_quick.py', 'full': '_base_/robustness.p
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the config, the checkpoints, ``--protocol`` and ``--cfg-options``."""
+    """Add the config, the checkpoints, ``--protocol``, ``--label-map`` and ``--cfg-options``."""
     parser.add_argument('config', type=Path, help='config of the model and of its test set')
     parser.add_argument(
         'checkpoints', nargs='+', metavar='checkpoint', help='file or URL; one or more'
@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='quick|full|FILE',
         help='what is evaluated: a first look (quick, the default), all that a publication needs '
         '(full), or a config of yours with robustness=dict(...)',
+    )
+    parser.add_argument(
+        '--label-map',
+        metavar='FILE',
+        help='names of the classes, one a line; default: those of the dataset',
     )
     parser.add_argument(
         '--cfg-options',
@@ -80,6 +85,8 @@ def build_runner(args: argparse.Namespace) -> Runner:
     cfg.load_from, cfg.resume, cfg.custom_hooks = None, False, []
     cfg.work_dir = str(args.out or Path('work_dirs') / args.config.stem)
     cfg.test_cfg = _protocol(args.protocol)
+    if args.label_map is not None:
+        cfg.label_map = args.label_map
     # Afterwards, so that they can change the protocol too.
     cfg.merge_from_dict(args.cfg_options or {})
     if cfg.get('test_dataloader') is None:
