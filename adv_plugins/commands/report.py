@@ -169,7 +169,9 @@ class Report:
         long_term = [self.classes[index] for index in marked]
         files = write_tables(self.args.out / 'tables', result_tables(self.results, comparison))
         names = [file.relative_to(self.args.out).as_posix() for file in files]
-        yield from number_sections(self.results, comparison, long_term, names)
+        known = [results.model for results in self.results]
+        failed = [name for name in self.args.names if name not in known]
+        yield from number_sections(self.results, comparison, failed, long_term, names)
         yield from self.looks()
         yield from self.training()
         for results in self.results:

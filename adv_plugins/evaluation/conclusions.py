@@ -59,10 +59,9 @@ def findings(results: Robustness) -> str:
 def _conclusion(comparison: Comparison, index: int) -> str:
     rows = {row.name: row for row in comparison.rows}
     sentences = [_robustness(comparison, index)]
-    for name, subject in (('mPC', 'Its mean accuracy under corruptions'), ('clean', 'Its clean')):
+    for name, subject in (('mPC', 'Accuracy under corruptions (mPC)'), ('clean', 'Clean accuracy')):
         if name in rows:
-            what = subject if name == 'mPC' else f'{subject} accuracy'
-            sentences.append(_side_note(rows[name], index, what))
+            sentences.append(_side_note(rows[name], index, subject))
     return ' '.join(sentences)
 
 
@@ -97,15 +96,15 @@ def _robustness(comparison: Comparison, index: int) -> str:
             else ''
         )
         return (
-            f'**No certain difference in robustness between {model} and {baseline}**: {numbers} '
-            f'is within noise.{floor}'
+            f'**Whether {model} is more robust than {baseline} is uncertain**: {numbers} is within '
+            f'noise{_why_noise(change)}.{floor}'
         )
     word = 'more' if change.verdict == 'better' else 'less'
     return f'**{model} is {word} robust than {baseline}**: {numbers}.'
 
 
 def _side_note(row: Row, index: int, subject: str) -> str:
-    """``Its clean accuracy is higher: +3.3 points [+0.8, +5.8] on 240 videos.``"""
+    """``Clean accuracy is higher: +3.3 points [+0.8, +5.8] on 240 videos.``"""
     change = row.changes[index]
     assert change is not None
     verdict = {
@@ -114,7 +113,17 @@ def _side_note(row: Row, index: int, subject: str) -> str:
         NOISE: 'does not differ beyond noise',
         TOO_FEW: 'is known on too few videos for a verdict',
     }[change.verdict]
-    return f'{subject} {verdict}: {_points(change)} on {row.num_videos} videos.'
+    why = _why_noise(change) if change.verdict == NOISE else ''
+    return f'{subject} {verdict}: {_points(change)} on {row.num_videos} videos{why}.'
+
+
+def _why_noise(change: Interval) -> str:
+    """Why it is noise in spite of an interval without 0, if that is so."""
+    if change.low <= 0 <= change.high:
+        return ''
+    if change.p_value is not None:
+        return f' (p = {change.p_value:.2g})'
+    return f' (they differ at {change.num_differing} videos only)'
 
 
 def _points(change: Interval) -> str:

@@ -297,7 +297,7 @@ def _confusion_section(results: Robustness) -> str:
         'Most confused',
         f'Up to {_PAIRS} pairs of classes, clean and under the attack with the largest drop. The '
         'share is in percent of the videos of the true class.',
-        markdown_table(['class', 'taken for', 'condition', 'videos', 'share, %'], rows),
+        markdown_table(['class', 'taken for', 'condition', 'videos', 'share, %'], rows, names=3),
     )
 
 

@@ -13,17 +13,18 @@ NO_NUMBER = '—'
 """What a table shows where there is no number."""
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table: the first column is aligned to the left, the others to the right.
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> str:
+    """A Markdown table: columns of names are aligned to the left, those of numbers to the right.
 
     Args:
         header (Sequence[str]): The titles of the columns.
         rows (Iterable[Sequence[str]]): The cells, which are shown as they are; what is meant as
             Markdown is a :class:`~adv_plugins.evaluation.page_text.Markdown`.
+        names (int): How many columns hold names; they come first. Defaults to 1.
     """
     # A bar within a name would end its column.
     lines = [[as_cell(text).replace('|', r'\|') for text in line] for line in (header, *rows)]
-    lines.insert(1, ['---', *['---:'] * (len(header) - 1)])
+    lines.insert(1, [*['---'] * names, *['---:'] * (len(header) - names)])
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 

@@ -53,7 +53,7 @@ def plot_confusion(
     columns = names if len(chosen) == len(classes) else [*names, 'others']
     side = 0.36 * len(columns)
     margin = 0.09 * max(map(len, columns))
-    figure = blank_figure(margin + len(matrices) * (side + 0.3) + 0.5, side + 0.75 * margin + 1.0)
+    figure = blank_figure(margin + len(matrices) * (side + 0.3) + 0.5, side + margin + 1.2)
     panels = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
     for panel, (condition, matrix) in zip(panels, matrices.items(), strict=True):
         _panel(panel, matrix, chosen)
@@ -93,8 +93,8 @@ def _panel(panel: Axes, matrix: NDArray[np.int64], chosen: Sequence[int]) -> Non
         style = dict(ha='center', va='center', fontsize='x-small')
         colour = 'white' if share[row, column] > 0.5 else 'black'
         panel.text(column, row, str(shown[row, column]), color=colour, **style)
-    # Along it, predictions are right.
-    ends = (-0.5, len(chosen) - 0.5)
-    panel.plot(ends, ends, color='0.75', linewidth=0.8)
+    # Where a right prediction would be, a dot.
+    empty = [place for place in range(len(chosen)) if not shown[place, place]]
+    panel.scatter(empty, empty, s=4, color='0.6')
     panel.tick_params(length=0)
     panel.spines[:].set_color('0.8')

@@ -26,9 +26,8 @@ h2 { font-size: 1.3rem; margin: 2.2rem 0 .6rem; padding-top: .8rem;
   border-top: 1px solid var(--line); }
 h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem; }
 a { color: var(--link); }
-nav { background: var(--soft); border-radius: 6px; padding: .45rem .9rem; margin: .8rem 0;
-  white-space: nowrap; overflow-x: auto; }
-nav a { margin-right: 1.1rem; text-decoration: none; }
+nav { background: var(--soft); border-radius: 6px; padding: .45rem .9rem; margin: .8rem 0; }
+nav a { margin-right: 1.1rem; white-space: nowrap; text-decoration: none; }
 nav + section h2 { margin-top: 1rem; padding-top: 0; border-top: 0; }
 blockquote { margin: .8rem 0; padding: .1rem 1rem; border-left: 4px solid var(--mark);
   background: var(--soft); border-radius: 0 6px 6px 0; font-size: 1.05rem; }
@@ -55,7 +54,8 @@ summary { cursor: pointer; font-weight: 600; }
   body { padding: 1rem .8rem 3rem; font-size: 14.5px; }
   h1 { font-size: 1.35rem; }
   blockquote { font-size: 1rem; padding: .1rem .8rem; }
-  th, td { padding: .28rem .45rem; }
+  nav { white-space: nowrap; overflow-x: auto; }
+  th, td { padding: .28rem .45rem; min-width: 4rem; }
   th:first-child, td:first-child { max-width: 9rem; }
   /* Smaller, nobody could read what is in them. */
   figure img, figure video { max-width: none; width: max(100%, 36rem); }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,14 @@ from .page_template import PAGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_JOINED = (
+    (r'(?<=\d) %', '\u00a0%'),
+    (r'\bε = (?=\S)', 'ε\u00a0=\u00a0'),
+    (r'(?<=\[)([-+.\de—]+), ([-+.\de—]+)(?=\])', '\\1,\u00a0\\2'),
+)
+"""What belongs together, with spaces at which no line ends."""
 
 
 @dataclass
@@ -76,10 +85,10 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Se
     parser.disable(['image', 'link', 'autolink', 'reference'])
     parts = []
     for section in sections:
-        html = parser.render(printable(section.markdown))
+        html = parser.render(_together(section.markdown))
         html = html.replace('<table>', '<div class="scroll"><table>')
         html = html.replace('</table>', '</table></div>')
-        media = [(*_embedded(picture), printable(text)) for picture, text in section.figures]
+        media = [(*_embedded(picture), _together(text)) for picture, text in section.figures]
         files = [(quote(file), printable(file)) for file in section.files]
         content = dict(html=html, media=media, folded=section.folded, files=files)
         parts.append(dict(title=printable(section.title), **content))
@@ -87,6 +96,13 @@ def write_report(path: str | os.PathLike[str], title: str, sections: Sequence[Se
     page = template.render(title=printable(title), sections=parts)
     with replacing(path) as file:
         file.write(page.encode())
+
+
+def _together(text: str) -> str:
+    """A text in which no line ends within ``4 %``, ``ε = 4/255`` or ``[1.0, 2.0]``."""
+    for pattern, joined in _JOINED:
+        text = re.sub(pattern, joined, text)
+    return printable(text)
 
 
 def _embedded(picture: Figure | Path) -> tuple[str, str]:

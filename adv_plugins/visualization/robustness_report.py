@@ -8,10 +8,10 @@ from pathlib import PurePath
 from ..evaluation.comparison import Comparison
 from ..evaluation.conclusions import conclusions, findings
 from ..evaluation.confusion import confused_pairs, confusion_keys, confusion_matrix
-from ..evaluation.page_text import as_text
+from ..evaluation.page_text import as_text, bold
 from ..evaluation.pages import markdown
 from ..evaluation.results import Robustness
-from ..evaluation.summary import Summary, summarize, worst_case_text
+from ..evaluation.summary import Summary, WorstCase, summarize
 from ..evaluation.tables import (
     NO_NUMBER,
     count_text,
@@ -19,18 +19,20 @@ from ..evaluation.tables import (
     estimate_text,
     markdown_table,
     percent,
+    worst_case_text,
 )
 from .charts import plot_class_changes, plot_corruptions, plot_eps_curves
 from .confusion_picture import plot_confusion
 from .report import Section
 
-_PAIRS = 5
+_PAIRS = 3
 """How many pairs of confused classes are named for each model and condition."""
 
 
 def number_sections(
     results: Sequence[Robustness],
     comparison: Comparison | None,
+    failed: Sequence[str],
     long_term: Sequence[str],
     files: Sequence[str],
 ) -> Iterator[Section]:
@@ -39,6 +41,7 @@ def number_sections(
     Args:
         results (Sequence[Robustness]): The results of each checkpoint.
         comparison (Comparison, optional): Their comparison, if there is one.
+        failed (Sequence[str]): Names of the checkpoints that could not be evaluated.
         long_term (Sequence[str]): Names of the classes to mark.
         files (Sequence[str]): The files that ``write_tables`` wrote, as paths relative to the page.
 
@@ -49,7 +52,7 @@ def number_sections(
     def tables(*names: str) -> list[str]:
         return [file for file in files if PurePath(file).stem in names]
 
-    yield Section('In short', _in_short(results, comparison), files=tables('summary'))
+    yield Section('In short', _in_short(results, comparison, failed), files=tables('summary'))
     if comparison is not None:
         text = page_body(markdown(comparison, highlight=long_term))
         yield Section('Comparison', text, files=tables('comparison', 'comparison_values'))
@@ -80,10 +83,13 @@ def page_body(page: str) -> str:
     return '\n'.join(f'#{line}' if line.startswith('#') else line for line in lines)
 
 
-def _in_short(results: Sequence[Robustness], comparison: Comparison | None) -> str:
+def _in_short(
+    results: Sequence[Robustness], comparison: Comparison | None, failed: Sequence[str]
+) -> str:
     """Verdict, the first numbers, raised flags, and how the numbers are meant."""
+    absent = [f'**{as_text(name)} could not be evaluated**; see "Missing".' for name in failed]
     if not results:
-        return 'No checkpoint could be evaluated; see "Missing".'
+        return '\n\n'.join(absent)
     said = conclusions(comparison) if comparison else [findings(each) for each in results]
     verdict = '\n>\n'.join(f'> {sentence}' for sentence in said)
     flags = [
@@ -98,7 +104,7 @@ def _in_short(results: Sequence[Robustness], comparison: Comparison | None) -> s
         'video counts only if it is right clean and under every attack of that ε. mPC is the mean '
         'over all corruptions and severities, rPC is mPC in percent of the clean accuracy.'
     )
-    return '\n\n'.join([verdict, _summary_table(results), '\n'.join(flags), explained])
+    return '\n\n'.join([verdict, *absent, _summary_table(results), '\n'.join(flags), explained])
 
 
 def _summary_table(results: Sequence[Robustness]) -> str:
@@ -110,8 +116,12 @@ def _summary_table(results: Sequence[Robustness]) -> str:
             *[estimate_text(each.clean) if each.clean else NO_NUMBER for each in found],
         ]
     ]
-    balls = dict.fromkeys((case.norm, case.eps) for each in found for case in each.worst)
-    rows += [_worst_row(found, *ball) for ball in balls]
+    for (norm, eps), cases in _worst_cases(found).items():
+        attacks = count_text(len(case.attacks) for case in cases if case)
+        videos = count_text(case.num_videos for case in cases if case)
+        name = worst_case_text(norm, eps).removeprefix('the ')
+        name += f': {attacks} attack{"s" * (attacks != "1")}, {videos} videos'
+        rows.append([name, *_accuracies(cases)])
     if any(each.mpc for each in found):
         counts = count_text(len(each.corruptions) for each in found)
         videos = count_text(each.num_corrupted for each in found)
@@ -123,19 +133,22 @@ def _summary_table(results: Sequence[Robustness]) -> str:
     return markdown_table(['top-1 accuracy, %', *[each.model for each in results]], rows)
 
 
-def _worst_row(found: Sequence[Summary], norm: str, eps: float | None) -> list[str]:
-    cases = [
-        next((case for case in each.worst if (case.norm, case.eps) == (norm, eps)), None)
-        for each in found
-    ]
-    known = [case for case in cases if case]
-    attacks = count_text(len(case.attacks) for case in known)
-    videos = count_text(case.num_videos for case in known)
-    name = worst_case_text(norm, eps).removeprefix('the ')
-    return [
-        f'{name}: {attacks} attack{"s" * (attacks != "1")}, {videos} videos',
-        *[estimate_text(case.accuracy) if case else NO_NUMBER for case in cases],
-    ]
+def _worst_cases(
+    found: Sequence[Summary],
+) -> dict[tuple[str, float | None], list[WorstCase | None]]:
+    """The worst case of each model by norm and eps; None where a model has none."""
+    balls = dict.fromkeys((case.norm, case.eps) for each in found for case in each.worst)
+    return {
+        ball: [
+            next((case for case in each.worst if (case.norm, case.eps) == ball), None)
+            for each in found
+        ]
+        for ball in balls
+    }
+
+
+def _accuracies(cases: Sequence[WorstCase | None]) -> list[str]:
+    return [estimate_text(case.accuracy) if case else NO_NUMBER for case in cases]
 
 
 def _flags_text(results: Robustness) -> str:
@@ -145,7 +158,7 @@ def _flags_text(results: Robustness) -> str:
 
 
 def _attacks(results: Sequence[Robustness]) -> str:
-    """Each attack with all models side by side."""
+    """Each attack, and the worst case, with all models side by side."""
     keys = list(dict.fromkeys(key for each in results for key in each.keys('attack')))
     rows = []
     for key in keys:
@@ -157,6 +170,10 @@ def _attacks(results: Sequence[Robustness]) -> str:
             for each in results
         ]
         rows.append([cells[0].name, *accuracy, eps, videos])
+    found = [summarize(each) for each in results]
+    for (_, eps), cases in _worst_cases(found).items():
+        videos = count_text(case.num_videos for case in cases if case)
+        rows.append([bold('worst case'), *_accuracies(cases), eps_text(eps), videos])
     return markdown_table(['attack', *[each.model for each in results], 'ε', 'videos'], rows)
 
 
@@ -188,7 +205,7 @@ def _confusions(results: Sequence[Robustness], files: list[str]) -> Section:
             for pair in confused_pairs(matrices[condition])[:_PAIRS]:
                 classes = [each.classes[pair.label], each.classes[pair.prediction]]
                 numbers = [f'{pair.count} of {pair.num_videos}', percent(pair.share)]
-                rows.append([each.model, condition, *classes, *numbers])
+                rows.append([*classes, each.model, condition, *numbers])
         if matrices:
             caption = (
                 f'{each.model}: a row for each true class, a column for each prediction; the '
@@ -196,10 +213,10 @@ def _confusions(results: Sequence[Robustness], files: list[str]) -> Section:
                 'with the largest drop.'
             )
             figures.append((plot_confusion(matrices, each.classes, each.model), caption))
-    header = ['model', 'condition', 'class', 'taken for', 'videos', 'share, %']
+    header = ['class', 'taken for', 'model', 'condition', 'videos', 'share, %']
     text = (
         f'Up to {_PAIRS} pairs of classes that are confused most, clean and under the attack with '
         'the largest drop. The share is in percent of the videos of the true class.'
     )
-    table = markdown_table(header, rows) if rows else 'No class is taken for another.'
+    table = markdown_table(header, rows, names=4) if rows else 'No class is taken for another.'
     return Section('Confused classes', f'{text}\n\n{table}', figures, files=files)

@@ -37,7 +37,7 @@ def test_clean_and_the_strongest_attack_are_shown() -> None:
     page = markdown(results, groups={}).split('## Most confused\n')[1].split('\n## ')[0]
     assert page.splitlines()[3:] == [
         '| class | taken for | condition | videos | share, % |',
-        '| --- | ---: | ---: | ---: | ---: |',
+        '| --- | --- | --- | ---: | ---: |',
         '| up | down | clean | 1 of 1 | 100.0 |',
         '| left | right | strong | 2 of 2 | 100.0 |',
     ]
