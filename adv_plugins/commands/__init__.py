@@ -19,8 +19,8 @@ from .errors import CommandError
 COMMANDS = {
     'dry-run': 'check everything that a training needs before its first update',
     'evaluate': 'test checkpoints on clean, corrupted and attacked videos',
-    'report': 'the same for several checkpoints, compared on one HTML page',
-    'cam': 'videos of where a model looks, clean and under attack',
+    'report': 'do the same, and compare the checkpoints on one HTML page',
+    'cam': 'draw videos of where a model looks, clean and under attack',
     'index': 'index the shards of YouTube-8M, in several processes',
     'configs': 'print the folder of the configs',
 }
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (Sequence[str], optional): Command and arguments. Defaults to those of the process.
 
     Returns:
-        int: Exit status: 0; 1 if the command found a problem; 2 if it could not start.
+        int: Exit status: 0; 1 if the command found a problem; 2 if it cannot do what it was told;
+        130 if it was interrupted.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     chosen = argv[0] if argv and argv[0] in COMMANDS else None
@@ -46,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandError as error:
         print(f'adv-plugins {chosen}: error: {error}', file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f'adv-plugins {chosen}: interrupted; what has been written stays', file=sys.stderr)
+        return 130
 
 
 def _module(command: str) -> ModuleType:

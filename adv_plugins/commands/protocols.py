@@ -1,4 +1,4 @@
-"""What the commands that evaluate checkpoints share: their arguments, and a Runner to test with.
+"""What the commands on configs and checkpoints share: arguments, and a Runner for the test set.
 
 A protocol says what is evaluated: it is a config with the options of a
 :class:`~adv_plugins.evaluation.RobustnessTestLoop` under the name ``robustness``.
@@ -7,11 +7,15 @@ A protocol says what is evaluated: it is a config with the options of a
 from __future__ import annotations
 
 import argparse
+import uuid
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
+from torch import nn
 
+from ..evaluation.weights import load_weights
 from .configs import configs_folder
 from .errors import CommandError
 
@@ -21,7 +25,7 @@ PROTOCOLS = {'quick': '_base_/robustness_quick.py', 'full': '_base_/robustness.p
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the config, the checkpoints, ``--protocol``, ``--label-map`` and ``--cfg-options``."""
-    parser.add_argument('config', type=Path, help='config of the model and of its test set')
+    add_config(parser)
     parser.add_argument(
         'checkpoints', nargs='+', metavar='checkpoint', help='file or URL; one or more'
     )
@@ -30,19 +34,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='quick',
         metavar='quick|full|FILE',
         help='what is evaluated: a first look (quick, the default), all that a publication needs '
-        '(full), or a config of yours with robustness=dict(...)',
+        '(full), or a config of yours with robustness=dict(...); --cfg-options test_cfg.KEY=VALUE '
+        'changes single options of it',
     )
-    parser.add_argument(
-        '--label-map',
-        metavar='FILE',
-        help='names of the classes, one a line; default: those of the dataset',
-    )
+    add_label_map(parser)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the config and ``--cfg-options``."""
+    parser.add_argument('config', type=Path, help='config file')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
+        default={},
         metavar='KEY=VALUE',
-        help='changes to the config, as in mim test; test_cfg.KEY=VALUE changes the protocol',
+        help='changes to the config, as in mim train and mim test',
+    )
+
+
+def add_label_map(parser: argparse.ArgumentParser) -> None:
+    """Add ``--label-map``."""
+    parser.add_argument(
+        '--label-map',
+        metavar='FILE',
+        help='names of the classes, one a line; default: the label_map of the config, the classes '
+        'of the dataset, or the folders of its videos',
     )
 
 
@@ -61,8 +78,41 @@ def read_config(file: str | Path) -> Config:
     try:
         return Config.fromfile(file)
     except Exception as error:  # A config is code, which may fail in any way.
-        text = str(error) or 'no reason was given'
-        raise CommandError(f'{file} cannot be read: {type(error).__name__}: {text}') from error
+        raise CommandError(f'{file} cannot be read: {type(error).__name__}: {error}') from error
+
+
+def change_config(cfg: Config, options: dict[str, Any]) -> None:
+    """Merge what ``--cfg-options`` says into a config.
+
+    Raises:
+        CommandError: It does not go together with the config.
+    """
+    try:
+        cfg.merge_from_dict(options)
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
+        given = ' '.join(f'{key}={value}' for key, value in options.items())
+        reason = f'{type(error).__name__}: {error}'
+        raise CommandError(f'--cfg-options {given} does not fit the config: {reason}') from error
+
+
+def load_checkpoint(model: nn.Module, checkpoint: str) -> None:
+    """Load a checkpoint that fits the model in full.
+
+    Args:
+        model (nn.Module): The recognizer.
+        checkpoint (str): A file or a URL.
+
+    Raises:
+        CommandError: It cannot be read, or it does not fit.
+    """
+    try:
+        load_weights(model, checkpoint)
+    except Exception as error:  # An unreadable file may raise anything.
+        if str(checkpoint) in str(error):
+            raise CommandError(str(error)) from error
+        # The first line tells enough: torch goes on about ways to load what is not trusted.
+        reason = f'{type(error).__name__}: {str(error).partition(chr(10))[0]}'
+        raise CommandError(f'{checkpoint} is no whole checkpoint: {reason}') from error
 
 
 def build_runner(args: argparse.Namespace) -> Runner:
@@ -88,9 +138,11 @@ def build_runner(args: argparse.Namespace) -> Runner:
     if args.label_map is not None:
         cfg.label_map = args.label_map
     # Afterwards, so that they can change the protocol too.
-    cfg.merge_from_dict(args.cfg_options or {})
+    change_config(cfg, args.cfg_options)
     if cfg.get('test_dataloader') is None:
         raise CommandError(f'{args.config} has no test_dataloader: there are no videos to test')
+    # Runners that are built within a second would have one name, and share a visualizer.
+    cfg.experiment_name = f'{args.config.stem}_{uuid.uuid4().hex[:8]}'
     try:
         runner = Runner.from_cfg(cfg)
         # The loop is built when it is first asked for, and it checks its options then.

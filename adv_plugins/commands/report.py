@@ -38,7 +38,6 @@ from ..evaluation.selection import evenly_spread
 from ..evaluation.table_files import write_tables
 from ..evaluation.tables import eps_text
 from ..evaluation.training_log import read_training_log
-from ..evaluation.weights import load_weights
 from ..visualization.attention import (
     attention_profile,
     plot_attention_maps,
@@ -95,7 +94,7 @@ class Report:
         loop = self.runner.test_loop
         loop.name = name
         try:
-            load_weights(self.model, checkpoint)
+            protocols.load_checkpoint(self.model, checkpoint)
             loop.evaluate(checkpoint)
         except Exception as error:  # An unreadable file may raise anything.
             self.leave_out(name, error)
@@ -240,8 +239,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--num-videos', type=int, default=2, help='how many videos are shown')
 
 
-def run(args: argparse.Namespace) -> None:
-    """Evaluate and write the report."""
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and write the report.
+
+    Returns:
+        int: 1 if a checkpoint could not be evaluated, which the report says as well.
+    """
     if args.names is None:
         args.names = ['/'.join(Path(c).with_suffix('').parts[-2:]) for c in args.checkpoints]
     if len(args.names) != len(args.checkpoints) or len(set(args.names)) != len(args.names):
@@ -254,3 +257,4 @@ def run(args: argparse.Namespace) -> None:
     title = f'Robustness of {", ".join(args.names)}'
     write_report(args.out / 'report.html', title, [*sections, missing, provenance])
     print_log(f'the report: {args.out / "report.html"}', 'current')
+    return int(len(report.results) < len(args.names))

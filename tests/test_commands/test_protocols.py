@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,21 @@ from adv_plugins.commands.configs import configs_folder
 from adv_plugins.commands.errors import CommandError
 
 CONFIG = configs_folder() / 'baselines/tsm_r18_1x1x8_ordered-digits-rgb.py'
-SMALL = 'test_dataloader.dataset.clips_per_class=1'
 
 
-def parsed(folder: Path, *options: str, config: Path = CONFIG) -> argparse.Namespace:
+def built(folder: Path, *options: str, config: Path = CONFIG, changes: tuple[str, ...] = ()) -> Any:
     parser = argparse.ArgumentParser()
     protocols.add_arguments(parser)
-    args = parser.parse_args([str(config), 'epoch_1.pth', *options])
+    # mmengine goes by this name when it tells runs of the same second apart.
+    changes = (f'experiment_name={uuid.uuid4().hex}', *changes)
+    args = parser.parse_args([str(config), 'epoch_1.pth', *options, '--cfg-options', *changes])
     args.out = folder
-    return args
+    return protocols.build_runner(args)
 
 
 def plan(folder: Path, *options: str) -> Any:
-    args = parsed(folder, *options, '--cfg-options', SMALL, 'test_cfg.attention=False')
-    return protocols.build_runner(args).test_loop.plan
+    few = 'test_dataloader.dataset.clips_per_class=1'
+    return built(folder, *options, changes=(few, 'test_cfg.attention=False')).test_loop.plan
 
 
 def test_protocols_by_name_and_by_file(tmp_path):
@@ -40,8 +42,8 @@ def test_protocols_by_name_and_by_file(tmp_path):
 
 
 def test_options_change_the_protocol_as_well(tmp_path):
-    options = ('--cfg-options', SMALL, 'test_cfg.num_videos=7', 'test_cfg.attention=False')
-    runner = protocols.build_runner(parsed(tmp_path, *options))
+    changes = ('test_dataloader.dataset.clips_per_class=1', 'test_cfg.num_videos=7')
+    runner = built(tmp_path, changes=changes)
     assert runner.test_loop.plan.num_videos == 7
     assert len(runner.test_loop.dataloader.dataset) == 12
     assert runner.work_dir == str(tmp_path)
@@ -63,4 +65,4 @@ def test_what_cannot_be_used(tmp_path, text, options, message):
     if text is not None:
         file.write_text(text)
     with pytest.raises(CommandError, match=message):
-        protocols.build_runner(parsed(tmp_path, *options, config=file))
+        built(tmp_path, *options, config=file)

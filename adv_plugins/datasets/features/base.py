@@ -19,8 +19,8 @@ from mmengine.dataset import BaseDataset, force_full_init
 from mmengine.logging import print_log
 
 from ...core.checks import check_choice, is_integer
+from ...progress import track
 from ..label_space import LabelSpace
-from ..progress import progress
 
 _DTYPES = tuple(np.dtype(name) for name in ('uint8', 'float16', 'float32'))
 
@@ -214,7 +214,7 @@ class FrameFeatureDataset(BaseDataset):
             raise ValueError(f'{self._place(record)}: {error}') from error
 
     def _drop_empty(self) -> None:
-        records = progress(self._records, len(self._records), 'labels read', self._log)
+        records = track(self._records, len(self._records), 'labels read', self._log)
         keep = np.array([self._target(int(record)).any() for record in records], bool)
         if not keep.any():
             raise ValueError(
