@@ -23,10 +23,10 @@ def conclusions(comparison: Comparison) -> list[str]:
         comparison (Comparison): The comparison.
 
     Returns:
-        list[str]: A paragraph in Markdown for each other model: about its robustness in the worst
-        case, or under the first attack if there is no worst case; its accuracy under corruptions;
-        and its clean accuracy. No verdict is given on fewer than ``MIN_VIDEOS`` videos, and a
-        difference within noise is called that.
+        list[str]: For each other model up to three lines of Markdown: on its robustness in the
+        worst case, or under the first attack if there is no worst case; on its accuracy under
+        corruptions; and on its clean accuracy. No verdict is given on fewer than ``MIN_VIDEOS``
+        videos, and a difference within noise is called that.
     """
     return [_conclusion(comparison, index) for index in comparison.others]
 
@@ -62,7 +62,7 @@ def _conclusion(comparison: Comparison, index: int) -> str:
     for name, subject in (('mPC', 'Accuracy under corruptions (mPC)'), ('clean', 'Clean accuracy')):
         if name in rows:
             sentences.append(_side_note(rows[name], index, subject))
-    return ' '.join(sentences)
+    return '\n'.join(sentences)
 
 
 def _robustness(comparison: Comparison, index: int) -> str:

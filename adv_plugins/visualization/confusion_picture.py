@@ -53,7 +53,7 @@ def plot_confusion(
     columns = names if len(chosen) == len(classes) else [*names, 'others']
     side = 0.36 * len(columns)
     margin = 0.09 * max(map(len, columns))
-    figure = blank_figure(margin + len(matrices) * (side + 0.3) + 0.5, side + margin + 1.2)
+    figure = blank_figure(margin + len(matrices) * (side + 0.3) + 0.5, side + 0.75 * margin + 1.2)
     panels = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
     for panel, (condition, matrix) in zip(panels, matrices.items(), strict=True):
         _panel(panel, matrix, chosen)

@@ -91,7 +91,8 @@ def _in_short(
     if not results:
         return '\n\n'.join(absent)
     said = conclusions(comparison) if comparison else [findings(each) for each in results]
-    verdict = '\n>\n'.join(f'> {sentence}' for sentence in said)
+    # A backslash keeps the end of a line.
+    verdict = '\n>\n'.join('> ' + text.replace('\n', '\\\n> ') for text in said)
     flags = [
         f'- **Read {as_text(each.model)} with care, {as_text(flag.name)}**: {as_text(flag.message)}'
         for each in results

@@ -23,7 +23,7 @@ def models(wrong: Iterable[int], count: int = 60) -> list[Robustness]:
 
 def conclusion(both: list[Robustness]) -> str:
     (found,) = conclusions(compare(both))
-    return found
+    return found.replace('\n', ' ')
 
 
 def test_a_certain_difference_has_a_direction() -> None:
