@@ -154,6 +154,8 @@ def _accuracies(cases: Sequence[WorstCase | None]) -> list[str]:
 
 def _flags_text(results: Robustness) -> str:
     states = [flag.raised for flag in results.flags]
+    if not states:
+        return NO_NUMBER
     unchecked = f', {states.count(None)} not checked' if None in states else ''
     return f'{states.count(True)} of {len(states)}{unchecked}'
 
