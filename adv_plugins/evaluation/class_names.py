@@ -34,7 +34,8 @@ def class_names(
     """
     if label_map is not None:
         return _read_label_map(label_map, num_classes)
-    names = list(getattr(dataset, 'metainfo', {}).get('classes') or ())
+    metainfo = getattr(dataset, 'metainfo', None) or {}
+    names = list(metainfo.get('classes') or ())
     if names:
         return [*map(str, names), *map(str, range(len(names), num_classes))]
     folders = _class_folders(dataset)

@@ -91,7 +91,7 @@ def _robustness(comparison: Comparison, index: int) -> str:
         )
     if change.verdict == NOISE:
         floor = (
-            ' Hardly anything survives this attack: a smaller ε would tell them apart.'
+            ' Hardly anything survives this attack: a smaller ε might tell them apart.'
             if max(before, after) < _FLOOR
             else ''
         )

@@ -54,8 +54,12 @@ def number_sections(
 
     yield Section('In short', _in_short(results, comparison, failed), files=tables('summary'))
     if comparison is not None:
-        text = page_body(markdown(comparison, highlight=long_term))
-        yield Section('Comparison', text, files=tables('comparison', 'comparison_values'))
+        # Below the first table are those of all classes, of which there may be hundreds.
+        page = markdown(comparison, highlight=long_term).split('\n## ')
+        text, rest = ('\n## '.join(part) for part in (page[:2], ['', *page[2:]]))
+        yield Section('Comparison', page_body(text), files=tables('comparison'))
+        detail = dict(folded=True, files=tables('comparison_values'))
+        yield Section('Comparison in detail', page_body(rest), **detail)
         charts = [_class_chart(comparison, index, long_term) for index in comparison.others]
         if 'clean' in comparison.shared:
             yield Section('Class by class', figures=charts, files=tables('classes'))

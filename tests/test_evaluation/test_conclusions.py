@@ -67,7 +67,7 @@ def test_there_is_no_verdict_on_few_videos() -> None:
 def test_where_nothing_survives_a_smaller_eps_is_advised() -> None:
     both = models(range(59))
     put(both[0], 'attack', range(60), 'pgd', EIGHT)
-    assert 'a smaller ε would tell them apart' in conclusion(both)
+    assert 'a smaller ε might tell them apart' in conclusion(both)
 
 
 def test_one_attack_or_none() -> None:

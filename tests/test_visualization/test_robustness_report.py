@@ -46,6 +46,14 @@ def test_models_that_lack_a_number_have_a_dash() -> None:
     assert '> **Whether CE is more robust than TSM is not known**' in text
 
 
+def test_what_may_have_hundreds_of_rows_is_folded() -> None:
+    found = sections(two_models())
+    whole, detail = (found[title] for title in ('Comparison', 'Comparison in detail'))
+    assert '### Accuracy' in whole.markdown and '### Classes' not in whole.markdown
+    assert detail.folded and detail.markdown.startswith('### Classes: TAF against TSM')
+    assert detail.markdown.endswith('### Not compared\n\nNothing.\n')
+
+
 def test_each_section_links_its_files() -> None:
     files = [f'tables/{name}.csv' for name in ('summary', 'attacks', 'curves', 'confusions')]
     found = sections(two_models(), files=files)
