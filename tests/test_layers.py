@@ -8,7 +8,7 @@ import adv_plugins
 ROOT = Path(adv_plugins.__file__).parent
 # From the ground up; a room may import those on the lines before its own, and itself.
 FLOORS = (
-    ('version', 'compat', 'files'),
+    ('version', 'compat', 'files', 'progress'),
     ('core',),
     ('attention', 'functional'),
     ('recipes',),
@@ -18,7 +18,8 @@ FLOORS = (
     ('visualization',),
     ('hooks', 'integrations'),
     ('dry_run',),
-    ('',),
+    ('commands',),
+    ('', '__main__'),
 )
 # Stand beside each other: neither imports the other.
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

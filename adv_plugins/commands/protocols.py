@@ -129,16 +129,16 @@ def build_runner(args: argparse.Namespace) -> Runner:
         CommandError: The config or the protocol cannot be used.
     """
     cfg = read_config(args.config)
+    cfg.work_dir = str(args.out or Path('work_dirs') / args.config.stem)
+    cfg.test_cfg = _protocol(args.protocol)
+    # The options may change the protocol, and may be those of the training.
+    change_config(cfg, args.cfg_options)
     for stage in ('train', 'val'):
         cfg[f'{stage}_dataloader'] = cfg[f'{stage}_cfg'] = None
     cfg.optim_wrapper = cfg.param_scheduler = cfg.val_evaluator = None
     cfg.load_from, cfg.resume, cfg.custom_hooks = None, False, []
-    cfg.work_dir = str(args.out or Path('work_dirs') / args.config.stem)
-    cfg.test_cfg = _protocol(args.protocol)
     if args.label_map is not None:
         cfg.label_map = args.label_map
-    # Afterwards, so that they can change the protocol too.
-    change_config(cfg, args.cfg_options)
     if cfg.get('test_dataloader') is None:
         raise CommandError(f'{args.config} has no test_dataloader: there are no videos to test')
     # Runners that are built within a second would have one name, and share a visualizer.

@@ -28,6 +28,7 @@ from .deployed import Deployed
 from .labels import LabelError, check_classes, listed_labels
 from .measurements import Measurements, VideoBatch
 from .pages import markdown
+from .readable_log import make_log_readable
 from .results import Cell, Robustness
 from .results_page import headline
 from .results_store import ResultsStore
@@ -176,6 +177,7 @@ class RobustnessTestLoop(TestLoop):
         Returns:
             dict[str, float]: The headline numbers, see :func:`headline`.
         """
+        make_log_readable(self.runner)
         if self.runner._load_from is not None:
             # Runner has loaded them already, but only logs what does not fit.
             load_weights(self.deployed.model, self.runner._load_from)

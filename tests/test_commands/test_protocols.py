@@ -49,6 +49,13 @@ def test_options_change_the_protocol_as_well(tmp_path):
     assert runner.work_dir == str(tmp_path)
 
 
+def test_options_of_the_training_do_no_harm(tmp_path):
+    few = 'test_dataloader.dataset.clips_per_class=1'
+    training = ('train_cfg.max_epochs=2', 'custom_hooks=[]', 'optim_wrapper.optimizer.lr=0.1')
+    runner = built(tmp_path, changes=(few, *training))
+    assert runner.cfg.train_cfg is runner.cfg.optim_wrapper is None
+
+
 @pytest.mark.parametrize(
     ('text', 'options', 'message'),
     [
