@@ -29,7 +29,6 @@ from mmengine.dataset import pseudo_collate
 from mmengine.logging import print_log
 from torch import nn
 
-from .. import __version__
 from ..adapters.wrappers import inner_model
 from ..evaluation import Comparison, Robustness, compare, markdown
 from ..evaluation.page_text import as_text
@@ -38,6 +37,7 @@ from ..evaluation.selection import evenly_spread
 from ..evaluation.table_files import write_tables
 from ..evaluation.tables import eps_text
 from ..evaluation.training_log import read_training_log
+from ..version import __version__
 from ..visualization.attention import (
     attention_profile,
     plot_attention_maps,
