@@ -139,16 +139,14 @@ class Report:
     def told(self, clip: Look) -> str:
         """The label, the predictions, and which class each CAM is of."""
         assert clip.adversarial is not None
-        label, clean, attacked = (
-            f'"{self.classes[index]}"'
-            for index in (clip.label, clip.predicted, clip.adversarial.predicted)
-        )
-        if {clip.predicted, clip.adversarial.predicted} == {clip.label}:
+        predicted = (clip.predicted, clip.adversarial.predicted)
+        label, clean, attacked = (f'"{self.classes[index]}"' for index in (clip.label, *predicted))
+        wrong = dict.fromkeys(name for name in (clean, attacked) if name != label)
+        if not wrong:
             return f'The label is {label}, and so is the prediction, clean and attacked.'
         return (
-            f'The label is {label}, the prediction {clean} clean and {attacked} attacked. A CAM '
-            'shows the evidence for the label; where the prediction is wrong, another one shows '
-            'the evidence for that.'
+            f'The label is {label}, the prediction {clean} clean and {attacked} attacked. The CAMs '
+            f'are for {label} and, where it is predicted, for {" and ".join(wrong)}.'
         )
 
     def comparison(self) -> Comparison | None:
