@@ -11,7 +11,7 @@ PAGE = """\
 <style>
 :root { color-scheme: light dark; --page: #fff; --line: #d8dde3; --soft: #f2f5f8; --ink: #1c2733;
   --dim: #51606f; --link: #1f5fa8; --mark: #2f6fb5; }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root { --page: #14191f; --line: #36414d; --soft: #1e262f; --ink: #dfe5ec; --dim: #a1adba;
     --link: #82b4f0; --mark: #5a97dd; }
   /* Charts have black lines on white: a card in the dark, and not a glaring one. */
@@ -63,6 +63,7 @@ summary { cursor: pointer; font-weight: 600; }
 @media print {
   nav, video { display: none; }
   .scroll { overflow: visible; }
+  th:first-child, td:first-child { position: static; background: none; }
   figure, tr { break-inside: avoid; }
 }
 </style>
