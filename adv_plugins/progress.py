@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -47,7 +48,7 @@ class Progress:
         self._started = self._told = time.monotonic()
 
     def __enter__(self) -> Progress:
-        if sys.stderr is not None and sys.stderr.isatty() and _is_first_rank():
+        if sys.stderr is not None and sys.stderr.isatty() and _is_main_process():
             # Without tqdm, which only some extras install, there are lines.
             with suppress(ImportError):
                 self._bar = _open_bar(self._stack, self.total)
@@ -61,16 +62,16 @@ class Progress:
 
         Args:
             done (float): The amount, from the start.
-            text (str): What has been done, in words.
+            text (str): What has been done, in words; '' if that is told elsewhere.
         """
         before, self.done = self.done, done
         if self._bar is not None:
-            self._bar.set_description_str(text, refresh=False)
+            self._bar.set_description_str(text or self._bar.desc, refresh=False)
             self._bar.update(done - before)
             return
         now = time.monotonic()
         pause = min(max(_FEWEST, (now - self._started) / 10), _MOST)
-        if now - self._told >= pause and done < self.total:
+        if text and now - self._told >= pause and done < self.total:
             self._told = now
             self._log(f'{text}{self.left()}')
 
@@ -82,10 +83,14 @@ class Progress:
             name (str): What it is called.
 
         Returns:
-            Tell: Takes which share of the part is done.
+            Tell: Takes which share of the part is done. That all of it is done is left to tell.
         """
         begin = self.done
-        return lambda share, text: self.reach(begin + share * amount, f'{name}: {text}')
+        if self._bar is not None:
+            self._bar.set_description_str(name)
+        return lambda share, text: self.reach(
+            begin + share * amount, f'{name}: {text}' if share < 1 else ''
+        )
 
     def left(self) -> str:
         """``', about 0:03:00 left'``, or nothing if that is not known, or if all is done."""
@@ -115,7 +120,10 @@ def track(
             progress.reach(done, f'{done:,} of {total:,} {what}')
 
 
-def _is_first_rank() -> bool:
+def _is_main_process() -> bool:
+    """Whether this is no worker of another process, and the first of several that train."""
+    if multiprocessing.parent_process() is not None:
+        return False
     started = distributed.is_available() and distributed.is_initialized()
     return not started or distributed.get_rank() == 0
 
@@ -134,8 +142,10 @@ def _open_bar(stack: ExitStack, total: float) -> Any:
     bar = stack.enter_context(
         Bar(
             total=total,
-            bar_format='{percentage:3.0f}% |{bar:20}| {desc}, {elapsed} so far, {remaining} left',
+            bar_format='{percentage:3.0f}% |{bar:20}| {elapsed} so far, {remaining} left: {desc}',
             smoothing=0,
+            # Every step is shown: one may take a thousand times as long as the last.
+            miniters=0,
             delay=1,
             leave=False,
             ncols=columns - 1,

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--processes',
         type=int,
-        default=os.cpu_count(),
+        default=os.cpu_count() or 1,
         metavar='N',
         help='how many shards are indexed at once (default: the number of cores, %(default)s)',
     )
@@ -101,8 +101,10 @@ def index_shard(path: str, errors: str, index_dir: Path | None) -> tuple[str, di
     """
     try:
         shards = YT8MShards(path, errors, index_dir)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError) as error:  # Both name the shard.
         return str(error), {}
+    except Exception as error:  # One shard must not stop the others.
+        return f'{path}: {type(error).__name__}: {error}', {}
     counts = dict(records=len(shards), skipped=sum(shards.skipped.values()))
     unsaved = next(iter(shards.unsaved.values()), None)
     return '' if unsaved is None else f'the index cannot be written: {unsaved}', counts

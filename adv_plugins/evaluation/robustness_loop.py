@@ -257,7 +257,7 @@ class RobustnessTestLoop(TestLoop):
                 number += 1
                 tell = progress.part(cost, f'cell {number} of {total}, {cell.key}')
                 found = self._evaluate_cell(condition, store, tell)
-                tell(1, 'done')
+                tell(1, '')
                 if found:
                     log(f'cell {number} of {total}{progress.left()}; {cell.key}: {found}')
                 store.save()

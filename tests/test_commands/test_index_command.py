@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip('mmengine', reason='needs adv_plugins[mmaction]')
 pytest.importorskip('google_crc32c', reason='needs adv_plugins[yt8m]')
 
-from adv_plugins.commands import main
+from adv_plugins.commands import index, main
 from adv_plugins.datasets.yt8m import YT8MShards, write_examples
 
 
@@ -43,6 +43,17 @@ def test_a_damaged_shard_stops_nothing(folder: Path, capsys: pytest.CaptureFixtu
     times = [path.stat().st_mtime_ns for path in folder.rglob('*.index.npz')]
     assert len(YT8MShards(str(folder / 'train/*.tfrecord'))) == 6
     assert times == [path.stat().st_mtime_ns for path in folder.rglob('*.index.npz')]
+
+
+def test_no_error_of_a_shard_stops_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError('too large')
+
+    monkeypatch.setattr(index, 'YT8MShards', fails)
+    assert index.index_shard('a.tfrecord', 'raise', None) == (
+        'a.tfrecord: MemoryError: too large',
+        {},
+    )
 
 
 def test_files_globs_and_another_folder(

@@ -15,7 +15,7 @@ pytest.importorskip('sklearn', reason='the sample draws the digits of scikit-lea
 
 from mmengine.registry import DATASETS
 
-from adv_plugins.datasets import progress
+from adv_plugins import progress
 from adv_plugins.datasets.ordered_digits import CLASSES
 from adv_plugins.datasets.yt8m import checksum, dequantize, read_examples
 from adv_plugins.datasets.yt8m_sample import (
@@ -387,7 +387,7 @@ def test_a_swap_that_fails_puts_the_old_sample_back(
 def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr(folder, '_log', lines.append)
-    monkeypatch.setattr(progress, '_EVERY', 0.0)
+    monkeypatch.setattr(progress, '_MOST', 0.0)
     write_sample(tmp_path / 'sample', TINY)
     told = [line.split(',')[0] for line in lines]
     assert [line for line in told if 'train' in line] == [
