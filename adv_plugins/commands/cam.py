@@ -2,15 +2,15 @@
 
 Takes some videos, spread evenly over the config's test set, and writes two files for each: an .mp4
 with the clip, its CAM, the adversarial clip, its CAM and the magnified perturbation side by side,
-and a .png with one column per frame. Below the pictures is each frame's share of the evidence. If
-a video has several test views, the middle one is shown. Needs PyAV
-(``pip install "adv_plugins[data]"``).
+and a .png with one column per frame. Below the pictures is each frame's share of the evidence. The
+CAM is that of the label, and beside it is that of the prediction, where that is wrong. If a video
+has several test views, the middle one is shown. Needs PyAV (``pip install "adv_plugins[data]"``).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,14 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
 from ..core.recipe import Recipe, build_recipe
+from ..evaluation.class_names import class_names
 from ..evaluation.selection import evenly_spread
 from ..progress import track
 from ..visualization.clip_pictures import contact_sheet, side_by_side
 from ..visualization.clips import look, recipe_attack
 from ..visualization.mp4 import write_mp4
 from .errors import CommandError
-from .protocols import add_config, change_config, load_checkpoint, read_config
+from .protocols import add_config, add_label_map, change_config, load_checkpoint, read_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--recipe', default='TAF', help='whose attack, e.g. CEAugmentation (default: TAF)'
     )
     parser.add_argument('--eps', help="of the recipe, e.g. 8/255; default: the recipe's own")
+    add_label_map(parser)
     parser.add_argument('--fps', type=float, default=4, help='frames per second (default: 4)')
 
 
@@ -58,16 +60,27 @@ def run(args: argparse.Namespace) -> None:
     load_checkpoint(model, args.checkpoint)
     model = model.to(get_device()).eval()
     attack = recipe_attack(model, recipe)
+    label_map = args.label_map or config.get('label_map')
+    try:
+        classes = class_names(dataset, model.cls_head.num_classes, label_map)
+    except (OSError, ValueError) as error:
+        raise CommandError(f'--label-map {label_map}: {error}') from error
     indices = evenly_spread(len(dataset), args.num_videos)
     log = partial(print_log, logger='current')
     files: list[Path] = []
     for index in track(indices, len(indices), 'videos drawn', log):
-        files += draw(model, dataset, index, attack, args.out, args.fps)
+        files += draw(model, dataset, index, attack, classes, args.out, args.fps)
     print('\n'.join(f'written: {file}' for file in files))
 
 
 def draw(
-    model: nn.Module, dataset: Any, index: int, attack: Any, out: Path, fps: float
+    model: nn.Module,
+    dataset: Any,
+    index: int,
+    attack: Any,
+    classes: Sequence[str],
+    out: Path,
+    fps: float,
 ) -> Iterator[Path]:
     """Write an .mp4 and a .png of a video.
 
@@ -76,6 +89,7 @@ def draw(
         dataset (Dataset): The videos.
         index (int): The index of the video.
         attack (Callable): What :func:`~adv_plugins.visualization.clips.recipe_attack` returns.
+        classes (Sequence[str]): The names of the classes.
         out (Path): The folder to write to.
         fps (float): Frames per second.
 
@@ -83,9 +97,8 @@ def draw(
         Path: The files.
     """
     out.mkdir(parents=True, exist_ok=True)
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     data = model.data_preprocessor(pseudo_collate([dataset[index]]), False)
-    (seen,) = look(model, data['inputs'], data['data_samples'], attack)
+    (seen,) = look(model, data['inputs'], data['data_samples'], attack, cam_of='both')
     film, sheet = (out / f'video_{index:05d}{suffix}' for suffix in ('.mp4', '.png'))
     write_mp4(film, side_by_side(seen, classes), fps)
     yield film

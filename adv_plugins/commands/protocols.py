@@ -7,6 +7,7 @@ A protocol says what is evaluated: it is a config with the options of a
 from __future__ import annotations
 
 import argparse
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ PROTOCOLS = {'quick': '_base_/robustness_quick.py', 'full': '_base_/robustness.p
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the config, the checkpoints, ``--protocol`` and ``--cfg-options``."""
+    """Add the config, the checkpoints, ``--protocol``, ``--label-map`` and ``--cfg-options``."""
     add_config(parser)
     parser.add_argument(
         'checkpoints', nargs='+', metavar='checkpoint', help='file or URL; one or more'
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '(full), or a config of yours with robustness=dict(...); --cfg-options test_cfg.KEY=VALUE '
         'changes single options of it',
     )
+    add_label_map(parser)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +50,16 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         default={},
         metavar='KEY=VALUE',
         help='changes to the config, as in mim train and mim test',
+    )
+
+
+def add_label_map(parser: argparse.ArgumentParser) -> None:
+    """Add ``--label-map``."""
+    parser.add_argument(
+        '--label-map',
+        metavar='FILE',
+        help='names of the classes, one a line; default: the label_map of the config, the classes '
+        'of the dataset, or the folders of its videos',
     )
 
 
@@ -125,8 +137,12 @@ def build_runner(args: argparse.Namespace) -> Runner:
         cfg[f'{stage}_dataloader'] = cfg[f'{stage}_cfg'] = None
     cfg.optim_wrapper = cfg.param_scheduler = cfg.val_evaluator = None
     cfg.load_from, cfg.resume, cfg.custom_hooks = None, False, []
+    if args.label_map is not None:
+        cfg.label_map = args.label_map
     if cfg.get('test_dataloader') is None:
         raise CommandError(f'{args.config} has no test_dataloader: there are no videos to test')
+    # Runners that are built within a second would have one name, and share a visualizer.
+    cfg.experiment_name = f'{args.config.stem}_{uuid.uuid4().hex[:8]}'
     try:
         runner = Runner.from_cfg(cfg)
         # The loop is built when it is first asked for, and it checks its options then.

@@ -6,8 +6,9 @@ r"""A robustness report on one HTML page, for one or more checkpoints of a confi
 
 Evaluates every checkpoint on clean, corrupted and attacked test videos, compares them with the
 first one, draws their CAM, and writes ``report.html`` to ``--out``: a single file that needs no
-server and no network. The numbers are saved next to it as JSON and Markdown; existing numbers are
-not computed again. ``--protocol`` selects how much is evaluated.
+server and no network. Next to it are its tables as CSV and LaTeX (``tables/``) and all numbers as
+JSON and Markdown; what is there already is not computed again. ``--protocol`` selects how much is
+evaluated.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from __future__ import annotations
 import argparse
 import logging
 import platform
+import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +29,26 @@ from mmengine.dataset import pseudo_collate
 from mmengine.logging import print_log
 from torch import nn
 
-from .. import __version__
 from ..adapters.wrappers import inner_model
 from ..evaluation import Comparison, Robustness, compare, markdown
 from ..evaluation.page_text import as_text
-from ..evaluation.selection import evenly_spread, shared_videos
-from ..evaluation.tables import markdown_table, percent
+from ..evaluation.result_tables import result_tables
+from ..evaluation.selection import evenly_spread
+from ..evaluation.table_files import write_tables
+from ..evaluation.tables import eps_text
 from ..evaluation.training_log import read_training_log
-from ..evaluation.weights import load_weights
-from ..visualization import (
+from ..version import __version__
+from ..visualization.attention import (
     attention_profile,
     plot_attention_maps,
     plot_attention_profiles,
 )
-from ..visualization.charts import (
-    plot_class_changes,
-    plot_corruptions,
-    plot_eps_curves,
-    plot_training_curves,
-)
+from ..visualization.charts import plot_training_curves
 from ..visualization.clip_pictures import contact_sheet, side_by_side
-from ..visualization.clips import look, recipe_attack
+from ..visualization.clips import Look, look, recipe_attack
 from ..visualization.mp4 import write_mp4
 from ..visualization.report import Section, write_report
+from ..visualization.robustness_report import number_sections, page_body
 from ..visualization.token_attention import video_attention
 from . import protocols
 from .errors import CommandError
@@ -73,7 +73,7 @@ class Report:
         self.model: nn.Module = inner_model(self.runner.model)
         self.dataset = self.runner.test_loop.dataloader.dataset
         self.eps = self.runner.test_loop.plan.eps
-        self.classes = getattr(self.dataset, 'metainfo', {}).get('classes')
+        self.classes = self.runner.test_loop.classes
         self.results: list[Robustness] = []
         self.pictures: dict[int, list[tuple[Any, str]]] = {}
         self.attention: dict[int, dict[str, tuple[Any, Any]]] = {}
@@ -81,21 +81,32 @@ class Report:
 
     def evaluate(self) -> None:
         """Evaluate every checkpoint that fits the config, and draw its pictures."""
-        for name, checkpoint in zip(self.args.names, self.args.checkpoints, strict=True):
-            loop = self.runner.test_loop
-            loop.name = name
+        started, total = time.perf_counter(), len(self.args.checkpoints)
+        rows = zip(self.args.names, self.args.checkpoints, strict=True)
+        for done, (name, checkpoint) in enumerate(rows):
+            each = (time.perf_counter() - started) / max(done, 1)
+            left = f', about {timedelta(seconds=round(each * (total - done)))} left' * (done > 0)
+            print_log(f'checkpoint {done + 1} of {total}: {name}{left}', 'current')
+            self.evaluate_one(name, checkpoint)
+
+    def evaluate_one(self, name: str, checkpoint: str) -> None:
+        """Evaluate a checkpoint and draw its pictures, or note why that is not possible."""
+        loop = self.runner.test_loop
+        loop.name = name
+        try:
+            protocols.load_checkpoint(self.model, checkpoint)
+            loop.evaluate(checkpoint)
+        except Exception as error:  # An unreadable file may raise anything.
+            self.leave_out(name, error)
+            return
+        self.results.append(loop.results)
+        indices = evenly_spread(len(self.dataset), self.args.num_videos)
+        for number, index in enumerate(indices, start=1):
+            print_log(f'{name}: pictures of video {number} of {len(indices)}', 'current')
             try:
-                load_weights(self.model, checkpoint)
-                loop.evaluate(checkpoint)
-            except Exception as error:  # An unreadable file may raise anything.
-                self.leave_out(name, error)
-                continue
-            self.results.append(loop.results)
-            for index in evenly_spread(len(self.dataset), self.args.num_videos):
-                try:
-                    self.draw(index, name)
-                except Exception as error:  # The numbers must not be lost because of a picture.
-                    self.leave_out(f'pictures of video {index} by {name}', error)
+                self.draw(index, name)
+            except Exception as error:  # The numbers must not be lost because of a picture.
+                self.leave_out(f'pictures of video {index} by {name}', error)
 
     def leave_out(self, what: str, error: Exception) -> None:
         """Record what the report will lack."""
@@ -109,12 +120,13 @@ class Report:
         inputs, samples = data['inputs'], data['data_samples']
         for title, options in ATTACKS.items():
             attack = recipe_attack(model, dict(options, eps=self.eps))
-            (clip,) = look(model, inputs, samples, attack)
+            (clip,) = look(model, inputs, samples, attack, cam_of='both')
             file = self.args.out / 'videos' / f'{len(self.results)}_{index}_{options["type"]}.mp4'
             file.parent.mkdir(parents=True, exist_ok=True)
             write_mp4(file, side_by_side(clip, self.classes), fps=4)
+            caption = f'{name} under {title} at ε = {eps_text(self.eps)}. {self.told(clip)}'
             sheet = contact_sheet(clip, self.classes)
-            pictures = [(sheet, f'{name} under {title}'), (file, 'the same as a video')]
+            pictures = [(sheet, caption), (file, f'The same as a video: {name} under {title}.')]
             self.pictures.setdefault(index, []).extend(pictures)
         try:
             clean = video_attention(model, inputs, samples)
@@ -124,79 +136,46 @@ class Report:
         adversarial = video_attention(model, attack(inputs, samples), samples)
         self.attention.setdefault(index, {})[name] = (clean[0], adversarial[0])
 
+    def told(self, clip: Look) -> str:
+        """The label, the predictions, and which class each CAM is of."""
+        assert clip.adversarial is not None
+        predicted = (clip.predicted, clip.adversarial.predicted)
+        label, clean, attacked = (f'"{self.classes[index]}"' for index in (clip.label, *predicted))
+        wrong = dict.fromkeys(name for name in (clean, attacked) if name != label)
+        if not wrong:
+            return f'The label is {label}, and so is the prediction, clean and attacked.'
+        return (
+            f'The label is {label}, the prediction {clean} clean and {attacked} attacked. The CAMs '
+            f'are for {label} and, where it is predicted, for {" and ".join(wrong)}.'
+        )
+
+    def comparison(self) -> Comparison | None:
+        """The comparison with the first model, if there is another one and they can be compared."""
+        if len(self.results) < 2:
+            return None
+        try:
+            return compare(self.results)
+        except ValueError as error:
+            self.leave_out('comparison', error)
+            return None
+
     def sections(self) -> Iterator[Section]:
         """The sections of the page, the most condensed first."""
-        comparison = None
-        if len(self.results) > 1:
-            try:
-                comparison = compare(self.results)
-            except ValueError as error:
-                self.leave_out('comparison', error)
-        yield Section('In short', self.summary())
-        if comparison is not None:
-            yield from self.compared(comparison)
-        if any(results.keys('corruption') for results in self.results):
-            chart = plot_corruptions(self.results)
-            yield Section('Corruptions', figures=[(chart, 'Top-1 accuracy over severity.')])
-        curves = {name for results in self.results for name in results.curve_names()}
-        if curves:
-            charts = [(plot_eps_curves(self.results, n), f'Under {n}.') for n in sorted(curves)]
-            yield Section('Accuracy over eps', figures=charts)
+        comparison = self.comparison()
+        marked = getattr(self.dataset, 'metainfo', {}).get('long_term', ())
+        long_term = [self.classes[index] for index in marked]
+        files = write_tables(self.args.out / 'tables', result_tables(self.results, comparison))
+        names = [file.relative_to(self.args.out).as_posix() for file in files]
+        known = [results.model for results in self.results]
+        failed = [name for name in self.args.names if name not in known]
+        yield from number_sections(self.results, comparison, failed, long_term, names)
         yield from self.looks()
         yield from self.training()
         for results in self.results:
-            yield Section(f'All numbers: {results.model}', body(markdown(results)), folded=True)
+            text = page_body(markdown(results))
+            yield Section(f'All numbers: {results.model}', text, folded=True)
         yield Section('Missing', self.absent())
         yield Section('How this was made', self.provenance())
-
-    def summary(self) -> str:
-        """A table with one row per model, and the flags that are raised."""
-        rows, notes = [], []
-        for results in self.results:
-            clean = results.keys('clean')
-            worst = [
-                results.worst_case([*clean, *keys])
-                for keys in results.attack_groups()
-                if shared_videos(results.cells[key].videos for key in keys)
-            ]
-            numbers = [
-                results.top('clean') if clean else float('nan'),
-                results.mpc(),
-                results.rpc(),
-                min(worst, default=float('nan')),
-            ]
-            raised = [flag for flag in results.flags if flag.raised]
-            unchecked = [flag for flag in results.flags if flag.raised is None]
-            flags = f'{len(raised)} raised' + (f', {len(unchecked)} unchecked' if unchecked else '')
-            rows.append([results.model, *map(percent, numbers), flags])
-            model = as_text(results.model)
-            notes += [f'- **{model}, {flag.name}**: {as_text(flag.message)}' for flag in raised]
-        header = ['model', 'clean', 'mPC', 'rPC', 'worst case', 'sanity flags']
-        text = (
-            'Top-1 accuracy in percent: on clean videos; the mean over all corruptions (mPC), also '
-            'in percent of the clean accuracy (rPC); and the worst case, in which a video counts '
-            'only if it is correct under every attack of one eps.'
-        )
-        table = markdown_table(header, rows) if rows else 'No checkpoint could be evaluated.'
-        return '\n\n'.join([text, table, '\n'.join(notes)])
-
-    def compared(self, comparison: Comparison) -> Iterator[Section]:
-        """The differences to the first model, overall and by class (TAF, figure 4)."""
-        long_term = [self.classes[i] for i in self.long_term()] if self.classes else []
-        yield Section('Comparison', body(markdown(comparison, highlight=long_term)))
-        charts = []
-        for index in comparison.others:
-            if 'clean' in comparison.shared:
-                changes = comparison.class_changes(model=index, highlight=long_term)
-                names = (comparison.models[index], comparison.models[comparison.baseline])
-                caption = '{} against {}, clean videos.'.format(*names)
-                charts.append((plot_class_changes(changes, 'long-term motions'), caption))
-        if charts:
-            yield Section('Class by class', figures=charts)
-
-    def long_term(self) -> Sequence[int]:
-        """Classes that the dataset marks as long-term motions."""
-        return getattr(self.dataset, 'metainfo', {}).get('long_term', ())
 
     def looks(self) -> Iterator[Section]:
         """Each video with all models and attacks, followed by the attention between its frames."""
@@ -240,20 +219,14 @@ class Report:
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
         loop = self.runner.test_loop
         lines = [
-            f'- command: `{" ".join(["python", *sys.argv])}`',
-            f'- protocol: `{self.args.protocol}`, seed {loop.plan.seed}',
+            f'- command: {as_text(shlex.join(["adv-plugins", *sys.argv[1:]]))}',
+            f'- protocol: {as_text(self.args.protocol)}, seed {loop.plan.seed}',
             f'- machine: {device}, {torch.get_num_threads()} threads, {platform.machine()}',
             f'- adv_plugins {__version__}, torch {torch.__version__}, Python '
             f'{platform.python_version()}',
             f'- written {time.strftime("%Y-%m-%d %H:%M")}',
         ]
         return '\n'.join(lines)
-
-
-def body(page: str) -> str:
-    """A page without its title, because the section has one, and with headings one level lower."""
-    lines = page.split('\n')[1:]
-    return '\n'.join(f'#{line}' if line.startswith('#') else line for line in lines)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -264,8 +237,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--num-videos', type=int, default=2, help='how many videos are shown')
 
 
-def run(args: argparse.Namespace) -> None:
-    """Evaluate and write the report."""
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and write the report.
+
+    Returns:
+        int: 1 if a checkpoint could not be evaluated, which the report says as well.
+    """
     if args.names is None:
         args.names = ['/'.join(Path(c).with_suffix('').parts[-2:]) for c in args.checkpoints]
     if len(args.names) != len(args.checkpoints) or len(set(args.names)) != len(args.names):
@@ -278,3 +255,4 @@ def run(args: argparse.Namespace) -> None:
     title = f'Robustness of {", ".join(args.names)}'
     write_report(args.out / 'report.html', title, [*sections, missing, provenance])
     print_log(f'the report: {args.out / "report.html"}', 'current')
+    return int(len(report.results) < len(args.names))

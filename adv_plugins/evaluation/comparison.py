@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -21,7 +21,7 @@ from .comparability import check_comparable, incomparable_cells
 from .intervals import Interval, paired_bootstrap, paired_difference
 from .results import Robustness
 from .selection import shared_videos
-from .tables import eps_text
+from .tables import eps_text, worst_case_text
 
 _NOT_COMPARED = ('success', 'iterations')
 """Values of DeepFool that say how it ended, not how robust the model is."""
@@ -62,6 +62,8 @@ class Row:
             were evaluated. Defaults to ''.
         detail (bool): Whether it is a part of another row, as a severity is of a corruption.
             Defaults to False.
+        condition (str): How a sentence names the attacks of the row, if it is of attacks. Defaults
+            to ''.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Row:
     changes: list[Interval | None]
     note: str = ''
     detail: bool = False
+    condition: str = ''
 
 
 def compare(results: Sequence[Robustness], baseline: int = 0) -> Comparison:
@@ -222,7 +225,10 @@ class Comparison:
             if len(first.classes) > 5:
                 yield self._row('clean, top-5', [['clean']], k=5)
         yield from self._corruption_rows(kinds.get('corruption', []))
-        yield from (self._row(key, [[key]], self._eps(key)) for key in kinds.get('attack', []))
+        for key in kinds.get('attack', []):
+            cell = first.cells[key]
+            ball = '' if cell.level is None else f' at ε = {eps_text(cell.level)}'
+            yield replace(self._row(key, [[key]], self._eps(key)), condition=cell.name + ball)
         yield from self._worst_case_rows()
         yield from (self._row(key, [[key]], self._eps(key)) for key in kinds.get('curve', []))
 
@@ -259,9 +265,11 @@ class Comparison:
                 for r in self.results
             ]
             cell = first.cells[attacks[0]]
-            name = f'worst case, {cell.options.get("norm", "linf")} {eps_text(cell.level)}'
+            norm = cell.options.get('norm', 'linf')
+            name = f'worst case, {norm} {eps_text(cell.level)}'
             note = ', '.join(first.cells[key].name for key in attacks)
-            yield self._accuracy_row(name, correct, note)
+            row = self._accuracy_row(name, correct, note)
+            yield replace(row, condition=worst_case_text(norm, cell.level))
 
     def _row(
         self,

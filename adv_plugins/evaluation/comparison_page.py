@@ -80,33 +80,35 @@ def _heading(
 
 
 def _accuracy_table(comparison: Comparison, rows: Sequence[Row]) -> str:
-    header = ['condition', 'videos', *comparison.models]
+    # What a narrow screen shows without scrolling comes first.
+    header = ['condition']
     for index in comparison.others:
         name = '' if len(comparison.others) == 1 else f' of {comparison.models[index]}'
-        header += [f'difference{name}', 'p', 'verdict']
+        header += [f'difference{name}', 'verdict', 'p']
+    header += [*comparison.models, 'videos']
     lines = []
     for row in rows:
-        line = [f'{row.name} ({row.note})' if row.note else row.name, str(row.num_videos)]
-        line += map(percent, row.means)
+        line = [f'{row.name} ({row.note})' if row.note else row.name]
         for change in filter(None, row.changes):
             line += _change_cells(change)
-        lines.append(line)
+        lines.append([*line, *map(percent, row.means), str(row.num_videos)])
     return markdown_table(header, lines)
 
 
 def _value_section(comparison: Comparison) -> str:
     if not comparison.values:
         return ''
-    header = ['mean over videos', 'videos', *comparison.models]
+    header = ['mean over videos']
     for index in comparison.others:
         header += [f'difference of {comparison.models[index]}', '']
+    header += [*comparison.models, 'videos']
     lines = []
     for row in comparison.values:
-        line = [row.name, str(row.num_videos), *[f'{mean:.4g}' for mean in row.means]]
+        line = [row.name]
         for change in filter(None, row.changes):
             value, low, high = (f'{x:+.3g}' for x in change[:3])
             line += [f'{value} [{low}, {high}]', _DIRECTIONS[change.verdict]]
-        lines.append(line)
+        lines.append([*line, *[f'{mean:.4g}' for mean in row.means], str(row.num_videos)])
     notes = [f'- {as_text(row.name)}: {as_text(row.note)}' for row in comparison.values if row.note]
     parts = ['## Attention and DeepFool', markdown_table(header, lines), '\n'.join(notes)]
     return '\n\n'.join(part for part in parts if part)
@@ -129,24 +131,24 @@ def _class_section(
     rows = [
         [
             bold(change.name) if change.highlighted else change.name,
-            str(change.num_videos),
+            *_change_cells(change.change),
             percent(change.before),
             percent(change.after),
-            *_change_cells(change.change),
+            str(change.num_videos),
         ]
         for change in changes
     ]
-    header = ['class', 'videos', before, after, 'difference', 'p', 'verdict']
+    header = ['class', 'difference', 'verdict', 'p', before, after, 'videos']
     return '\n'.join([*lines, markdown_table(header, rows)])
 
 
 def _change_cells(change: Interval) -> list[str]:
-    """Difference, p-value and verdict of an accuracy."""
+    """Difference, verdict and p-value of an accuracy."""
     p_value = NO_NUMBER if change.p_value is None else f'{change.p_value:.2g}'
     verdict = change.verdict
     if verdict in ('better', 'worse'):
         verdict = bold(verdict)
-    return [_points(change), p_value, verdict]
+    return [_points(change), verdict, p_value]
 
 
 def _points(change: Interval) -> str:

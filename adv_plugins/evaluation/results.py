@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.checks import near_names
 from .cells import Cell, Flag, canonical_key, split_key
+from .class_names import are_numbers
 from .corruption_table import CorruptionTable
 from .curves import Curve, curve_of, lies_on_curve
 from .intervals import Estimate, wilson_interval
@@ -124,6 +125,7 @@ class Robustness:
             stored (Robustness): The other results. Where both have the same key, these count.
         """
         both = replace(self, labels={**stored.labels, **self.labels}, cells={}, earlier=[])
+        both.classes = stored.classes if are_numbers(self.classes) else self.classes
         for each in (stored, self):
             for cell in (*each.earlier, *each.cells.values()):
                 both.add(cell)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from .cells import DEEPFOOL, Cell, split_key
+from .confusion import confused_pairs, confusion_keys, confusion_matrix
 from .deepfool import robustness_summary
 from .intervals import MIN_VIDEOS, wilson_interval
 from .page_text import Markdown, as_text, bold
 from .results import Groups, Robustness
 from .selection import shared_videos
-from .tables import NO_NUMBER, eps_text, markdown_table, percent
+from .summary import strongest_attack
+from .tables import NO_NUMBER, count_text, eps_text, markdown_table, percent
 
 _FLAG_WORDS = {True: '**RAISED**', None: '**not checked**', False: 'fine'}
+_PAIRS = 10
+"""How many pairs of confused classes a page names."""
 _VALUE_NAMES = {'entropy': 'attention entropy', 'cam_shift': 'CAM shift'}
 
 
@@ -58,6 +62,7 @@ def results_page(results: Robustness, groups: Groups | None = None) -> str:
         _value_section(results),
         _deepfool_section(results),
         _class_section(results),
+        _confusion_section(results),
         _flag_section(results),
         _missing_section(results),
     ]
@@ -114,7 +119,7 @@ def _corruption_section(results: Robustness, groups: Groups | None) -> str:
     severities = [f'severity {level:g}' for level in table.severities]
     means = [f'mPC top-{k}' for k in _tops(results)]
     header = ['corruption', *severities, *means, 'rPC']
-    count = _count_text(len(results.cells[key].videos) for key in results.keys('corruption'))
+    count = count_text(len(results.cells[key].videos) for key in results.keys('corruption'))
     paragraphs = [
         f'Top-1 accuracy in percent on {count} videos each. mPC is the mean over severities and '
         'corruptions, rPC is top-1 mPC in percent of the clean accuracy on the same videos.',
@@ -256,9 +261,8 @@ def _class_section(results: Robustness) -> str:
         keys = [key for key in results.keys('corruption') if results.cells[key].name == worst]
         header.append(f'change under {worst}, mean over severities')
         columns.append(np.mean([_class_change(results, key) for key in keys], axis=0))
-    attacks = results.keys('attack')
-    if attacks:
-        key = min(attacks, key=lambda key: _change(results, key))
+    key = strongest_attack(results)
+    if key is not None:
         header.append(f'change under {results.cells[key].name}')
         columns.append(_class_change(results, key))
     rows = [
@@ -273,14 +277,34 @@ def _class_section(results: Robustness) -> str:
     )
 
 
+def _confusion_section(results: Robustness) -> str:
+    rows = []
+    for key in confusion_keys(results):
+        pairs = confused_pairs(confusion_matrix(results, key))
+        rows += [
+            [
+                results.classes[pair.label],
+                results.classes[pair.prediction],
+                'clean' if key == 'clean' else results.cells[key].name,
+                f'{pair.count} of {pair.num_videos}',
+                percent(pair.share),
+            ]
+            for pair in pairs[:_PAIRS]
+        ]
+    if not rows:
+        return ''
+    return _section(
+        'Most confused',
+        f'Up to {_PAIRS} pairs of classes, clean and under the attack with the largest drop. The '
+        'share is in percent of the videos of the true class.',
+        markdown_table(['class', 'taken for', 'condition', 'videos', 'share, %'], rows, names=3),
+    )
+
+
 def _class_change(results: Robustness, key: str) -> NDArray[np.float64]:
     videos = shared_videos((results.cells[key].videos, results.cells['clean'].videos))
     attacked, clean = (results.class_accuracy(each, videos)[0] for each in (key, 'clean'))
     return attacked - clean
-
-
-def _change(results: Robustness, key: str) -> float:
-    return results.top(key) - results.clean_top(key)
 
 
 def _worst_corruption(results: Robustness) -> str | None:
@@ -347,8 +371,3 @@ def _options_text(options: Mapping[str, Any]) -> str:
         f'{name}={value:.4g}' if isinstance(value, float) else f'{name}={value}'
         for name, value in options.items()
     )
-
-
-def _count_text(counts: Iterable[int]) -> str:
-    known = sorted(set(counts))
-    return f'{known[0]} to {known[-1]}' if len(known) > 1 else f'{known[0] if known else 0}'

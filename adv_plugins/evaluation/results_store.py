@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from filelock import FileLock
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 
+from .class_names import are_numbers
 from .results import Cell, Robustness
 from .results_file import put_aside
 
@@ -95,7 +96,8 @@ class ResultsStore:
         own = self._results
         labels = {**self._labels, **own.labels}
         return (
-            (found.weights, found.dataset, found.classes) == (own.weights, own.dataset, own.classes)
+            (found.weights, found.dataset) == (own.weights, own.dataset)
+            and _same_classes(found.classes, own.classes)
             and all(video < self._total for video in found.labels)
             and all(labels.get(video, label) == label for video, label in found.labels.items())
         )
@@ -105,3 +107,9 @@ class ResultsStore:
         text = f'renamed to {aside.name}: {reason}'
         self._results.missing[self.file.name] = text
         print_log(f'{self.file}: {text}', 'current', logging.WARNING)
+
+
+def _same_classes(found: Sequence[str], own: Sequence[str]) -> bool:
+    """Whether these may be the same classes: numbers may be told their names later."""
+    nameless = are_numbers(found) or are_numbers(own)
+    return found == own or (nameless and len(found) == len(own))

@@ -23,6 +23,7 @@ from ..datasets.corruptions import CORRUPTIONS, VideoCorruption
 from ..datasets.files import preview
 from ..files import replacing
 from ..progress import Progress, Tell
+from .class_names import class_names
 from .deployed import Deployed
 from .labels import LabelError, check_classes, listed_labels
 from .measurements import Measurements, VideoBatch
@@ -56,6 +57,9 @@ class RobustnessTestLoop(TestLoop):
     (:attr:`~adv_plugins.evaluation.Robustness.earlier`). A file that is damaged, or of another
     dataset, is renamed. Several processes may evaluate the same weights at once. At the end, the
     numbers of this evaluation are written as a Markdown page beside it.
+
+    Results name the classes as the config's ``label_map='file.txt'`` does, or the dataset: see
+    :func:`~adv_plugins.evaluation.class_names.class_names`.
 
     All options, and the labels of the videos, are checked before the first video is read. What
     fails later (an attack that does not work with the model, a video that cannot be read) is
@@ -145,6 +149,9 @@ class RobustnessTestLoop(TestLoop):
         super().__init__(runner, dataloader, evaluator, fp16)
         self.name = name
         self.deployed = Deployed(inner_model(runner.model))
+        self.classes = class_names(
+            self.dataloader.dataset, self.deployed.head.num_classes, runner.cfg.get('label_map')
+        )
         if attention:
             self._check_attention()
         for planned in self.plan.attacks.values():
@@ -228,7 +235,7 @@ class RobustnessTestLoop(TestLoop):
             checkpoint=checkpoint,
             weights=weights_digest(self.deployed.model),
             dataset=type(dataset).__name__,
-            classes=class_names(dataset, self.deployed.head.num_classes),
+            classes=self.classes,
         )
 
     def _evaluate_cells(self, conditions: Sequence[Condition], store: ResultsStore) -> None:
@@ -382,12 +389,6 @@ class RobustnessTestLoop(TestLoop):
             return dataset
         assert cell.level is not None
         return corrupted(dataset, VideoCorruption(cell.name, int(cell.level), self.plan.seed))
-
-
-def class_names(dataset: Any, num_classes: int) -> list[str]:
-    """The names of the classes, or their numbers where the dataset has no names."""
-    names = getattr(dataset, 'metainfo', {}).get('classes') or range(num_classes)
-    return [str(name) for name in names]
 
 
 def _fill(cell: Cell, rows: Mapping[int, Mapping[str, float]], seconds: float) -> None:

@@ -19,6 +19,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core.recipe import Recipe, build_recipe
+from ..evaluation.class_names import class_names
 from ..evaluation.selection import evenly_spread
 from ..visualization.clip_pictures import contact_sheet
 from ..visualization.clips import look, recipe_attack
@@ -121,7 +122,8 @@ class AdversarialVisualizationHook(Hook):
         loop = runner.val_loop if stage == 'val' else runner.test_loop
         loader = loop.dataloader
         attack = None if self.recipe is None else recipe_attack(model, self.recipe)
-        classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
+        num_classes = model.cls_head.num_classes
+        classes = class_names(loader.dataset, num_classes, runner.cfg.get('label_map'))
         by_epoch = isinstance(runner._train_loop, EpochBasedTrainLoop)
         step = runner.epoch if by_epoch else runner.iter
         for index in evenly_spread(len(loader.dataset), self.num_videos):

@@ -97,7 +97,7 @@ def plot_corruptions(results: Sequence[Robustness]) -> Figure:
         panels[place].set_axis_off()
         # The one above it is the last of its column.
         panels[place - columns].xaxis.set_tick_params(labelbottom=True)
-    figure.supxlabel('severity')
+    figure.supxlabel('severity (0: the clean videos, without a corruption)')
     figure.supylabel('top-1, percent')
     figure.legend(*panels[0].get_legend_handles_labels(), loc='outside upper center')
     return figure

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..evaluation.selection import evenly_spread
 from .clips import GREY_LEVELS, Look
-from .figures import DPI, MATPLOTLIB, blank_figure, literal, to_rgb
+from .figures import DPI, MATPLOTLIB, blank_figure, literal, shortened, to_rgb
 from .mp4 import Frames, check_frames, enlarge, even_sides
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def contact_sheet(look: Look, class_names: Sequence[str] | None = None) -> Figur
     low = size[1] - top
     for name, note, frames in panels:
         low -= row + space
-        axes = add_row(low, row, f'{name}\n{_short(note, 22)}')
+        axes = add_row(low, row, f'{name}\n{shortened(note, 22)}')
         # White gaps between the columns, each of which is one unit wide like the bars below.
         padded = np.pad(frames[chosen], ((0, 0), (0, 0), (pad, pad), (0, 0)), constant_values=255)
         strip = np.concatenate(list(padded), axis=1)
@@ -160,11 +160,11 @@ def side_by_side(look: Look, class_names: Sequence[str] | None = None) -> Frames
         film[:, :, start : start + width] = frames
     head = _page(whole / DPI, _HEAD / DPI)
     for start, (name, note, _) in zip(starts, panels, strict=True):
-        caption = f'{name}\n{_short(note, width // 8)}'
+        caption = f'{name}\n{shortened(note, width // 8)}'
         head.text(
             (start + width / 2) / whole, 0.35, literal(caption), ha='center', va='center', size=10
         )
-    label = _short(f'label: {_name(look.label, class_names)}', whole // 8)
+    label = shortened(f'label: {_name(look.label, class_names)}', whole // 8)
     head.text(_GAP / whole, 0.93, literal(label), ha='left', va='top', size=10, weight='bold')
     heads = np.broadcast_to(to_rgb(head), (count, _HEAD, whole, 3))
     return even_sides(np.concatenate([heads, film, _attention_strips(look, whole)], axis=1))
@@ -182,9 +182,13 @@ def _panels(look: Look, class_names: Sequence[str] | None) -> list[tuple[str, st
     panels = []
     for name, clip in (('clean', look), ('adversarial', look.adversarial)):
         if clip is not None:
-            evidence = f'for {_name(clip.cam_class, class_names)}'
             panels.append((name, _verdict(clip, class_names), clip.frames))
+            evidence = f'for {_name(clip.cam_class, class_names)}'
             panels.append((f'CAM of {name}', evidence, overlay(clip.frames, clip.cam)))
+            if clip.predicted_cam is not None:
+                wrong = f'for {_name(clip.predicted, class_names)} ✗'
+                shown = overlay(clip.frames, clip.predicted_cam)
+                panels.append((f'CAM of {name}', wrong, shown))
     if look.perturbation is not None:
         magnified, factor = magnify(look.perturbation)
         panels.append(('perturbation', f'×{factor}, grey = 0', magnified))
@@ -197,7 +201,7 @@ def _title(look: Look, class_names: Sequence[str] | None, length: int) -> str:
     if look.adversarial is not None:
         parts.append(f'adversarial: {_verdict(look.adversarial, class_names)}')
     line = '    '.join(parts)
-    return line if len(line) <= length else '\n'.join(_short(part, length) for part in parts)
+    return line if len(line) <= length else '\n'.join(shortened(part, length) for part in parts)
 
 
 def _verdict(look: Look, class_names: Sequence[str] | None) -> str:
@@ -208,14 +212,6 @@ def _verdict(look: Look, class_names: Sequence[str] | None) -> str:
 def _name(index: int, class_names: Sequence[str] | None) -> str:
     # On one line, whatever it is.
     return f'class {index}' if class_names is None else ' '.join(str(class_names[index]).split())
-
-
-def _short(text: str, length: int) -> str:
-    """Text cut in the middle, so that the score that follows a long class name is kept."""
-    if len(text) <= length:
-        return text
-    half = (length - 1) // 2
-    return f'{text[: length - 1 - half]}…{text[-half:]}'
 
 
 def _draw_attention(axes: Axes, look: Look, chosen: Sequence[int]) -> None:

@@ -31,7 +31,7 @@ from ..evaluation.cam import frame_attention, gradcam
 
 Attack = Callable[[Tensor, Any], Tensor]
 """``attack(inputs, data_samples)`` returns adversarial inputs of the shape of ``inputs``."""
-CAM_OF = ('label', 'predicted')
+CAM_OF = ('label', 'predicted', 'both')
 GREY_LEVELS = 255.0
 
 
@@ -51,6 +51,8 @@ class Look:
         cam_class (int): The class whose evidence is shown.
         adversarial (Look, optional): The same for the adversarial clip. Defaults to None: there
             was no attack.
+        predicted_cam (ndarray, optional): The evidence for ``predicted``, in the form and units of
+            ``cam``. Defaults to None: it was not asked for, or ``cam`` is of that class.
         perturbation (ndarray, optional): What the attack added, in grey levels before the
             adversarial frames were rounded, float32, shape (T, H, W, 3). Defaults to None.
     """
@@ -63,6 +65,7 @@ class Look:
     score: float
     cam_class: int
     adversarial: Look | None = None
+    predicted_cam: NDArray[np.float32] | None = None
     perturbation: NDArray[np.float32] | None = None
 
 
@@ -90,8 +93,9 @@ def look(
         attack (Callable, optional): ``attack(inputs, data_samples)`` returns the adversarial
             inputs; see :func:`recipe_attack`. Defaults to None: clean clips only.
         cam_of (str): The class whose evidence is shown: ``'label'``, the true class, for both the
-            clean and the adversarial clip, or ``'predicted'``, the predicted class of each of
-            them. Defaults to ``'label'``.
+            clean and the adversarial clip; ``'predicted'``, the predicted class of each of them;
+            or ``'both'``, the true class, and where the prediction is wrong that as well. Defaults
+            to ``'label'``.
         cam_layer (str, optional): Dotted name of the layer whose maps are shown. Defaults to
             None: found.
         cam_layout (str, optional): Axes of its output, see
@@ -122,14 +126,28 @@ def look(
             record = adapter.forward(Batch(clips), data_samples)
         labels = record.hard_labels('a look at a clip')
         scores, predicted = record.logits.softmax(dim=1).max(dim=1)
-        classes = labels if cam_of == 'label' else predicted
-        maps = gradcam(model, clips, data_samples, classes, cam_layer, cam_layout)
+        classes = predicted if cam_of == 'predicted' else labels
         frames = _pixels(adapter, clips)
-        cams = upsample(maps, frames.shape[1:4]).cpu().numpy()
+
+        def maps_of(chosen: Tensor) -> Tensor:
+            return gradcam(model, clips, data_samples, chosen, cam_layer, cam_layout)
+
+        def pixelwise(maps: Tensor) -> NDArray[np.float32]:
+            return upsample(maps, frames.shape[1:4]).cpu().numpy()
+
+        maps = maps_of(classes)
         attention = spread(frame_attention(maps).cpu().numpy(), frames.shape[1])
-        frames = frames.round().clamp(0, GREY_LEVELS).byte().cpu().numpy()
+        pixels = frames.round().clamp(0, GREY_LEVELS).byte().cpu().numpy()
         numbers = (x.tolist() for x in (labels, predicted, scores, classes))
-        return [Look(*clip) for clip in zip(frames, cams, attention, *numbers, strict=True)]
+        rows = zip(pixels, pixelwise(maps), attention, *numbers, strict=True)
+        looks = [Look(*row) for row in rows]
+        if cam_of != 'both' or bool((predicted == labels).all()):
+            return looks
+        others = pixelwise(maps_of(predicted))
+        return [
+            clip if clip.predicted == clip.label else replace(clip, predicted_cam=other)
+            for clip, other in zip(looks, others, strict=True)
+        ]
 
     with fresh_pool(model):
         clean = look_at(inputs)

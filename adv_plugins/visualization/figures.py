@@ -64,6 +64,14 @@ def drawn(name: object, length: int = 60) -> str:
     return literal(f' {line}' if line.startswith('_') else line)
 
 
+def shortened(text: str, length: int) -> str:
+    """Text cut in the middle, so that the end of a long class name, or its score, is kept."""
+    if len(text) <= length:
+        return text
+    half = (length - 1) // 2
+    return f'{text[: length - 1 - half]}…{text[-half:]}'
+
+
 def check_not_empty(option: str, values: Sized, instead: str) -> None:
     """Raise a ValueError that names the option unless there is something to draw.
 

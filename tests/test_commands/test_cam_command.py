@@ -32,6 +32,10 @@ def test_cam(tmp_path, capsys):
     with av.open(str(tmp_path / 'out' / names[0])) as container:
         assert len(list(container.decode(video=0))) == 8
 
+    (tmp_path / 'few.txt').write_text('push\npull\n')
+    assert main([*command, *short, '--label-map', str(tmp_path / 'few.txt')]) == 2
+    assert 'few.txt has 2 names on 2 lines, and the model has 12 classes' in capsys.readouterr().err
+
     state.pop('cls_head.fc_cls.bias')
     torch.save(dict(state_dict=state), checkpoint)
     assert main([*command, *short]) == 2

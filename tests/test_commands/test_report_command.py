@@ -43,26 +43,48 @@ def test_the_page(checkpoints, tmp_path):
     protocol = tmp_path / 'protocol.py'
     protocol.write_text(PROTOCOL)
     names = ['one', 'two', 'broken']
+    label_map = tmp_path / 'label_map.txt'
+    label_map.write_text('\n'.join(f'<b>motion {label}</b>' for label in range(12)))
     command = ['report', CONFIG, *checkpoints, '--names', *names, '--out', str(tmp_path / 'out')]
-    assert main([*command, '--protocol', str(protocol), '--num-videos', '1']) == 0
+    command += ['--protocol', str(protocol), '--num-videos', '1', '--label-map', str(label_map)]
+    # One of them cannot be evaluated.
+    assert main(command) == 1
     html = (tmp_path / 'out/report.html').read_text()
-    text = re.sub(r'base64,[\w+/=]+', '', html)
+    text = re.sub(r'base64,[\w+/=]+', '', html).replace('\u00a0', ' ')
     found = {}
     for file in (tmp_path / 'out').glob('robustness_*.json'):
         result = Robustness.load(file)
         found[result.model] = result
     assert set(found) == {'one', 'two'}
-    for result in found.values():
-        row = (
-            f'<td>{result.model}</td>\n<td style="text-align:right">{result.top("clean"):.1f}</td>'
-        )
-        assert row in text
-        assert result.checkpoint in checkpoints
-    for title in ('Comparison', 'Class by class', 'Corruptions', 'Video 240', 'Missing'):
+    # A column for each model, with the interval of its number.
+    row = '<td>clean, 12 videos</td>'
+    for name in ('one', 'two'):
+        value, low, high = found[name].interval('clean')
+        row += f'\n<td style="text-align:right">{value:.1f} [{low:.1f}, {high:.1f}]</td>'
+        assert found[name].checkpoint in checkpoints
+    assert row in text
+    # On twelve videos there is no verdict.
+    first = text[text.index('>In short</h2>') : text.index('>Comparison</h2>')]
+    assert '<strong>Too few videos to say whether two is more robust than one</strong>' in first
+    assert '<strong>broken could not be evaluated</strong>' in first
+    assert 'worst case at ε = 2/255: 1 attack, 4 videos' in first
+    titles = ('Comparison', 'Class by class', 'Corruptions', 'Attacks', 'Confused classes')
+    for title in (*titles, 'Video 240', 'Missing'):
         assert f'>{title}</h2>' in text
-    # Two attacks, two models: a sheet and a video each; two charts.
+    # Two attacks, two models: a sheet and a video each; a chart of classes, one of corruptions, and
+    # one of confusions for each model.
     assert html.count('src="data:video/mp4') == 4
-    assert html.count('src="data:image/png') == 4 + 2
+    assert html.count('src="data:image/png') == 4 + 4
+    # The names of the label map, as text.
+    assert '&lt;b&gt;motion 6&lt;/b&gt;' in text and '<b>motion' not in text
+    assert found['one'].classes[6] == '<b>motion 6</b>'
+    # The numbers of the page as files, which it links.
+    for target in re.findall(r'<a href="(tables/[^"]+)"', text):
+        assert (tmp_path / 'out' / target).is_file()
+    summary = (tmp_path / 'out/tables/summary.csv').read_text().splitlines()
+    assert len(summary) == 3
+    assert float(summary[1].split(',')[2]) == pytest.approx(found['one'].top('clean'))
+    assert 'href="tables/summary.csv"' in text and 'href="tables/comparison.tex"' in text
     missing = text[text.index('>Missing</h2>') :]
     for what in ('broken.pth does not fit', 'training curves of one'):
         assert what in missing
@@ -70,7 +92,7 @@ def test_the_page(checkpoints, tmp_path):
     seconds = found['one'].cells['clean'].seconds
     damaged = tmp_path / f'out/robustness_{found["two"].weights}.json'
     damaged.write_text(damaged.read_text()[:99])
-    assert main([*command, '--protocol', str(protocol), '--num-videos', '1']) == 0
+    assert main(command) == 1
     for file in (tmp_path / 'out').glob('robustness_*.json'):
         again = Robustness.load(file)
         assert again.top('clean') == found[again.model].top('clean')

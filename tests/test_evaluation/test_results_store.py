@@ -148,3 +148,17 @@ def test_a_copied_file_of_other_weights_is_put_aside(file: Path) -> None:
     file.rename(file.with_name('robustness_xyz.json'))
     assert store(file.parent, weights='xyz').stored.cells == {}
     assert (file.parent / 'robustness_xyz.json.other-1').is_file()
+
+
+def test_numbers_of_classes_may_get_their_names_later(file: Path) -> None:
+    """Minutes of evaluation are not lost because somebody found the label map."""
+    numbers = [str(label) for label in range(len(CLASSES))]
+    for earlier, later in ((numbers, CLASSES), (CLASSES, numbers)):
+        results = one_model()
+        results.classes = list(earlier)
+        results.save(file)
+        found = store(file.parent, classes=list(later))
+        assert found.resume(Cell('clean')) is not None
+        found.save()
+        assert Robustness.load(file).classes == CLASSES
+    assert {path.suffix for path in file.parent.iterdir()} == {'.json', '.lock'}

@@ -114,6 +114,19 @@ def test_contact_sheet(length, attacked):
     assert title == f'label: push clean: push (0.93) ✓{verdict}'
 
 
+def test_the_evidence_for_a_wrong_prediction_has_its_own_panel():
+    clip = a_look(8)
+    moved = replace(clip.adversarial, predicted_cam=clip.cam)
+    clip = replace(clip, adversarial=moved)
+    *pictures, _ = contact_sheet(clip, NAMES).axes
+    labels = [axes.get_ylabel() for axes in pictures]
+    assert labels[3:5] == ['CAM of adversarial\nfor push', 'CAM of adversarial\nfor pull ✗']
+    (image,) = pictures[4].get_images()
+    column = np.split(image.get_array(), 8, axis=1)[0]
+    np.testing.assert_array_equal(column[:, 1:-1], overlay(moved.frames, clip.cam)[0])
+    assert side_by_side(clip).shape[2] > side_by_side(replace(clip, adversarial=None)).shape[2]
+
+
 def test_labels_stay_on_the_page():
     """Long names are cut, and no text leaves the figure or covers a picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -175,6 +175,21 @@ def test_evidence_of_the_label_or_of_the_prediction(tsm):
         assert clip.cam_class == clip.adversarial.cam_class == clip.label
 
 
+def test_a_wrong_prediction_has_its_own_evidence_beside_that_of_the_label(tsm):
+    _, inputs, samples = clips_of(tsm, (2, 4, 3, 64, 64))
+    predicted = [clip.predicted for clip in look(tsm, inputs, samples)]
+    samples[0].set_gt_label(predicted[0])
+    samples[1].set_gt_label((predicted[1] + 1) % 2)
+    right, wrong = look(tsm, inputs, samples, lambda inputs, _: inputs, cam_of='both')
+    (_, own) = look(tsm, inputs, samples, cam_of='predicted')
+    for clip in (wrong, wrong.adversarial):
+        assert clip.cam_class == clip.label != clip.predicted == own.cam_class
+        np.testing.assert_allclose(clip.predicted_cam, own.cam, rtol=1e-4)
+        assert (clip.cam != clip.predicted_cam).any()
+    assert right.predicted_cam is None and right.adversarial.predicted_cam is None
+    assert all(clip.predicted_cam is None for clip in look(tsm, inputs, samples))
+
+
 def test_another_layer(tsm):
     _, inputs, samples = clips_of(tsm, (2, 4, 3, 64, 64))
     labels = torch.tensor(LABELS)
@@ -207,7 +222,7 @@ def test_attack_is_that_of_the_deployed_model_and_the_same_every_time(tsm):
         (
             lambda m, i, s: look(m, i, s, cam_of='logits'),
             ValueError,
-            "cam_of='label' or cam_of='predicted'",
+            "cam_of='label' or cam_of='predicted' or cam_of='both'",
         ),
         (lambda m, i, s: look(m.train(), i, s), ValueError, r'model\.eval\(\)'),
         (lambda m, i, s: look(m, i[:, :, :2], s), ValueError, r'RGB clips .*\(2, 4, 2, 32, 32\)'),

@@ -30,6 +30,28 @@ def test_text_and_tables(tmp_path):
     assert '<a href="#section-2">Two &amp; three</a>' in html
 
 
+def test_files_beside_the_page_are_linked(tmp_path):
+    evil = 'javascript:alert(1)//"><b>.csv'
+    html = page(tmp_path, Section('One', TABLE, files=['tables/a b.csv', evil]))
+    assert '<a href="tables/a%20b.csv">tables/a b.csv</a>' in html
+    assert 'href="javascript%3Aalert' in html and '"><b>.csv' not in html
+
+
+def test_no_line_ends_within_a_number(tmp_path):
+    text = 'ε = 4/255: 12.5 % [1.0, 20.0], [-1.0, +2.0], a [list, of words] and 100 %'
+    html = page(tmp_path, Section('One', text, [(blank_figure(1, 1), 'at ε = 0.5')]))
+    joined = 'ε_=_4/255: 12.5_% [1.0,_20.0], [-1.0,_+2.0], a [list, of words] and 100_%'
+    assert joined.replace('_', '\u00a0') in html and 'at ε\u00a0=\u00a00.5' in html
+
+
+def test_the_page_is_made_for_the_dark_and_for_narrow_screens(tmp_path):
+    """What it looks like there was seen in a browser; here, that nothing of it is lost."""
+    html = page(tmp_path, Section('One', TABLE, [(blank_figure(1, 1), 'F')]))
+    assert 'prefers-color-scheme: dark' in html and 'name="viewport"' in html
+    # Whatever is wide is in a box that scrolls by itself.
+    assert len(re.findall(r'<div class="scroll">\s*<(table|img)', html)) == 2
+
+
 def test_names_are_text_and_never_markup(tmp_path):
     """Class names and messages of errors come from anywhere."""
     evil = '<script>alert(1)</script>'
