@@ -255,7 +255,7 @@ def is_adversarial(model: nn.Module) -> bool:
 
 
 def get_adversary(model: nn.Module) -> Adversary:
-    """The :class:`Adversary` of a converted model.
+    """The :class:`adv_plugins.core.adversary.Adversary` of a converted model.
 
     Raises:
         TypeError: The model was not converted.

@@ -18,7 +18,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     Args:
         header (Sequence[str]): The titles of the columns.
         rows (Iterable[Sequence[str]]): The cells, which are shown as they are; what is meant as
-            Markdown is a :class:`~adv_plugins.evaluation.page_text.Markdown`.
+            Markdown is a :class:`adv_plugins.evaluation.page_text.Markdown`.
     """
     # A bar within a name would end its column.
     lines = [[as_cell(text).replace('|', r'\|') for text in line] for line in (header, *rows)]

@@ -52,7 +52,7 @@ class AdversarialHook(Hook):
     restored with ``--resume``. Validation and test use the clean path and need no hook.
 
     Note:
-        Its priority is higher than that of :class:`~mmengine.hooks.EMAHook`, which also copies the
+        Its priority is higher than that of :class:`mmengine.hooks.EMAHook`, which also copies the
         model in ``before_run``.
 
     Args:
