@@ -1,4 +1,4 @@
-"""The tables of the README: models and methods on OrderedDigits over several seeds.
+"""The tables of mm_configs/taf/README.md: models and methods on OrderedDigits over several seeds.
 
     python examples/ordered_digits_table.py --seeds 0 1 2 [--work-dir work_dirs/table]
     python examples/ordered_digits_table.py --models tsm gst tam tpn-tsm --methods baseline TAF

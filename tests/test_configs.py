@@ -62,7 +62,7 @@ def test_config_loads_and_its_model_builds(file):
     assert not is_adversarial(model), 'the model of a config is the untouched recognizer'
     if file.parent.name == 'taf' or file.stem.startswith(('art', 'aart')):
         assert config.custom_hooks
-    if file.parent.name == 'aart' and file not in SAMPLE:
+    if file.parent.name == 'aart' and 'yt8m' in file.name and file not in SAMPLE:
         labels = LabelSpace.from_config(config.train_dataloader.dataset.label_space)
         assert config.model.num_classes == labels.num_classes
         assert set(config.test_evaluator.verticals or ()) <= set(labels.verticals)
@@ -348,7 +348,7 @@ def test_metafiles_name_every_config_and_the_papers_numbers():
             found[entry['Name']] = result['Metrics']
     assert set(found) == {file.stem for file in TABLE1}
     rows = {}
-    for line in (ROOT.parent / 'README.md').read_text().splitlines():
+    for line in (ROOT / 'taf/README.md').read_text().splitlines():
         cells = [cell.strip() for cell in line.split('|')[1:-1]]
         if len(cells) == 8 and cells[3].startswith('`') and cells[7] == 'not measured':
             rows[Path(cells[3].strip('`')).stem] = (cells[4].strip('`'), cells[5], cells[6])

@@ -1,4 +1,4 @@
-"""The commands of the README: mim train, --resume and mim test on a config of ours."""
+"""The commands of the pages: mim train, --resume and mim test on a config of ours."""
 
 from __future__ import annotations
 

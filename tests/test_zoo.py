@@ -31,7 +31,7 @@ from adv_plugins.core.conversion import get_adversary
 from adv_plugins.recipes import TAF
 
 CONFIGS = Path(mmaction.__file__).parent / '.mim/configs/recognition'
-README = Path(__file__).resolve().parents[1] / 'README.md'
+PAGE = Path(__file__).resolve().parents[1] / 'adv_plugins/adapters/README.md'
 CLASSES = 6
 RECIPES = {
     'TAF': TAF(eps=8 / 255, step_size=8 / 255),
@@ -238,12 +238,12 @@ CASES = default_tier(
 
 
 @pytest.mark.parametrize('name', FAMILIES)
-def test_readme_names_the_layer_of_every_family(name):
+def test_the_page_of_models_names_the_layer_of_every_family(name):
     config = Config.fromfile(CONFIGS / f'{FAMILIES[name].config}.py')
     known = cam_layers.FAMILIES.get(config.model.backbone.type)
     # In a list -1 is the last entry, whatever its number.
     layer = FAMILIES[name].layer if known is None else known[0]
-    (row,) = [line for line in README.read_text().splitlines() if f'`backbone.{layer}`' in line]
+    (row,) = [line for line in PAGE.read_text().splitlines() if f'`backbone.{layer}`' in line]
     said = row.lower().replace('+', 'plus')
     for sign in '() ':
         said = said.replace(sign, '')

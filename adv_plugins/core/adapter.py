@@ -138,7 +138,8 @@ def adapter_class(model: nn.Module) -> type[Adapter]:
         if adapter.handles(model):
             return adapter
     raise TypeError(
-        f'no adapter handles {type(model).__name__}; write one by subclassing core.adapter.Adapter'
+        f'no adapter handles {type(model).__name__}; write one: a subclass of '
+        'adv_plugins.adapters.Adapter with @register_adapter'
     )
 
 

@@ -1,7 +1,7 @@
 """Diving48 with its V2 annotations: the official release in MMAction2's layout, checked before use.
 
 MMAction2's ``build_file_list.py`` writes the annotation files, that of the official test split
-under the name ``val``; the README describes every step.
+under the name ``val``; ``mm_configs/taf/README.md`` describes every step.
 """
 
 from __future__ import annotations

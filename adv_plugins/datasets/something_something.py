@@ -1,7 +1,7 @@
 """Something-Something V1 and V2: the official releases in MMAction2's layout, checked before use.
 
 V1 comes as folders of frames and V2 as videos. MMAction2's ``build_file_list.py`` writes the
-annotation files; the README describes every step.
+annotation files; ``mm_configs/taf/README.md`` describes every step.
 """
 
 from __future__ import annotations

@@ -9,6 +9,10 @@ from mmengine.dist import all_gather_object, get_world_size
 from ..datasets.files import preview
 
 
+class ProblemsFound(RuntimeError):
+    """A dry run has found problems, and has reported them."""
+
+
 @dataclass
 class Findings:
     """What the checks found, each in words.

@@ -1,6 +1,7 @@
 """A dry run: do everything that training does before its first update, and report all problems.
 
 Example:
+    adv-plugins dry-run CONFIG
     mim train mmaction2 CONFIG --cfg-options runner_type=DryRunner
 """
 
@@ -37,7 +38,7 @@ from ..datasets.inspection import (
 )
 from .checkpoints import compare_weights
 from .data import compare_labels, file_problems, overlap_warnings, same_data
-from .findings import Findings
+from .findings import Findings, ProblemsFound
 from .heard import heard
 from .optimizers import full_precision, without_updates
 from .setup import describe_cost, describe_norms, lacks_start, watched_map
@@ -77,7 +78,7 @@ class DryRunner(Runner):
     makes its own checks, and all of them end with the same error.
 
     Raises:
-        RuntimeError: There are problems; raised at the end of ``train``.
+        ProblemsFound: There are problems; raised at the end of ``train``. It is a RuntimeError.
 
     Example:
         >>> # in a config, or on the command line: --cfg-options runner_type=DryRunner
@@ -99,7 +100,7 @@ class DryRunner(Runner):
             nn.Module: The model, with the weights that training would start with.
 
         Raises:
-            RuntimeError: There are problems.
+            ProblemsFound: There are problems.
         """
         self._report_model()
         self._given = {stage: getattr(self, f'_{stage}_dataloader') for stage in STAGES}
@@ -380,7 +381,7 @@ class DryRunner(Runner):
             level = logging.ERROR if found.problems else logging.INFO
             self.logger.log(level, found.report(f'Dry run of {self._experiment_name}:'))
         if found.problems:
-            raise RuntimeError(f'The dry run found {found.list_problems()}')
+            raise ProblemsFound(f'The dry run found {found.list_problems()}')
 
 
 def _num_classes(model: nn.Module) -> tuple[str, int | None]:

@@ -42,7 +42,9 @@ def listed_labels(dataset: Any, videos: Iterable[int]) -> dict[int, int]:
         return labels
     for video in videos:
         try:
-            info = dataset.get_data_info(video)
+            # Datasets of frame features read these with get_data_info.
+            by_label = hasattr(dataset, 'get_label')
+            info = {'label': dataset.get_label(video)} if by_label else dataset.get_data_info(video)
         except Exception:  # What is wrong with this video is told when it is read.
             continue
         if 'label' in info:

@@ -12,6 +12,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from ..adapters.mmaction import OmniAdapter, RecognizerAdapter
 from ..adapters.wrappers import inner_model
@@ -27,6 +28,7 @@ from ..datasets.files import preview
 from .attacked_evaluator import AttackedEvaluator
 from .deepfool import checked_options, deepfool, robustness
 from .labels import LabelError, check_classes, listed_labels
+from .readable_log import make_log_readable
 
 PAPER = dict(fgm=dict(type='ART'))
 """The attack of A-ART, eq. 4: one ℓ2 step of length 0.5 per video and modality."""
@@ -105,6 +107,7 @@ class RobustEvaluation:
 
     def run(self) -> Any:
         """Evaluate; whether the videos have labels is checked before the first one is read."""
+        make_log_readable(self.runner)
         if self.recipes and not self._labels_checked:
             dataset = self.dataloader.dataset
             try:
@@ -176,7 +179,7 @@ class RobustEvaluation:
         }
         labels = None
         if self.deepfool['criterion'] == 'hit1':
-            labels = torch.stack([sample.gt_label for sample in samples])
+            labels = torch.stack([_label_set(sample) for sample in samples])
 
         def logits(values: dict[str, Tensor]) -> Tensor:
             scores: Tensor = self.adapter.forward(batch.replace(values), samples).logits
@@ -252,6 +255,12 @@ def _check_labelled(idx: int, samples: Sequence[Any]) -> None:
             f'{preview(places)}, but an attack needs one; write the ann_file of a list with '
             'labels, or attacks={} and only metrics that need none'
         )
+
+
+def _label_set(sample: Any) -> Tensor:
+    """The labels of a predicted video: 1 for each label and 0 elsewhere, shape (C,)."""
+    label, count = sample.gt_label, len(sample.pred_score)
+    return label if label.shape == (count,) else one_hot(label.reshape(()), count)
 
 
 def _in_pixels(preprocessor: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from ..core.recipe import Recipe
 from ..datasets.corruptions import CORRUPTIONS, VideoCorruption
 from ..datasets.files import preview
 from ..files import replacing
+from ..progress import Progress, Tell
 from .deployed import Deployed
 from .labels import LabelError, check_classes, listed_labels
 from .measurements import Measurements, VideoBatch
 from .pages import markdown
-from .progress import Progress
+from .readable_log import make_log_readable
 from .results import Cell, Robustness
 from .results_page import headline
 from .results_store import ResultsStore
@@ -168,6 +170,7 @@ class RobustnessTestLoop(TestLoop):
         Returns:
             dict[str, float]: The headline numbers, as they are logged.
         """
+        make_log_readable(self.runner)
         if self.runner._load_from is not None:
             # Runner has loaded them already, but only logs what does not fit.
             load_weights(self.deployed.model, self.runner._load_from)
@@ -231,24 +234,28 @@ class RobustnessTestLoop(TestLoop):
     def _evaluate_cells(self, conditions: Sequence[Condition], store: ResultsStore) -> None:
         """Evaluate what the file of results does not have yet, cell after cell."""
         assert self.results is not None
-        progress = Progress([each.cost * len(store.rest(each.cell)) for each in conditions])
-        print_log(progress.announce(store.file.name), logger='current')
-        for index, condition in enumerate(conditions):
-            cell, kept = condition.cell, store.resume(condition.cell)
-            asked, rest = len(cell.videos), store.rest(cell)
-            cell.videos = [v for v in rest if f'video {v}' not in self.results.missing]
-            if kept is not None and not cell.videos:
-                more = f', {asked} were asked for' if asked < len(kept.videos) else ''
-                count = f'{len(kept.videos)} videos{more}'
-                print_log(f'{cell.key}: kept from {store.file.name}, {count}', logger='current')
-                continue
-            found = self._evaluate_cell(condition, store)
-            where = progress.advance(index)
-            if found:
-                print_log(f'{where}; {cell.key}: {found}', logger='current')
-            store.save()
+        log = partial(print_log, logger='current')
+        costs = [each.cost * len(store.rest(each.cell)) for each in conditions]
+        number, total = 0, sum(cost > 0 for cost in costs)
+        log(f'{total} of {len(costs)} cells to run, at most {sum(costs):,} forwards of a video')
+        with Progress(sum(costs), log) as progress:
+            for condition, cost in zip(conditions, costs, strict=True):
+                cell, kept = condition.cell, store.resume(condition.cell)
+                asked, rest = len(cell.videos), store.rest(cell)
+                cell.videos = [v for v in rest if f'video {v}' not in self.results.missing]
+                if kept is not None and not cell.videos:
+                    more = f', {asked} were asked for' if asked < len(kept.videos) else ''
+                    log(f'{cell.key}: kept from {store.file.name}, {len(kept.videos)} videos{more}')
+                    continue
+                number += 1
+                tell = progress.part(cost, f'cell {number} of {total}, {cell.key}')
+                found = self._evaluate_cell(condition, store, tell)
+                tell(1, 'done')
+                if found:
+                    log(f'cell {number} of {total}{progress.left()}; {cell.key}: {found}')
+                store.save()
 
-    def _evaluate_cell(self, condition: Condition, store: ResultsStore) -> str:
+    def _evaluate_cell(self, condition: Condition, store: ResultsStore, tell: Tell) -> str:
         """Evaluate the videos of one cell; if that fails, the reason is noted.
 
         Returns:
@@ -256,7 +263,7 @@ class RobustnessTestLoop(TestLoop):
         """
         assert self.results is not None
         cell, started = condition.cell, time.perf_counter()
-        rows, unreadable, problem = self._measured(condition)
+        rows, unreadable, problem = self._measured(condition, tell)
         notes = self._note_unreadable(cell, unreadable)
         if problem or not rows:
             self._note_failure(cell, problem or '; '.join(notes), store)
@@ -272,13 +279,13 @@ class RobustnessTestLoop(TestLoop):
             self.results.missing[cell.key] = '; '.join(notes)
         return self._found(self.results.cells[cell.key])
 
-    def _measured(self, condition: Condition) -> tuple[Rows, dict[int, str], str]:
+    def _measured(self, condition: Condition, tell: Tell) -> tuple[Rows, dict[int, str], str]:
         """The numbers of the videos, why others could not be read, and what went wrong, if so."""
         rows: Rows = {}
         unreadable: dict[int, str] = {}
         problem: Exception | None = None
         try:
-            for part in self._rows(condition, unreadable):
+            for part in self._rows(condition, unreadable, tell):
                 rows |= part
         except Exception as error:
             problem = error
@@ -342,22 +349,18 @@ class RobustnessTestLoop(TestLoop):
             parts.append(f'{right} of them right when clean and thus attacked')
         return ', '.join([*parts, f'{cell.seconds:.1f} s'])
 
-    def _rows(self, condition: Condition, unreadable: dict[int, str]) -> Iterator[Rows]:
+    def _rows(self, condition: Condition, unreadable: dict[int, str], tell: Tell) -> Iterator[Rows]:
         """The numbers of the videos, batch after batch; what cannot be read is noted."""
-        cell, measure = condition.cell, condition.measure
-        videos, done, logged = cell.videos, 0, time.perf_counter()
-        for items in read(self.dataloader, self._dataset(cell), videos):
+        cell = condition.cell
+        loader = read(self.dataloader, self._dataset(cell), cell.videos)
+        for number, items in enumerate(loader, start=1):
             unreadable |= items.unreadable
             for index, message in items.unreadable.items():
-                print_log(
-                    f'{cell.key}: video {index} is left out: {message}', 'current', logging.ERROR
-                )
+                text = f'{cell.key}: video {index} is left out: {message}'
+                print_log(text, 'current', logging.ERROR)
             if items.videos:
-                yield self._measure(measure, items)
-            done += len(items.videos)
-            if time.perf_counter() - logged > 60:
-                logged = time.perf_counter()
-                print_log(f'{cell.key}: {done} of {len(videos)} videos', 'current')
+                yield self._measure(condition.measure, items)
+            tell(number / len(loader), f'batch {number} of {len(loader)}')
 
     @torch.no_grad()
     def _measure(self, measure: Measure, items: Items) -> Rows:

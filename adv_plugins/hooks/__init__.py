@@ -5,6 +5,7 @@ from ..compat import naming_extra as _naming_extra
 with _naming_extra(__name__, 'mmaction', 'mmengine'):
     from .adversarial_hook import AdversarialHook
     from .early_stopping_hook import ResumableEarlyStoppingHook
+    from .readable_log_hook import ReadableLogHook
     from .recipe_hooks import AARTHook, AdvPropHook, ARTHook, TAFHook
     from .visualization_hook import AdversarialVisualizationHook
 
@@ -14,6 +15,7 @@ __all__ = [
     'AdvPropHook',
     'AdversarialHook',
     'AdversarialVisualizationHook',
+    'ReadableLogHook',
     'ResumableEarlyStoppingHook',
     'TAFHook',
 ]

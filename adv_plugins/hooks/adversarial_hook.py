@@ -36,6 +36,7 @@ from ..core.conversion import (
 from ..core.cost import step_cost
 from ..core.norm import auxiliary_parameters
 from ..core.recipe import Recipe, build_recipe
+from ..evaluation.readable_log import make_log_readable
 
 ENTRY = 'adversarial'
 """The checkpoint's top-level entry for the state of the adversarial path."""
@@ -49,7 +50,8 @@ class AdversarialHook(Hook):
     to the optimizer groups of the clean ones and rebuilds DistributedDataParallel with them.
     During the run, it keeps the recipe's schedule up to date. A checkpoint's ``state_dict`` is
     that of the plain recognizer; the adversarial state is saved in the entry ``adversarial`` and
-    restored with ``--resume``. Validation and test use the clean path and need no hook.
+    restored with ``--resume``. Validation and test use the clean path and need no hook. The log's
+    lines are those of :class:`ReadableLogHook`.
 
     Note:
         Its priority is higher than that of :class:`mmengine.hooks.EMAHook`, which also copies the
@@ -76,11 +78,12 @@ class AdversarialHook(Hook):
         self._meter = _CostMeter()
 
     def before_run(self, runner: Runner) -> None:
-        """Convert the model, extend the optimizer and rebuild DDP; only in training.
+        """Convert the model, extend the optimizer and rebuild DDP, in training; tidy the log.
 
         Args:
             runner (Runner): The runner.
         """
+        make_log_readable(runner)
         # Another trainer in this process, such as transformers', may have removed them.
         safe_globals()
         if not isinstance(runner.optim_wrapper, BaseOptimWrapper):

@@ -72,7 +72,7 @@ class FeatureInference(nn.Module):
             for name, value in zip(names, features, strict=True)
         }
         fused = self.model.encode(preprocessor.normalize(values), masks)
-        return self.model.cls_head(fused).sigmoid()
+        return self.model.probabilities(self.model.cls_head(fused))
 
     def _masks(self, features: Mapping[str, Tensor], num_frames: Tensor) -> dict[str, Tensor]:
         if num_frames.ndim == 1:

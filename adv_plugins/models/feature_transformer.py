@@ -1,7 +1,7 @@
 """A Transformer that classifies videos by their frame features, the classifier of A-ART.
 
 Each modality (image features, sound features, ...) passes through its own self-attention encoder
-and is pooled over time; a linear layer over all modalities gives multi-label logits. Every layer
+and is pooled over time; a linear layer over all modalities gives the logits. Every layer
 masks the padding, so that neither padding nor the other videos of a batch change an output.
 """
 
@@ -28,7 +28,7 @@ FUSIONS = ('concat', 'sum')
 
 @MODELS.register_module()
 class FeatureTransformer(BaseModel):
-    """Multi-label video classifier over named modalities of frame features.
+    """Video classifier over named modalities of frame features, multi-label by default.
 
     Trains, validates and tests in MMAction2's and mmengine's Runner as a recognizer does. Its input
     is ``dict(rgb=(B, T, 1024), rgb_mask=(B, T), audio=..., audio_mask=...)``: floating-point
@@ -58,9 +58,12 @@ class FeatureTransformer(BaseModel):
         input_norm (str, optional): ``'l2_frame'`` divides each frame, its modalities
             concatenated, by its L2 norm inside the model; attacks act before it. The modalities
             of a video must then have the same frames. Defaults to None.
+        multi_class (bool): Whether a video may have any number of labels; the scores are then the
+            sigmoid of the logits. False: each video has one label, and the scores are the softmax
+            of the logits, which add up to 1. Defaults to True.
         loss_cls (Mapping | nn.Module, optional): The loss or its config, called with logits and
             targets, both (B, num_classes). Defaults to None: binary cross-entropy of the
-            logits, averaged over classes and batch.
+            logits, averaged over classes and batch, or, for ``multi_class=False``, cross-entropy.
         data_preprocessor (Mapping | nn.Module, optional): Defaults to None:
             ``dict(type='FeaturePreprocessor')``.
         init_cfg (Mapping, optional): mmengine's initialisation. Defaults to None: torch's own.
@@ -91,6 +94,7 @@ class FeatureTransformer(BaseModel):
         pooling: str = 'mean',
         fusion: str = 'concat',
         input_norm: str | None = None,
+        multi_class: bool = True,
         loss_cls: Mapping[str, Any] | nn.Module | None = None,
         data_preprocessor: Mapping[str, Any] | nn.Module | None = None,
         init_cfg: Mapping[str, Any] | None = None,
@@ -106,6 +110,7 @@ class FeatureTransformer(BaseModel):
         self.positions = positions
         self.fusion = fusion
         self.input_norm = input_norm
+        self.multi_class = multi_class
 
         widths = _encoder_widths(self.modalities, width)
         _check_widths(widths, num_heads, fusion)
@@ -123,7 +128,7 @@ class FeatureTransformer(BaseModel):
         self.dropout = nn.Dropout(dropout)
         fused = sum(widths.values()) if fusion == 'concat' else next(iter(widths.values()))
         self.cls_head = nn.Linear(fused, num_classes)
-        self.loss_cls = _build_loss(loss_cls)
+        self.loss_cls = _build_loss(loss_cls, multi_class)
 
     def extract_feat(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The pooled vector of each video, the input of the classifier.
@@ -227,13 +232,17 @@ class FeatureTransformer(BaseModel):
             data_samples (Sequence): The videos' ``ActionDataSample``.
 
         Returns:
-            list: The data samples, with ``pred_score`` (num_classes,), the sigmoid of the logits,
-            and ``pred_label`` (1,), the class of the highest score.
+            list: The data samples, with ``pred_score`` (num_classes,), the probabilities, and
+            ``pred_label`` (1,), the class of the highest score.
         """
-        scores = self(inputs).float().sigmoid()
+        scores = self.probabilities(self(inputs).float())
         for sample, score in zip(data_samples, scores, strict=True):
             sample.set_pred_score(score).set_pred_label(score.argmax(dim=0, keepdim=True))
         return list(data_samples)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The probabilities of the classes, from logits (B, num_classes)."""
+        return logits.sigmoid() if self.multi_class else logits.softmax(dim=-1)
 
     def _target(self, sample: Any) -> Tensor:
         label = sample.gt_label
@@ -345,7 +354,7 @@ def _check_positive(**options: Any) -> None:
             raise ValueError(f'{option}={value!r} must be a whole number of 1 or more')
 
 
-def _build_loss(loss_cls: Mapping[str, Any] | nn.Module | None) -> nn.Module:
+def _build_loss(loss_cls: Mapping[str, Any] | nn.Module | None, multi_class: bool) -> nn.Module:
     if loss_cls is None:
-        return nn.BCEWithLogitsLoss()
+        return nn.BCEWithLogitsLoss() if multi_class else nn.CrossEntropyLoss()
     return loss_cls if isinstance(loss_cls, nn.Module) else MODELS.build(dict(loss_cls))

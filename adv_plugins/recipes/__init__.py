@@ -1,7 +1,8 @@
 """The recipes of the papers, one file per method. Each is a function returning a ``Recipe``."""
 
+from ..core.recipe import register_recipe
 from .advprop import AdvProp
 from .art import AART, ART
 from .taf import TAF, CEAugmentation
 
-__all__ = ['AART', 'ART', 'TAF', 'AdvProp', 'CEAugmentation']
+__all__ = ['AART', 'ART', 'TAF', 'AdvProp', 'CEAugmentation', 'register_recipe']

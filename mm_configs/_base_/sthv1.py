@@ -1,6 +1,6 @@
 """Something-Something V1 for models of eight frames: JPEG frames, one clip, centre crop.
 
-The README says how to make these files from the official download.
+``mm_configs/taf/README.md`` says how to make these files from the official download.
 """
 
 dataset_type = 'SomethingSomethingV1'

@@ -1,6 +1,6 @@
 """Something-Something V2 for models of eight frames: videos, one clip, centre crop.
 
-The README says how to make these files from the official download.
+``mm_configs/taf/README.md`` says how to make these files from the official download.
 """
 
 dataset_type = 'SomethingSomethingV2'

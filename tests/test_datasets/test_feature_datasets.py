@@ -197,6 +197,22 @@ def test_widths_types_and_lengths_of_ones_own(own_dataset: Callable, tmp_path: P
     assert item['num_frames'] == 9
 
 
+def test_one_label_a_video(own_dataset: Callable, tmp_path: Path) -> None:
+    """As MMAction2's own datasets have it; and it is known without the features."""
+    (tmp_path / 'one.txt').write_text('set/v1 4\nset/v0 0\nset/v2\n')
+    options = dict(ann_file='one.txt', multi_class=False)
+    dataset = own_dataset(**options, empty_labels='drop')
+    assert [dataset[i]['label'] for i in range(2)] == [4, 0]
+    assert all(type(dataset[i]['label']) is int for i in range(2))
+    assert dataset.get_cat_ids(0) == [4] and dataset.get_subset([1])[0]['label'] == 0
+    (tmp_path / 'features/rgb/set/v1.npy').unlink()
+    assert dataset.get_label(0) == 4 and own_dataset().get_label(1).tolist() == one_hot([1, 5])
+    with pytest.raises(ValueError, match=r'one.txt, line 3 .*has 0 classes.*multi_class=True'):
+        own_dataset(**options)
+    with pytest.raises(ValueError, match=r'train.txt, line 2 .*has 2 classes.*write one label'):
+        own_dataset(multi_class=False, empty_labels='drop')
+
+
 def test_fortran_order_arrives_contiguous(own_dataset: Callable, tmp_path: Path) -> None:
     dataset = own_dataset()
     array = np.arange(24, dtype=np.uint8).reshape(3, 8)

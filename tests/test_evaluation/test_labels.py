@@ -30,6 +30,17 @@ def test_labels_of_a_list() -> None:
     assert listed_labels(object(), range(9)) == {}
 
 
+def test_labels_are_taken_alone_where_the_dataset_gives_them() -> None:
+    class Features(Listed):
+        def get_label(self, index: int) -> Any:
+            return self.labels[index]
+
+        def get_data_info(self, index: int) -> dict[str, Any]:
+            raise AssertionError('reads the features')
+
+    assert listed_labels(Features(5, 2, -1), range(3)) == {0: 5, 1: 2, 2: -1}
+
+
 @pytest.mark.parametrize('label', [[1, 2], torch.tensor([0.0, 1.0]), [], 0.5])
 def test_several_labels_are_for_another_loop(label: Any) -> None:
     with pytest.raises(LabelError, match='AdversarialTestLoop'):

@@ -4,7 +4,16 @@ import warnings
 
 import pytest
 import torch
-from helpers import assert_same, data_samples, feature_config, snapshot, tsm_config, two_ranks
+from helpers import (
+    assert_same,
+    data_samples,
+    feature_config,
+    runner_config,
+    slowonly_config,
+    snapshot,
+    tsm_config,
+    two_ranks,
+)
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -276,6 +285,25 @@ def test_hooks_get_the_clean_predictions(tmp_path):
     with torch.no_grad():
         expected = [run.model(data['inputs']).sigmoid() for data in batches(run)]
     torch.testing.assert_close(torch.stack(scores.seen), torch.cat(expected))
+
+
+def test_deepfool_leaves_the_only_label_of_a_recognizer(tmp_path):
+    """Class indices, which most datasets have: criterion='hit1' is about sets of labels."""
+    model = slowonly_config()
+    run = runner(
+        tmp_path,
+        model=model,
+        test_dataloader=runner_config(tmp_path).train_dataloader,
+        test_evaluator=dict(type='AccMetric'),
+        test_cfg=dict(
+            type='AdversarialTestLoop',
+            attacks={},
+            deepfool=dict(criterion='hit1', max_iter=2, num_videos=3, num_candidates=2),
+        ),
+    )
+    metrics = run.test()
+    wrong = metrics['deepfool/already_wrong']
+    assert 0 <= wrong <= metrics['deepfool/success_rate'] <= 1 and 3 * wrong == round(3 * wrong)
 
 
 def test_a_video_that_is_not_finite_does_not_end_the_loop(tmp_path):

@@ -295,7 +295,7 @@ def test_an_interrupted_run_goes_on(whole, weights, tmp_path, monkeypatch):
     seen = []
     rows = Loop._rows
     monkeypatch.setattr(
-        Loop, '_rows', lambda self, c, bad: seen.append(c.cell.key) or rows(self, c, bad)
+        Loop, '_rows', lambda self, c, *rest: seen.append(c.cell.key) or rows(self, c, *rest)
     )
     run(tmp_path, weights)
     assert seen[0] == 'attack/noise'
@@ -458,7 +458,7 @@ def test_the_plan_is_told(weights, tmp_path, monkeypatch):
     run(tmp_path, weights, **{**SMALL, 'corruptions': ['jumble'], 'severities': 3}, num_videos=6)
     text = '\n'.join(lines)
     assert '1 corruptions × 1 severities; 1 attacks at eps 2/255 (fgsm)' in text
-    assert '4 cells to run, at most' in text
+    assert '4 of 4 cells to run, at most' in text
     assert 'cell 1 of 4, about 0:' in text and 'cell 4 of 4; sanity' in text
     right = round(results(tmp_path).clean_top('attack/fgsm') * 6 / 100)
     assert f'6 videos, {right} of them right when clean and thus attacked' in text
@@ -603,7 +603,7 @@ def test_what_two_processes_began_one_goes_on_with(whole, weights, tmp_path, mon
     two_ranks(_rank, tmp_path, weights, begun)
     seen, rows = [], Loop._rows
     monkeypatch.setattr(
-        Loop, '_rows', lambda self, c, bad: seen.append(c.cell.key) or rows(self, c, bad)
+        Loop, '_rows', lambda self, c, *rest: seen.append(c.cell.key) or rows(self, c, *rest)
     )
     run(tmp_path / 'run', weights)
     assert 'attack/noise' in seen and 'clean' not in seen and 'corruption/jumble/5' not in seen

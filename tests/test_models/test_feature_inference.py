@@ -32,7 +32,10 @@ def stored(dtype: torch.dtype, num_frames: list[int], length: int) -> tuple[Tens
 BATCHES = [([1], 1), ([5], 5), ([9, 2, 17, 4, 1], 17), ([300, 12, 120], 300)]
 DEPLOYED = [
     (dict(), torch.uint8),
-    (dict(pooling='max', input_norm='l2_frame', width=None, num_heads=2), torch.float32),
+    (
+        dict(pooling='max', input_norm='l2_frame', width=None, num_heads=2, multi_class=False),
+        torch.float32,
+    ),
     (
         dict(
             pooling='attention',

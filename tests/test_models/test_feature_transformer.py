@@ -367,6 +367,15 @@ def test_predictions():
         assert sample.pred_label.tolist() == [score.tolist().index(max(score.tolist()))]
 
 
+def test_one_label_a_video_is_cross_entropy_and_softmax():
+    model, inputs = small(multi_class=False).eval(), padded(ragged())
+    logits = model(inputs).detach()
+    loss = model.loss(inputs, labelled([4, 0, 2]))['loss_cls']
+    torch.testing.assert_close(loss.detach(), F.cross_entropy(logits, torch.tensor([4, 0, 2])))
+    scores = torch.stack([s.pred_score for s in model.predict(inputs, labelled([4, 0, 2]))])
+    torch.testing.assert_close(scores, logits.softmax(dim=1))
+
+
 def test_trains_and_predicts_as_the_runner_does():
     """train_step and val_step on quantised ragged lists; the loss falls."""
     model = MODELS.build(

@@ -19,8 +19,8 @@ from mmengine.dataset import BaseDataset, force_full_init
 from mmengine.logging import print_log
 
 from ...core.checks import check_choice, is_integer
+from ...progress import track
 from ..label_space import LabelSpace
-from ..progress import progress
 
 _DTYPES = tuple(np.dtype(name) for name in ('uint8', 'float16', 'float32'))
 
@@ -157,6 +157,18 @@ class FrameFeatureDataset(BaseDataset):
         return np.flatnonzero(self._target(int(self._records[idx]))).tolist()
 
     @force_full_init
+    def get_label(self, idx: int) -> torch.Tensor | int:
+        """The label of a video, without reading its features.
+
+        Args:
+            idx (int): Position in the dataset.
+
+        Returns:
+            Tensor | int: A float32 tensor of shape (C,), 1 for each label of the video.
+        """
+        return self._label(self._target(int(self._records[idx])))
+
+    @force_full_init
     def get_data_info(self, idx: int) -> dict:
         """Read a video.
 
@@ -164,7 +176,7 @@ class FrameFeatureDataset(BaseDataset):
             idx (int): Position in the dataset.
 
         Returns:
-            dict: An array (T, D) for each modality, ``label`` (a float32 tensor of shape (C,)),
+            dict: An array (T, D) for each modality, ``label`` (see :meth:`get_label`),
             ``video_id``, ``num_frames`` (of the longest modality) and ``sample_idx``.
 
         Raises:
@@ -183,7 +195,7 @@ class FrameFeatureDataset(BaseDataset):
         info['num_frames'] = max(len(info[modality]) for modality in self.modalities)
         if not info['num_frames']:
             raise ValueError(f'{self._place(record)}: the video has no frames.')
-        info['label'] = torch.from_numpy(self._target(record, labels))
+        info['label'] = self._label(self._target(record, labels))
         info['video_id'] = video_id
         return info
 
@@ -206,6 +218,10 @@ class FrameFeatureDataset(BaseDataset):
         # Of a memory-mapped file, only these rows are read, and only now.
         return np.require(np.asarray(frames[: self.max_frames]), requirements=('C', 'W'))
 
+    def _label(self, target: np.ndarray) -> torch.Tensor | int:
+        """The label of an item."""
+        return torch.from_numpy(target)
+
     def _target(self, record: int, labels: np.ndarray | None = None) -> np.ndarray:
         labels = self._labels(record) if labels is None else labels
         try:
@@ -214,7 +230,7 @@ class FrameFeatureDataset(BaseDataset):
             raise ValueError(f'{self._place(record)}: {error}') from error
 
     def _drop_empty(self) -> None:
-        records = progress(self._records, len(self._records), 'labels read', self._log)
+        records = track(self._records, len(self._records), 'labels read', self._log)
         keep = np.array([self._target(int(record)).any() for record in records], bool)
         if not keep.any():
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 from mmengine.registry import DATASETS
 
 from ..label_space import LabelSpace
@@ -33,9 +34,9 @@ class FeatureDataset(FrameFeatureDataset):
       ``start`` to ``stop - 1``. This is the fastest for many videos.
 
     ``.npy`` files are memory-mapped, and only the frames of the item are read. Items carry an array
-    for each modality, ``label`` (a float32 tensor of shape (C,)), ``video_id`` (the name) and
-    ``num_frames``, that of the longest modality. The modalities of a video may differ in length,
-    and all but one may have none: each is taken as it is, and the log counts such videos.
+    for each modality, ``label``, ``video_id`` (the name) and ``num_frames``, that of the longest
+    modality. The modalities of a video may differ in length, and all but one may have none: each
+    is taken as it is, and the log counts such videos.
 
     Args:
         ann_file (str): The text file, relative to ``data_root``.
@@ -47,6 +48,10 @@ class FeatureDataset(FrameFeatureDataset):
         classes (Sequence[str], optional): Names of the classes. Defaults to None.
         label_space (LabelSpace | str | Sequence[str] | Mapping, optional): How labels become
             classes, see ``LabelSpace.from_config``. Defaults to None.
+        multi_class (bool): Whether a video may have any number of labels; ``label`` is then a
+            float32 tensor of shape (C,), as :class:`adv_plugins.evaluation.YT8MMetric` needs it.
+            False: each video has one label, and ``label`` is its class index, as MMAction2's
+            ``AccMetric`` needs it. Defaults to True.
         data_root (str): Root of the other paths. Defaults to ''.
         max_frames (int, optional): Frames after which a modality is cut. Defaults to None, which
             cuts nothing.
@@ -86,6 +91,7 @@ class FeatureDataset(FrameFeatureDataset):
         num_classes: int | None = None,
         classes: Sequence[str] | None = None,
         label_space: LabelSpace | str | Sequence[str] | Mapping | None = None,
+        multi_class: bool = True,
         data_root: str = '',
         max_frames: int | None = None,
         empty_labels: str = 'keep',
@@ -99,6 +105,7 @@ class FeatureDataset(FrameFeatureDataset):
                 f'data_prefix has the keys {sorted(data_prefix)}, modalities has '
                 f'{sorted(modalities)}: name the same modalities in both.'
             )
+        self.multi_class = multi_class
         super().__init__(
             ann_file=ann_file,
             label_space=_own_label_space(num_classes, classes, label_space),
@@ -121,7 +128,7 @@ class FeatureDataset(FrameFeatureDataset):
         self._label_ends = np.cumsum([len(row) for row in labels])
         self._lines = np.array(list(lines.values()))
         for record in range(len(lines)):
-            self._target(record)
+            self._check_label(record)
         listed = {name: f'{self.ann_file}, line {line}' for name, line in lines.items()}
         self._stores = {
             modality: (SingleArray if prefix.endswith('.npy') else PerVideoFiles)(
@@ -130,6 +137,19 @@ class FeatureDataset(FrameFeatureDataset):
             for modality, prefix in self.data_prefix.items()
         }
         return range(len(lines))
+
+    def _check_label(self, record: int) -> None:
+        """Raise a ValueError for labels that are no classes, or not one where one is needed."""
+        count = int(self._target(record).sum())
+        dropped = count == 0 and self.empty_labels == 'drop'
+        if not (self.multi_class or dropped or count == 1):
+            raise ValueError(
+                f'{self._place(record)}: the video has {count} classes, but multi_class=False '
+                'needs exactly one: write one label in the line, or multi_class=True.'
+            )
+
+    def _label(self, target: np.ndarray) -> torch.Tensor | int:
+        return super()._label(target) if self.multi_class else int(target.argmax())
 
     def _labels(self, record: int) -> np.ndarray:
         start = self._label_ends[record - 1] if record else 0

@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from ..progress import progress
+from ...progress import track
 from ..text_files import Names, read_lines
 
 _MAX_LISTED = 5
@@ -68,7 +68,7 @@ class PerVideoFiles:
             np.ndarray: Shape (videos,); -1 where it cannot be told, which shows when it is read.
         """
         what = f'headers of {self.modality!r} read'
-        return np.array([self._length(name) for name in progress(names, len(names), what, log)])
+        return np.array([self._length(name) for name in track(names, len(names), what, log)])
 
     def _length(self, name: str) -> int:
         try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..progress import progress
+from ...progress import track
 from .checksum import require_crc32c
 from .examples import Example, PathLike, check_errors_option, read_example
 from .index import ShardIndex
@@ -45,6 +45,8 @@ class YT8MShards(Sequence[Example]):
     Attributes:
         paths (list[str]): The shards.
         skipped (dict[str, int]): Number of records left out, of the shards that have any.
+        unsaved (dict[str, OSError]): Why the index of a shard is kept in memory only, of the shards
+            where it is.
 
     Raises:
         TFRecordError: If a shard is gzipped, or damaged under ``errors='raise'``.
@@ -67,7 +69,7 @@ class YT8MShards(Sequence[Example]):
         check_errors_option(errors)
         # Where all indexes exist, this would otherwise show only when the first record is read.
         require_crc32c()
-        self.paths = _find_shards(paths)
+        self.paths = find_shards(paths)
         self._errors = errors
         self._index_dir = os.fspath(index_dir or '')
         if len({self._index_file(path) for path in self.paths}) < len(self.paths):
@@ -75,11 +77,11 @@ class YT8MShards(Sequence[Example]):
                 f'index_dir={self._index_dir!r}: shards of different folders have the same name. '
                 'Use a YT8MShards and an index_dir of its own for each folder.'
             )
-        self._unsaved: dict[str, OSError] = {}
+        self.unsaved: dict[str, OSError] = {}
         self._damaged: dict[str, ValueError] = {}
         indexes = [
             self._obtain_index(path)
-            for path in progress(self.paths, len(self.paths), 'shards opened', log)
+            for path in track(self.paths, len(self.paths), 'shards opened', log)
         ]
         self._indexes: list[ShardIndex | None] = list(indexes)
         self._ends = np.cumsum([len(index.offsets) for index in indexes])
@@ -141,7 +143,7 @@ class YT8MShards(Sequence[Example]):
         # A spawned worker loads an index from its file when it needs it, and is sent only the
         # indexes that have no file: those of thousands of shards are large.
         indexes = [
-            index if path in self._unsaved or not os.path.exists(self._index_file(path)) else None
+            index if path in self.unsaved or not os.path.exists(self._index_file(path)) else None
             for path, index in zip(self.paths, self._indexes, strict=True)
         ]
         return {**vars(self), '_indexes': indexes}
@@ -186,7 +188,7 @@ class YT8MShards(Sequence[Example]):
                 os.makedirs(self._index_dir, exist_ok=True)
             index.save(file)
         except OSError as error:
-            self._unsaved[path] = error
+            self.unsaved[path] = error
         return index
 
     def _index_file(self, path: str) -> str:
@@ -211,13 +213,13 @@ class YT8MShards(Sequence[Example]):
             LOGGER.warning(
                 '%d damaged indexes were made again: %s (%s)', len(self._damaged), file, reason
             )
-        if self._unsaved:
+        if self.unsaved:
             LOGGER.warning(
                 '%d indexes are kept in memory only, as %s cannot be written to: give index_dir '
                 '(%s)',
-                len(self._unsaved),
+                len(self.unsaved),
                 self._index_dir or 'the folder of the shards',
-                next(iter(self._unsaved.values())),
+                next(iter(self.unsaved.values())),
             )
         if self.skipped:
             counts = ', '.join(f'{path} {count}' for path, count in self.skipped.items())
@@ -225,8 +227,16 @@ class YT8MShards(Sequence[Example]):
             LOGGER.warning('%d damaged records were left out: %s', total, counts)
 
 
-def _find_shards(paths: PathLike | Sequence[PathLike]) -> list[str]:
-    """The shards that paths and globs name, sorted, each once."""
+def find_shards(paths: PathLike | Sequence[PathLike]) -> list[str]:
+    """The shards that paths and globs name, sorted, each once.
+
+    Args:
+        paths (str | PathLike | Sequence): A shard, a glob, or several of these.
+
+    Raises:
+        FileNotFoundError: A path does not exist, or a glob matches nothing.
+        ValueError: There are no paths, or one is a folder.
+    """
     shards: set[str] = set()
     for item in [paths] if isinstance(paths, str | os.PathLike) else paths:
         pattern = os.fspath(item)

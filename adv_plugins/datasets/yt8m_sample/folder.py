@@ -16,8 +16,8 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from mmengine.logging import print_log
 
 from ...core.checks import is_integer
+from ...progress import track
 from ..files import preview
-from ..progress import progress
 from ..yt8m import quantize, write_examples
 from ..yt8m.checksum import require_crc32c
 from .features import audio_features, visual_features
@@ -164,7 +164,7 @@ def _write_shards(folder: Path, sizes: Mapping[str, int], seed: int) -> None:
     for number, split in enumerate(SPLITS):
         rendered = _raw_features(SampleRenderer(split, seed), sizes[split])
         what = f'videos of the {split} split made'
-        videos = list(progress(rendered, sizes[split], what, _log))
+        videos = list(track(rendered, sizes[split], what, _log))
         if not projections:
             _log('Fitting the projections of the features.')
             projections = [

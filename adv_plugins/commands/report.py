@@ -1,14 +1,13 @@
 r"""A robustness report on one HTML page, for one or more checkpoints of a config.
 
-    python examples/report.py mm_configs/baselines/tsm_r18_1x1x8_ordered-digits-rgb.py \
+    adv-plugins report mm_configs/baselines/tsm_r18_1x1x8_ordered-digits-rgb.py \
         work_dirs/quickstart/baseline/epoch_27.pth work_dirs/quickstart/taf/epoch_27.pth \
         --names baseline TAF --out work_dirs/report
 
 Evaluates every checkpoint on clean, corrupted and attacked test videos, compares them with the
 first one, draws their CAM, and writes ``report.html`` to ``--out``: a single file that needs no
 server and no network. The numbers are saved next to it as JSON and Markdown; existing numbers are
-not computed again. ``--protocol``, a config with a ``robustness`` entry, selects how much is
-evaluated.
+not computed again. ``--protocol`` selects how much is evaluated.
 """
 
 from __future__ import annotations
@@ -23,38 +22,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import print_log
-from mmengine.runner import Runner
 from torch import nn
 
-from adv_plugins import __version__
-from adv_plugins.adapters.wrappers import inner_model
-from adv_plugins.evaluation import Comparison, Robustness, compare, markdown
-from adv_plugins.evaluation.page_text import as_text
-from adv_plugins.evaluation.selection import evenly_spread, shared_videos
-from adv_plugins.evaluation.tables import markdown_table, percent
-from adv_plugins.evaluation.training_log import read_training_log
-from adv_plugins.evaluation.weights import load_weights
-from adv_plugins.visualization import (
+from .. import __version__
+from ..adapters.wrappers import inner_model
+from ..evaluation import Comparison, Robustness, compare, markdown
+from ..evaluation.page_text import as_text
+from ..evaluation.selection import evenly_spread, shared_videos
+from ..evaluation.tables import markdown_table, percent
+from ..evaluation.training_log import read_training_log
+from ..evaluation.weights import load_weights
+from ..visualization import (
     attention_profile,
     plot_attention_maps,
     plot_attention_profiles,
 )
-from adv_plugins.visualization.charts import (
+from ..visualization.charts import (
     plot_class_changes,
     plot_corruptions,
     plot_eps_curves,
     plot_training_curves,
 )
-from adv_plugins.visualization.clip_pictures import contact_sheet, side_by_side
-from adv_plugins.visualization.clips import look, recipe_attack
-from adv_plugins.visualization.mp4 import write_mp4
-from adv_plugins.visualization.report import Section, write_report
-from adv_plugins.visualization.token_attention import video_attention
+from ..visualization.clip_pictures import contact_sheet, side_by_side
+from ..visualization.clips import look, recipe_attack
+from ..visualization.mp4 import write_mp4
+from ..visualization.report import Section, write_report
+from ..visualization.token_attention import video_attention
+from . import protocols
+from .errors import CommandError
 
-PROTOCOL = Path(__file__).resolve().parent.parent / 'mm_configs/_base_/robustness_quick.py'
 ATTACKS = {
     'an attack on the cross-entropy': dict(type='CEAugmentation', steps=10, step_size=None),
     'an attack on the temporal CAM': dict(type='TAF', steps=10, step_size=None),
@@ -71,7 +69,7 @@ class Report:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.runner = build_runner(args)
+        self.runner = protocols.build_runner(args)
         self.model: nn.Module = inner_model(self.runner.model)
         self.dataset = self.runner.test_loop.dataloader.dataset
         self.eps = self.runner.test_loop.plan.eps
@@ -258,44 +256,20 @@ def body(page: str) -> str:
     return '\n'.join(f'#{line}' if line.startswith('#') else line for line in lines)
 
 
-def build_runner(args: argparse.Namespace) -> Runner:
-    """A Runner that has only the test set."""
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    for stage in ('train', 'val'):
-        cfg[f'{stage}_dataloader'] = cfg[f'{stage}_cfg'] = None
-    cfg.optim_wrapper = cfg.param_scheduler = cfg.val_evaluator = None
-    cfg.load_from, cfg.resume, cfg.custom_hooks = None, False, []
-    cfg.test_cfg = Config.fromfile(args.protocol).robustness
-    cfg.work_dir = str(args.out)
-    return Runner.from_cfg(cfg)
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line."""
-    from mmengine.config import DictAction
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('config', type=Path)
-    parser.add_argument('checkpoints', nargs='+', metavar='checkpoint')
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    protocols.add_arguments(parser)
     parser.add_argument('--out', type=Path, required=True, help='folder for the report')
     parser.add_argument('--names', nargs='+', help='one per checkpoint; default: folder/file')
-    parser.add_argument('--protocol', type=Path, default=PROTOCOL, help='what is evaluated')
     parser.add_argument('--num-videos', type=int, default=2, help='how many videos are shown')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='as in mim test')
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate and write the report."""
     if args.names is None:
         args.names = ['/'.join(Path(c).with_suffix('').parts[-2:]) for c in args.checkpoints]
     if len(args.names) != len(args.checkpoints) or len(set(args.names)) != len(args.names):
-        parser.error(f'--names {args.names} must be one distinct name for each checkpoint')
-    if 'robustness' not in Config.fromfile(args.protocol):
-        parser.error(f'--protocol {args.protocol} has no robustness=dict(...)')
-    return args
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluate and write the report."""
-    args = parse_args(argv)
+        raise CommandError(f'--names {args.names} must be one distinct name for each checkpoint')
     report = Report(args)
     report.evaluate()
     # Build all other sections first, because "Missing" lists what failed in them.
@@ -304,7 +278,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     title = f'Robustness of {", ".join(args.names)}'
     write_report(args.out / 'report.html', title, [*sections, missing, provenance])
     print_log(f'the report: {args.out / "report.html"}', 'current')
-
-
-if __name__ == '__main__':
-    main()
