@@ -59,7 +59,7 @@ class RobustnessTestLoop(TestLoop):
     numbers of this evaluation are written as a Markdown page beside it.
 
     Results name the classes as the config's ``label_map='file.txt'`` does, or the dataset: see
-    :func:`~adv_plugins.evaluation.class_names.class_names`.
+    :func:`adv_plugins.evaluation.class_names.class_names`.
 
     All options, and the labels of the videos, are checked before the first video is read. What
     fails later (an attack that does not work with the model, a video that cannot be read) is
