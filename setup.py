@@ -1,13 +1,18 @@
-"""What ``setup.cfg`` cannot say: the configs go into the wheel, and the README becomes its page."""
+"""What ``setup.cfg`` cannot say: the version, the configs in the wheel, the README as its page."""
 
 from __future__ import annotations
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
+
+# pip compares python_requires too, but after it has downloaded torch.
+if sys.version_info < (3, 10):  # noqa: UP036
+    sys.exit(f'adv_plugins needs Python 3.10 or newer; this is {sys.version.split()[0]}')
 
 ROOT = Path(__file__).resolve().parent
 CONFIGS = 'mm_configs'
@@ -29,7 +34,7 @@ class BuildWithConfigs(build_py):
     def run(self) -> None:
         """Build the package, then add the configs and the index of their metafiles."""
         super().run()
-        if self.editable_mode:
+        if getattr(self, 'editable_mode', False):  # setuptools before 64 has no such mode
             return
         target = Path(self.build_lib) / 'adv_plugins' / '.mim'
         shutil.rmtree(target, ignore_errors=True)
@@ -61,7 +66,13 @@ def without_links(text: str) -> str:
     return LINK.sub(lambda m: m['code'] or ('' if m['image'] else m['text']), text)
 
 
+# Not by ``attr:`` in setup.cfg: for it setuptools before 61, such as the 59 that Ubuntu 22.04 gives
+# to a new environment, imports the package, and with it torch.
+about: dict[str, str] = {}
+exec((ROOT / 'adv_plugins' / 'version.py').read_text(encoding='utf-8'), about)
+
 setup(
+    version=about['__version__'],
     cmdclass={'build_py': BuildWithConfigs},
     long_description=without_links((ROOT / 'README.md').read_text(encoding='utf-8')),
     long_description_content_type='text/markdown',

@@ -1,4 +1,20 @@
-"""Adversarial training for existing trainers: hooks for MMAction2, one call for PyTorch."""
+"""Adversarial training for existing trainers: hooks for MMAction2, one call for PyTorch.
+
+What most users need is on this page: :func:`make_adversarial` for a PyTorch model, a hook such as
+:class:`TAFHook` for an MMAction2 config, and the recipes, whose options both take. The rooms:
+
+- :mod:`adv_plugins.recipes`: the methods of the papers.
+- :mod:`adv_plugins.hooks`: mmengine hooks, which train a recognizer with a recipe.
+- :mod:`adv_plugins.integrations`: other trainers.
+- :mod:`adv_plugins.models` and :mod:`adv_plugins.datasets`: what configs build.
+- :mod:`adv_plugins.evaluation`: metrics, attacks, corruptions and whole evaluations.
+- :mod:`adv_plugins.visualization`: pictures and reports.
+- :mod:`adv_plugins.attention`: attention maps, and the term of A-ART that holds them still.
+- :mod:`adv_plugins.dry_run`: what training would stumble over, before it starts.
+- :mod:`adv_plugins.functional`: the papers' equations, on tensors.
+- :mod:`adv_plugins.adapters`: how each family of models is called.
+- :mod:`adv_plugins.core`: the adversarial step itself.
+"""
 
 from importlib import import_module as _import_module
 

@@ -72,7 +72,7 @@ def feature_map(
 
     Returns:
         tuple[Any, str | None]: The map and its axes as an einops pattern, see
-        :func:`~adv_plugins.core.capture.to_frames`; None to infer them from their number, or if
+        :func:`adv_plugins.core.capture.to_frames`; None to infer them from their number, or if
         this layer of the backbone is not a known one.
 
     Raises:

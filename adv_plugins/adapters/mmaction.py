@@ -51,7 +51,7 @@ class RecognizerAdapter(Adapter):
     """MMAction2's Recognizer2D, Recognizer3D and the like: backbone, optional neck, ``cls_head``.
 
     It also handles any other mmengine model with a ``cls_head`` that outputs the class scores, such
-    as :class:`~adv_plugins.models.FeatureTransformer`, and mmpretrain's image classifiers, whose
+    as :class:`adv_plugins.models.FeatureTransformer`, and mmpretrain's image classifiers, whose
     head is called ``head``.
 
     Losses come from ``loss()``, logits from the head, labels from the data samples, and the

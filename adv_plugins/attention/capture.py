@@ -31,8 +31,8 @@ from ..core.capture import find_module
 
 # The original function: our own softmax must not be captured, not even by an outer block.
 _softmax = torch.softmax
-# torch.compile also traces the wrapped functions. Older versions of PyTorch lack this check.
-_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', lambda: False)
+# torch.compile also traces the wrapped functions.
+_compiling = torch.compiler.is_compiling
 
 
 @dataclass

@@ -88,7 +88,7 @@ def draw(
         model (nn.Module): The recognizer, in eval mode.
         dataset (Dataset): The videos.
         index (int): The index of the video.
-        attack (Callable): What :func:`~adv_plugins.visualization.clips.recipe_attack` returns.
+        attack (Callable): What :func:`adv_plugins.visualization.clips.recipe_attack` returns.
         classes (Sequence[str]): The names of the classes.
         out (Path): The folder to write to.
         fps (float): Frames per second.

@@ -1,7 +1,7 @@
 """``adv-plugins dry-run``: check everything that a training needs before its first update.
 
 It does what ``mim train mmaction2 CONFIG --cfg-options runner_type=DryRunner`` does; see
-:class:`~adv_plugins.dry_run.DryRunner`.
+:class:`adv_plugins.dry_run.DryRunner`.
 """
 
 from __future__ import annotations

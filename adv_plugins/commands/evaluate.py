@@ -1,7 +1,7 @@
 """``adv-plugins evaluate``: test checkpoints on clean, corrupted and attacked videos.
 
 For each checkpoint it does what ``mim test mmaction2 CONFIG`` does with a
-:class:`~adv_plugins.evaluation.RobustnessTestLoop` as ``test_cfg``: the numbers are written as JSON
+:class:`adv_plugins.evaluation.RobustnessTestLoop` as ``test_cfg``: the numbers are written as JSON
 and as a Markdown page, and those that are there already are not computed again.
 """
 

@@ -1,7 +1,7 @@
 """``adv-plugins index``: index the shards of YouTube-8M, in several processes.
 
 Training indexes what is not indexed yet, in one process; see
-:class:`~adv_plugins.datasets.yt8m.YT8MShards`.
+:class:`adv_plugins.datasets.yt8m.YT8MShards`.
 """
 
 from __future__ import annotations

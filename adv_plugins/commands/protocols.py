@@ -1,7 +1,7 @@
 """What the commands on configs and checkpoints share: arguments, and a Runner for the test set.
 
 A protocol says what is evaluated: it is a config with the options of a
-:class:`~adv_plugins.evaluation.RobustnessTestLoop` under the name ``robustness``.
+:class:`adv_plugins.evaluation.RobustnessTestLoop` under the name ``robustness``.
 """
 
 from __future__ import annotations

@@ -20,15 +20,13 @@ def safe_globals() -> bool:
 
     Returns:
         bool: True if something was added to torch's list, False if mmengine is absent or passes
-        ``weights_only`` itself, if torch is older than 2.6, or if the list is complete already.
+        ``weights_only`` itself, or if the list is complete already.
     """
     checkpoint = 'runner/checkpoint.py'
     if file_of('mmengine', checkpoint) is None or mentions('mmengine', checkpoint, 'weights_only'):
         return False
     import torch
 
-    if torch.__version__ < '2.6':  # a TorchVersion, which compares as versions do
-        return False
     try:
         needed = _checkpoint_globals()
     except ImportError:  # an mmengine that cannot be imported writes no checkpoints either

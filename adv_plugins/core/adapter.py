@@ -22,7 +22,7 @@ class Adapter(ABC):
     Args:
         model (nn.Module): The model.
         **options: What the model itself does not reveal: ``loss_fn``, ``mean``, ``std`` and
-            ``value_range`` of :func:`~adv_plugins.make_adversarial`.
+            ``value_range`` of :func:`adv_plugins.make_adversarial`.
     """
 
     mixin: ClassVar[type[Swapped]]

@@ -36,7 +36,7 @@ from .watch import BypassWatch, OptimizerWatch
 
 
 class Adversary:
-    """The adversarial training of one model, attached by :func:`~adv_plugins.make_adversarial`.
+    """The adversarial training of one model, attached by :func:`adv_plugins.make_adversarial`.
 
     Args:
         adapter (Adapter): How the model is called.

@@ -62,7 +62,7 @@ class Attacker:
             inputs (Tensor | Mapping): A batch as the model takes it.
             target (Any): Its labels or data samples.
             seed (int): Seed of the private random stream for random labels and random starts, see
-                :func:`~adv_plugins.core.randomness.stream_seed`.
+                :func:`adv_plugins.core.randomness.stream_seed`.
             branch (str): The norms to attack. Defaults to the clean, deployed ones.
 
         Returns:
@@ -90,7 +90,7 @@ class Attacker:
         """Run a forward that leaves batch and target unchanged.
 
         Args:
-            batch (Batch): From :meth:`~adv_plugins.core.batch.Batch.leaves` or the like.
+            batch (Batch): From :meth:`adv_plugins.core.batch.Batch.leaves` or the like.
             target (Any): Its labels or data samples.
             features (bool): Whether to capture the features that the objective reads. Defaults to
                 True.

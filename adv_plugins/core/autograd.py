@@ -211,10 +211,7 @@ def ran_in_fp16(nodes: Iterable[Any], inputs: Iterable[Tensor]) -> bool:
     (accelerate wraps the forward). The inside of a compiled region is not visible.
     """
     return any(_in_fp16(entry) for entry in inputs) or any(
-        entry.dtype is torch.float16
-        for node in nodes
-        # torch < 2.2 lacks this attribute.
-        for entry in getattr(node, '_input_metadata', ())
+        entry.dtype is torch.float16 for node in nodes for entry in node._input_metadata
     )
 
 
@@ -222,9 +219,5 @@ def _in_fp16(inputs: Tensor) -> bool:
     device_type = inputs.device.type
     if inputs.dtype is torch.float16:
         return True
-    if hasattr(torch, 'get_autocast_dtype'):
-        enabled = torch.is_autocast_enabled(device_type)
-        return enabled and torch.get_autocast_dtype(device_type) is torch.float16
-    # In torch < 2.4 these functions mean CUDA, and CPU autocast supports only bfloat16.
-    fp16 = torch.get_autocast_gpu_dtype() is torch.float16
-    return device_type == 'cuda' and torch.is_autocast_enabled() and fp16
+    enabled = torch.is_autocast_enabled(device_type)
+    return enabled and torch.get_autocast_dtype(device_type) is torch.float16

@@ -18,9 +18,6 @@ F = TypeVar('F', bound=Callable[..., Any])
 def not_compiled(function: F) -> F:
     """``torch.compiler.disable`` for a function, applied only where something is compiled."""
     disable: Any = torch.compiler.disable
-    if not hasattr(torch.compiler, 'is_compiling'):
-        # torch < 2.3 cannot tell when it is compiling.
-        return cast(F, disable(function))
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -255,7 +255,7 @@ def is_adversarial(model: nn.Module) -> bool:
 
 
 def get_adversary(model: nn.Module) -> Adversary:
-    """The :class:`Adversary` of a converted model.
+    """The :class:`adv_plugins.core.adversary.Adversary` of a converted model.
 
     Raises:
         TypeError: The model was not converted.
@@ -270,8 +270,7 @@ def get_adversary(model: nn.Module) -> Adversary:
 
 def note_call(model: nn.Module, instead: str) -> None:
     """Note a call of a converted model's own methods, where ``instead`` takes the step."""
-    compiling = getattr(torch.compiler, 'is_compiling', lambda: False)()
-    if not compiling and is_adversarial(model):
+    if not torch.compiler.is_compiling() and is_adversarial(model):
         get_adversary(model).passed_by(instead)
 
 

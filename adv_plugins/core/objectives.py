@@ -1,6 +1,6 @@
 """Objectives: what an attack maximises.
 
-An objective maps the :class:`~adv_plugins.core.record.Record` of a forward pass to one value per
+An objective maps the :class:`adv_plugins.core.record.Record` of a forward pass to one value per
 sample (or their sum). Its labels are chosen once, from the clean record, and kept for all K attack
 steps.
 """
@@ -95,11 +95,11 @@ class TemporalCAM(Objective):
         cam_layer (str, optional): Dotted name of the layer whose output is F'. Defaults to
             None: the adapter finds the last stage of the backbone.
         cam_layout (str, optional): Axes of that output as an einops pattern, see
-            :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: inferred from its shape.
+            :func:`adv_plugins.core.capture.to_frames`. Defaults to None: inferred from its shape.
         weighting (str): ``'gap'`` or ``'elementwise'``, see
-            :func:`~adv_plugins.functional.temporal_cam`. Defaults to ``'gap'``.
+            :func:`adv_plugins.functional.temporal_cam`. Defaults to ``'gap'``.
         normalize (str): ``'minmax'`` or ``'max'``, see
-            :func:`~adv_plugins.functional.temporal_cam_loss`. Defaults to ``'minmax'``.
+            :func:`adv_plugins.functional.temporal_cam_loss`. Defaults to ``'minmax'``.
         second_order (bool): Whether the CAM's channel weights are differentiated too. False
             treats them as constants, for heads without a second derivative (SyncBatchNorm after
             the CAM layer). Defaults to True.

@@ -75,7 +75,7 @@ class Recipe:
             counterpart; at least two samples. Defaults to 1.0.
         budget (float, optional): Maximum cost of the whole run in clean runs, such as 1.25. It
             determines ``interval`` and ``fraction`` at the first batch, see
-            :func:`~adv_plugins.core.cost.within_budget`. Defaults to None: no limit.
+            :func:`adv_plugins.core.cost.within_budget`. Defaults to None: no limit.
 
     Raises:
         ValueError: An option has a value that is not allowed.

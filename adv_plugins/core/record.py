@@ -45,7 +45,7 @@ class Record:
         features (Any): The output of ``layer`` with its graph. Defaults to None: not captured.
         layer (str): Dotted name of the captured layer. Defaults to ''.
         layout (str, optional): The axes of ``features`` as an einops pattern, see
-            :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: inferred from their
+            :func:`adv_plugins.core.capture.to_frames`. Defaults to None: inferred from their
             number.
         recorded (Mapping[str, Sequence[Recorded]]): The data captured for each regularizer, by
             the regularizer's name. Defaults to {}.

@@ -35,7 +35,7 @@ class Regularizer(ABC):
 
         Each of the step's two forwards runs inside such a context. By default nothing is captured.
         For attention maps write ``return capture_attention(model)``. Entries of another type need
-        the two methods of :class:`~adv_plugins.core.record.Recorded`.
+        the two methods of :class:`adv_plugins.core.record.Recorded`.
         """
         return nullcontext(())
 

@@ -10,7 +10,7 @@
 
 The parameter gradients of the clean loss are computed as soon as the attack has used the clean
 graph, which is then freed, so the peak memory is that of one forward.
-:class:`~adv_plugins.core.autograd.InjectGradients` adds them to the trainer's single backward. A
+:class:`adv_plugins.core.autograd.InjectGradients` adds them to the trainer's single backward. A
 regularizer also differentiates the clean record; with one, the clean graph is kept until that
 backward.
 """

@@ -1,4 +1,8 @@
-"""Datasets: small ones without a download, YouTube-8M, own features, releases; corruptions."""
+"""Datasets: small ones without a download, YouTube-8M, own features, releases; corruptions.
+
+More on some of them is in :mod:`adv_plugins.datasets.corruptions`,
+:mod:`adv_plugins.datasets.yt8m` and :mod:`adv_plugins.datasets.yt8m_sample`.
+"""
 
 from ..compat import color_jitter as _color_jitter
 from ..compat import mmaction_needed as _mmaction_needed

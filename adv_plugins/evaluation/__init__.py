@@ -1,4 +1,8 @@
-"""How accurate and how robust a model is: metrics, attacks, and whole evaluations."""
+"""How accurate and how robust a model is: metrics, attacks, and whole evaluations.
+
+More on attacks, and the base class of your own, is in :mod:`adv_plugins.evaluation.attacks`;
+corruptions are in :mod:`adv_plugins.datasets.corruptions`.
+"""
 
 from ..compat import exists as _exists
 from ..compat import mmaction_needed as _mmaction_needed

@@ -61,7 +61,7 @@ class PerVideoRobustness(PerVideo):
         self.max_iter = max_iter
 
     def compute_metrics(self, results: list[dict[str, float]]) -> dict[str, float]:
-        """See :func:`~adv_plugins.evaluation.robustness_summary`."""
+        """See :func:`adv_plugins.evaluation.robustness_summary`."""
         rho, success, iterations = (
             torch.tensor([r[name] for r in results]) for name in ('rho', 'success', 'iterations')
         )

@@ -36,7 +36,7 @@ def gradcam(
         labels (Tensor): The class to look for in each clip, shape (B,).
         cam_layer (str, optional): Dotted name of the layer to look at. Defaults to None: found.
         cam_layout (str, optional): Axes of its output, see
-            :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: from its shape.
+            :func:`adv_plugins.core.capture.to_frames`. Defaults to None: from its shape.
 
     Returns:
         Tensor: Maps, shape (B, T, H, W), not negative.

@@ -14,7 +14,7 @@ _DIRECTIONS = {'better': 'higher', 'worse': 'lower', NOISE: NOISE, TOO_FEW: TOO_
 
 
 def comparison_page(comparison: Comparison, highlight: Collection[str] = ()) -> str:
-    """The page; see :func:`~adv_plugins.evaluation.markdown`.
+    """The page; see :func:`adv_plugins.evaluation.markdown`.
 
     Args:
         comparison (Comparison): The comparison.

@@ -50,7 +50,7 @@ class RobustEvaluation:
         attention (bool): Whether to report how much the attention maps change under each attack:
             ``<name>/attention_mse`` over all modules, and ``<name>/attention_mse/<module>``.
             Defaults to False.
-        deepfool (Mapping, optional): Options of :func:`~adv_plugins.evaluation.deepfool`
+        deepfool (Mapping, optional): Options of :func:`adv_plugins.evaluation.deepfool`
             (``num_candidates``, ``overshoot``, ``max_iter``, ``criterion``), and ``num_videos``:
             on how many videos each process runs it (None: all). Reported as ``deepfool/*``.
             Defaults to None: it is not run.
@@ -197,14 +197,18 @@ class RobustEvaluation:
 
 @LOOPS.register_module()
 class AdversarialValLoop(RobustEvaluation, ValLoop):
-    """mmengine's ValLoop with attacks; for the arguments see :class:`RobustEvaluation`."""
+    """mmengine's ValLoop with attacks; for the arguments see
+    :class:`adv_plugins.evaluation.loops.RobustEvaluation`.
+    """
 
     stage = 'val'
 
 
 @LOOPS.register_module()
 class AdversarialTestLoop(RobustEvaluation, TestLoop):
-    """mmengine's TestLoop with attacks; for the arguments see :class:`RobustEvaluation`."""
+    """mmengine's TestLoop with attacks; for the arguments see
+    :class:`adv_plugins.evaluation.loops.RobustEvaluation`.
+    """
 
     stage = 'test'
 

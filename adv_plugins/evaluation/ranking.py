@@ -1,7 +1,7 @@
 """GAP, PERR, Hit@1 and mAP of multi-label predictions, as YouTube-8M defines them.
 
-The functions on (N, C) arrays and the streaming :class:`~adv_plugins.evaluation.YT8MMetric` both
-use :class:`~adv_plugins.evaluation.RankingSummary`, so they agree to the last bit.
+The functions on (N, C) arrays and the streaming :class:`adv_plugins.evaluation.YT8MMetric` both
+use :class:`adv_plugins.evaluation.RankingSummary`, so they agree to the last bit.
 
 Equal scores are always treated alike. Within a video, the class with the lower index comes first.
 Between videos, GAP and mAP take the expectation over all orders of equal scores, which makes them

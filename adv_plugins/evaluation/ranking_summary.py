@@ -113,7 +113,7 @@ class RankingSummary:
         return int(np.count_nonzero(self.records['num_labels'] == 0))
 
     def global_average_precision(self) -> float:
-        """See :func:`~adv_plugins.evaluation.global_average_precision`."""
+        """See :func:`adv_plugins.evaluation.global_average_precision`."""
         self._check_videos()
         positives = int(self.records['num_labels'].sum(dtype=np.int64))
         if positives == 0:
@@ -122,19 +122,19 @@ class RankingSummary:
         return total / positives
 
     def precision_at_equal_recall_rate(self) -> float:
-        """See :func:`~adv_plugins.evaluation.precision_at_equal_recall_rate`."""
+        """See :func:`adv_plugins.evaluation.precision_at_equal_recall_rate`."""
         self._check_videos()
         # Integers are added up first, so that the order of the videos does not matter.
         hits = np.bincount(self.records['num_labels'], weights=self.records['perr_hits'])
         return float((hits[1:] / np.arange(1, len(hits))).sum() / len(self))
 
     def hit_at_one(self) -> float:
-        """See :func:`~adv_plugins.evaluation.hit_at_one`."""
+        """See :func:`adv_plugins.evaluation.hit_at_one`."""
         self._check_videos()
         return float(self.records['hits'][:, 0].mean(dtype=np.float64))
 
     def mean_average_precision(self, classes: str = 'present') -> float:
-        """See :func:`~adv_plugins.evaluation.mean_average_precision`."""
+        """See :func:`adv_plugins.evaluation.mean_average_precision`."""
         if classes not in CLASSES:
             raise ValueError(f'classes must be one of {CLASSES}, got {classes!r}')
         self._check_videos()

@@ -20,7 +20,7 @@ class ReadableLogProcessor(LogProcessor):
 
     A small number is written in scientific notation, ``2.3e-05`` instead of ``0.0000``. Metrics
     that are too many for a line are written as a table: a row for each metric, and a column for
-    each attack of :class:`~adv_plugins.evaluation.AdversarialTestLoop`.
+    each attack of :class:`adv_plugins.evaluation.AdversarialTestLoop`.
     """
 
     def get_log_after_iter(

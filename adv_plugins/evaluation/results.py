@@ -2,7 +2,7 @@
 
 Every number of a report is computed here from the predictions for single videos. A report can thus
 be written again, resumed or compared with another checkpoint's (see
-:mod:`~adv_plugins.evaluation.comparison`) without a model.
+:mod:`adv_plugins.evaluation.comparison`) without a model.
 """
 
 from __future__ import annotations

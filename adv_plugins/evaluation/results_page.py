@@ -46,12 +46,12 @@ def headline(results: Robustness) -> dict[str, float]:
 
 
 def results_page(results: Robustness, groups: Groups | None = None) -> str:
-    """The page; see :func:`~adv_plugins.evaluation.markdown`.
+    """The page; see :func:`adv_plugins.evaluation.markdown`.
 
     Args:
         results (Robustness): The results.
         groups (Mapping[str, Sequence[str]], optional): As for
-            :meth:`~adv_plugins.evaluation.Robustness.corruption_groups`. Defaults to None.
+            :meth:`adv_plugins.evaluation.Robustness.corruption_groups`. Defaults to None.
     """
     sections = [
         _heading(results),

@@ -54,12 +54,12 @@ class RobustnessTestLoop(TestLoop):
     digest of the weights: another checkpoint gets a file of its own. What was computed once is
     never lost. An interrupted evaluation resumes where it stopped, and one of more videos runs
     those that are new; fewer videos or other options leave the numbers in the file that are there
-    (:attr:`~adv_plugins.evaluation.Robustness.earlier`). A file that is damaged, or of another
+    (:attr:`adv_plugins.evaluation.Robustness.earlier`). A file that is damaged, or of another
     dataset, is renamed. Several processes may evaluate the same weights at once. At the end, the
     numbers of this evaluation are written as a Markdown page beside it.
 
     Results name the classes as the config's ``label_map='file.txt'`` does, or the dataset: see
-    :func:`~adv_plugins.evaluation.class_names.class_names`.
+    :func:`adv_plugins.evaluation.class_names.class_names`.
 
     All options, and the labels of the videos, are checked before the first video is read. What
     fails later (an attack that does not work with the model, a video that cannot be read) is
@@ -82,7 +82,7 @@ class RobustnessTestLoop(TestLoop):
         curve (str, optional): Name of the one of ``attacks`` that is repeated at ``curve_eps``.
             Defaults to ``'pgd'``, if there is one. None: no curve.
         curve_eps (Sequence[float]): Defaults to (1, 2, 8, 16)/255.
-        deepfool (Mapping, optional): Options of :func:`~adv_plugins.evaluation.deepfool`. Defaults
+        deepfool (Mapping, optional): Options of :func:`adv_plugins.evaluation.deepfool`. Defaults
             to ``robustness_loop.DEEPFOOL``. None: it is not run.
         attention (bool): Whether to report the entropy of the attention over frames, and how much
             of it moves to other frames under attack (half the ℓ1 distance: 0 to 1). Defaults to
@@ -175,7 +175,7 @@ class RobustnessTestLoop(TestLoop):
         """Evaluate every cell that the file of results does not have yet.
 
         Returns:
-            dict[str, float]: The headline numbers, see :func:`headline`.
+            dict[str, float]: The headline numbers, as they are logged.
         """
         make_log_readable(self.runner)
         if self.runner._load_from is not None:
@@ -196,7 +196,7 @@ class RobustnessTestLoop(TestLoop):
             checkpoint (str): The file that they come from, for the records.
 
         Returns:
-            dict[str, float]: The headline numbers, see :func:`headline`.
+            dict[str, float]: The headline numbers, as they are logged.
         """
         # Anew, since TPNHead's second classifier may belong to other weights.
         self.deployed = Deployed(inner_model(self.runner.model).eval())

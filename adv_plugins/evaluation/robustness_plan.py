@@ -105,7 +105,7 @@ class PlannedAttack:
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What is evaluated; for the options see
-    :class:`~adv_plugins.evaluation.robustness_loop.RobustnessTestLoop`.
+    :class:`adv_plugins.evaluation.RobustnessTestLoop`.
 
     Everything is checked here, before a weight is loaded or a video read. What clearly means a
     number or a list is taken as such: ``'8/255'``, ``'snow'``, ``3`` as the only severity.

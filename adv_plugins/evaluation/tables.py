@@ -19,7 +19,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], names: 
     Args:
         header (Sequence[str]): The titles of the columns.
         rows (Iterable[Sequence[str]]): The cells, which are shown as they are; what is meant as
-            Markdown is a :class:`~adv_plugins.evaluation.page_text.Markdown`.
+            Markdown is a :class:`adv_plugins.evaluation.page_text.Markdown`.
         names (int): How many columns hold names; they come first. Defaults to 1.
     """
     # A bar within a name would end its column.

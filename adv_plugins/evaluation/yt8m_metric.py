@@ -28,11 +28,12 @@ class YT8MMetric(BaseMetric):
 
     Each data sample has ``pred_score``, the probabilities of shape (C,), and ``gt_label``, 1 for
     each label and 0 elsewhere, of shape (C,). The results, ``GAP``, ``PERR``, ``Hit@1`` and
-    ``mAP`` between 0 and 1, are those of :mod:`adv_plugins.evaluation.ranking` on all videos
-    together, and depend on neither the batches nor the number of processes. Also reported are
-    ``num_videos`` and ``num_unlabelled``: a video without labels counts 0 in PERR and Hit@1, and
-    all of its predictions are wrong in GAP and mAP. A video with a score that is NaN or infinite
-    is in no metric: the log says so, and where there is one, ``num_not_finite`` is reported.
+    ``mAP`` between 0 and 1, are those of :class:`adv_plugins.evaluation.RankingSummary` on all
+    videos together, and depend on neither the batches nor the number of processes. Also reported
+    are ``num_videos`` and ``num_unlabelled``: a video without labels counts 0 in PERR and Hit@1,
+    and all of its predictions are wrong in GAP and mAP. A video with a score that is NaN or
+    infinite is in no metric: the log says so, and where there is one, ``num_not_finite`` is
+    reported.
 
     With C = 3862, a video takes about 0.25 kB, and as much again for each of its verticals.
 
@@ -48,7 +49,7 @@ class YT8MMetric(BaseMetric):
             one of them as a label (``<name>/num_videos``); NaN if there is none. Defaults to
             None: no verticals.
         classes (str): The classes that mAP averages over, ``'present'`` or ``'all'``; see
-            :func:`~adv_plugins.evaluation.mean_average_precision`. Defaults to ``'present'``.
+            :func:`adv_plugins.evaluation.mean_average_precision`. Defaults to ``'present'``.
         collect_device (str): Where the results of all processes are collected, ``'cpu'`` or
             ``'gpu'``. Defaults to ``'cpu'``.
         prefix (str, optional): Prepended to each name, with a slash. Defaults to None: no prefix.
@@ -58,7 +59,7 @@ class YT8MMetric(BaseMetric):
     Raises:
         ValueError: An option is out of range, a vertical has a class that does not exist, finite
             scores are no probabilities, or labels are not binary (see
-            :func:`~adv_plugins.evaluation.global_average_precision`).
+            :func:`adv_plugins.evaluation.global_average_precision`).
 
     Example:
         >>> val_evaluator = dict(

@@ -54,7 +54,7 @@ class AdversarialHook(Hook):
     lines are those of :class:`ReadableLogHook`.
 
     Note:
-        Its priority is higher than that of :class:`~mmengine.hooks.EMAHook`, which also copies the
+        Its priority is higher than that of :class:`mmengine.hooks.EMAHook`, which also copies the
         model in ``before_run``.
 
     Args:

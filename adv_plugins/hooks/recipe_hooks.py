@@ -15,7 +15,7 @@ class TAFHook(AdversarialHook):
 
     Args:
         by_epoch (bool): Whether ``begin`` and ``end`` count epochs. Defaults to True.
-        **options: Options of :class:`~adv_plugins.TAF`: ``alpha=0.7``, ``eps=64/255``,
+        **options: Options of :class:`adv_plugins.TAF`: ``alpha=0.7``, ``eps=64/255``,
             ``step_size=32/255``, ``steps=1``, ``num_frames=None`` (all), ``cam_layer=None``
             (last stage), ``dual_bn=True``, ``begin=0``, ``end=None``, ``interval=1``,
             ``fraction=1.0`` and the others.
@@ -36,7 +36,7 @@ class ARTHook(AdversarialHook):
 
     Args:
         by_epoch (bool): Whether ``begin`` and ``end`` count epochs. Defaults to True.
-        **options: Options of :class:`~adv_plugins.ART`: ``eps=0.5``, ``alpha=1.0``,
+        **options: Options of :class:`adv_plugins.ART`: ``eps=0.5``, ``alpha=1.0``,
             ``steps=1``, ``dims=None`` (one ball per video and modality), ``joint=False`` and the
             others.
 
@@ -54,7 +54,7 @@ class AARTHook(AdversarialHook):
 
     Args:
         by_epoch (bool): Whether ``begin`` and ``end`` count epochs. Defaults to True.
-        **options: Options of :class:`~adv_plugins.AART`: those of :class:`ARTHook`,
+        **options: Options of :class:`adv_plugins.AART`: those of :class:`ARTHook`,
             ``beta=0.001`` and ``attention=None`` (all attention modules).
 
     Example:
@@ -71,7 +71,7 @@ class AdvPropHook(AdversarialHook):
 
     Args:
         by_epoch (bool): Whether ``begin`` and ``end`` count epochs. Defaults to True.
-        **options: Options of :class:`~adv_plugins.AdvProp`: ``eps=4/255``,
+        **options: Options of :class:`adv_plugins.AdvProp`: ``eps=4/255``,
             ``step_size=1/255``, ``steps=5``, ``dual_bn=True`` and the others.
 
     Example:

@@ -32,13 +32,13 @@ class AdversarialVisualizationHook(Hook):
     """Draw a few clips with their CAM, clean and under attack, and send them to the visualizer.
 
     After a validation and after a test, each clip is drawn as one page, see
-    :func:`~adv_plugins.visualization.contact_sheet`. The page is named ``adversarial_val_<index in
+    :func:`adv_plugins.visualization.contact_sheet`. The page is named ``adversarial_val_<index in
     the dataset>`` (``adversarial_test_...``), and its step is the run's epoch (or iteration). The
     clips are spread evenly over the dataset and are always the same. A picture that cannot be drawn
     causes a warning, not an error. The hook leaves the model and the random streams unchanged.
 
     Note:
-        Its priority is higher than that of :class:`~mmengine.hooks.EMAHook`, which restores the
+        Its priority is higher than that of :class:`mmengine.hooks.EMAHook`, which restores the
         trained weights after a validation. The hook therefore shows the model that was validated.
 
     Args:
@@ -46,7 +46,7 @@ class AdversarialVisualizationHook(Hook):
             to 1.
         num_videos (int): Number of clips. Defaults to 2.
         recipe (dict | str | Recipe, optional): The attack, see
-            :func:`~adv_plugins.visualization.recipe_attack`; None draws only the clean clips.
+            :func:`adv_plugins.visualization.recipe_attack`; None draws only the clean clips.
             Defaults to ``'TAF'``.
         cam_layer (str, optional): Dotted name of the layer whose maps are shown. Defaults to
             None: the last stage of the backbone, if the adapter finds it.

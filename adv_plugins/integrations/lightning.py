@@ -45,13 +45,13 @@ class AdversarialCallback(Callback):
 
     Args:
         recipe (Recipe | str | Mapping, optional): The recipe, as for
-            :func:`~adv_plugins.make_adversarial`. Defaults to None: the module has already
+            :func:`adv_plugins.make_adversarial`. Defaults to None: the module has already
             converted the network, and that recipe is used.
         attribute (str, optional): The module's attribute that holds the network, e.g. ``'net'``.
             Defaults to None: its only child with parameters.
         by_epoch (bool): Whether the recipe's ``begin`` and ``end`` count epochs instead of
             batches. Defaults to True.
-        **options: Options of :func:`~adv_plugins.make_adversarial`, e.g. ``eps=6/255``, ``mean``
+        **options: Options of :func:`adv_plugins.make_adversarial`, e.g. ``eps=6/255``, ``mean``
             and ``std``.
 
     Raises:

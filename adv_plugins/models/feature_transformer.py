@@ -51,13 +51,13 @@ class FeatureTransformer(BaseModel):
         positions (str, optional): ``'sinusoidal'`` adds position encodings; with None the order of
             the frames does not count. Defaults to ``'sinusoidal'``.
         pooling (str): How the frames of a video are pooled: ``'mean'``, ``'max'`` or
-            ``'attention'``, see :class:`MaskedPooling`. Defaults to ``'mean'``.
+            ``'attention'``, a mean with learned weights. Defaults to ``'mean'``.
         fusion (str): How the pooled modalities are combined: ``'concat'``, or ``'sum'``, which
             needs equal widths. (Averaging one linear classifier per modality is the same as a
             linear classifier of the concatenation.) Defaults to ``'concat'``.
-        input_norm (str, optional): ``'l2_frame'`` normalises the frames inside the model, see
-            :func:`l2_normalize_frames`; attacks act before it. The modalities of a video must
-            then have the same frames. Defaults to None.
+        input_norm (str, optional): ``'l2_frame'`` divides each frame, its modalities
+            concatenated, by its L2 norm inside the model; attacks act before it. The modalities
+            of a video must then have the same frames. Defaults to None.
         multi_class (bool): Whether a video may have any number of labels; the scores are then the
             sigmoid of the logits. False: each video has one label, and the scores are the softmax
             of the logits, which add up to 1. Defaults to True.

@@ -29,7 +29,7 @@ def AdvProp(
         step_size (float): β. Defaults to 1/255.
         steps (int): K. Defaults to 5.
         attack_path (str): The norms that the attack uses. Defaults to ``'adversarial'``.
-        **options: The other options of :class:`~adv_plugins.Recipe`.
+        **options: The other options of :class:`adv_plugins.Recipe`.
 
     Returns:
         Recipe: The recipe.

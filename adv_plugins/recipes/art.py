@@ -33,7 +33,7 @@ def ART(
             and each modality; see ``dims`` and ``joint``. Defaults to 0.5.
         clamp (bool): Whether adversarial inputs are clipped to valid pixels. Defaults to False.
         dual_bn (bool): Whether the adversarial path has auxiliary batch norms. Defaults to False.
-        **options: The other options of :class:`~adv_plugins.Recipe`, except ``objective`` and the
+        **options: The other options of :class:`adv_plugins.Recipe`, except ``objective`` and the
             weights.
 
     Returns:

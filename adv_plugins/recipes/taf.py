@@ -41,7 +41,7 @@ def TAF(
         cam_normalize (str): ``'minmax'`` or ``'max'``. Defaults to ``'minmax'``.
         second_order (bool): Whether the CAM's channel weights are differentiated. Defaults to
             True.
-        **options: The other options of :class:`~adv_plugins.Recipe`, except ``objective`` and the
+        **options: The other options of :class:`adv_plugins.Recipe`, except ``objective`` and the
             weights.
 
     Returns:
@@ -81,7 +81,7 @@ def CEAugmentation(
             Defaults to 0.7.
         eps (float): ε. Defaults to 64/255.
         step_size (float): β. Defaults to 32/255.
-        **options: The other options of :class:`~adv_plugins.Recipe`, except ``objective`` and the
+        **options: The other options of :class:`adv_plugins.Recipe`, except ``objective`` and the
             weights.
 
     Returns:

@@ -1,6 +1,6 @@
 """Attention of a video and of its adversary, side by side (A-ART, figures 1 and 2).
 
-The maps come from :func:`~adv_plugins.attention.capture_attention`; nothing here runs a model.
+The maps come from :func:`adv_plugins.attention.capture_attention`; nothing here runs a model.
 The figures belong to the caller: nothing is saved, shown or kept.
 """
 

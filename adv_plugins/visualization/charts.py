@@ -1,8 +1,8 @@
 """Charts of accuracies: by class, corruption and eps, over epochs and over options.
 
 As in TAF: figure 4 (class-wise changes), figure 5 (training curves), tables 2 and 3 as pictures;
-and accuracy over eps. The numbers come from :class:`~adv_plugins.evaluation.Robustness`,
-:class:`~adv_plugins.evaluation.Comparison` and the logs of mmengine; nothing here runs a model. The
+and accuracy over eps. The numbers come from :class:`adv_plugins.evaluation.Robustness`,
+:class:`adv_plugins.evaluation.Comparison` and the logs of mmengine; nothing here runs a model. The
 figures belong to the caller: nothing is saved, shown or kept.
 """
 
@@ -35,7 +35,7 @@ def plot_class_changes(changes: Sequence[ClassChange], highlight: str = 'highlig
 
     Args:
         changes (Sequence[ClassChange]): Of
-            :meth:`~adv_plugins.evaluation.comparison.Comparison.class_changes`.
+            :meth:`adv_plugins.evaluation.Comparison.class_changes`.
         highlight (str): What the highlighted classes are, for the legend, such as
             ``'long-term motions'``. Defaults to ``'highlighted'``.
 
@@ -150,8 +150,8 @@ def plot_training_curves(
     """What several trainings logged, over their epochs (TAF, figure 5).
 
     Args:
-        runs (Mapping[str, str | Path]): For each run by name, its work dir or log, as
-            :func:`~adv_plugins.evaluation.training_log.read_training_log` takes it.
+        runs (Mapping[str, str | Path]): For each run by name, its work dir, one of the dirs in
+            it that are named by time, or a ``scalars.json``.
         metrics (Sequence[str]): Names of the metrics, as validations log them. Training logs
             ``'acc/top1'`` as ``'top1_acc'``; ``'loss'`` is the total that is minimised, which
             with adversarial training is more than the clean cross-entropy. Defaults to

@@ -1,4 +1,4 @@
-"""Pictures and videos of what :func:`~adv_plugins.visualization.look` recorded.
+"""Pictures and videos of what :func:`adv_plugins.visualization.look` recorded.
 
 All of them are arrays or figures that belong to the caller.
 """
@@ -89,7 +89,7 @@ def contact_sheet(look: Look, class_names: Sequence[str] | None = None) -> Figur
     magnified perturbation. At most 16 frames are shown, evenly spread over the clip.
 
     Args:
-        look (Look): What :func:`~adv_plugins.visualization.look` returned for the clip.
+        look (Look): What :func:`adv_plugins.visualization.look` returned for the clip.
         class_names (Sequence[str], optional): The name of each class. Defaults to None: numbers.
 
     Returns:
@@ -142,7 +142,7 @@ def side_by_side(look: Look, class_names: Sequence[str] | None = None) -> Frames
     Below them is the share of the evidence in each frame, with the current frame marked.
 
     Args:
-        look (Look): What :func:`~adv_plugins.visualization.look` returned for the clip.
+        look (Look): What :func:`adv_plugins.visualization.look` returned for the clip.
         class_names (Sequence[str], optional): The name of each class. Defaults to None: numbers.
 
     Returns:

@@ -2,8 +2,8 @@
 
 MMAction2's own CAM tool predicts in test mode, in which TPN's head cannot be differentiated, and
 does not support Transformers. Here scores are computed as for the loss, and the layer comes from
-:mod:`~adv_plugins.adapters.cam_layers`, so that all families are treated alike. The pictures are
-drawn by :mod:`~adv_plugins.visualization.clip_pictures`.
+:mod:`adv_plugins.adapters.cam_layers`, so that all families are treated alike. The pictures are
+drawn by :mod:`adv_plugins.visualization.clip_pictures`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Look:
     Args:
         frames (ndarray): The frames, uint8 RGB, shape (T, H, W, 3).
         cam (ndarray): The evidence for ``cam_class`` at every pixel, float32, shape (T, H, W), not
-            negative, in the units of :func:`~adv_plugins.evaluation.gradcam`.
+            negative, in the units of :func:`adv_plugins.evaluation.gradcam`.
         attention (ndarray): The share of that evidence in each frame, float32, shape (T,), summing
             to 1; NaN where there is no evidence.
         label (int): The true class.
@@ -99,7 +99,7 @@ def look(
         cam_layer (str, optional): Dotted name of the layer whose maps are shown. Defaults to
             None: found.
         cam_layout (str, optional): Axes of its output, see
-            :func:`~adv_plugins.core.capture.to_frames`. Defaults to None: found.
+            :func:`adv_plugins.core.capture.to_frames`. Defaults to None: found.
 
     Returns:
         list[Look]: One for each clip.

@@ -27,7 +27,7 @@ def plot_confusion(
 
     Args:
         matrices (Mapping[str, ndarray]): By the condition, such as ``'clean'``, what
-            :func:`~adv_plugins.evaluation.confusion.confusion_matrix` returned, shape (C, C).
+            :func:`adv_plugins.evaluation.confusion.confusion_matrix` returned, shape (C, C).
         classes (Sequence[str]): The name of each class.
         title (str): What stands above them, such as the name of the model.
 

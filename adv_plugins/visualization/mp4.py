@@ -25,8 +25,8 @@ def write_mp4(path: str | Path, frames: Frames, fps: float = 8, scale: int | Non
         frames (ndarray): The frames, uint8 RGB, shape (T, H, W, 3). A last row or column is
             repeated where H or W is odd.
         fps (float): Frames per second. Defaults to 8.
-        scale (int, optional): As for :func:`enlarge`. Defaults to None: the short side gets 224
-            pixels or more.
+        scale (int, optional): Side of the square as which each pixel is drawn. Defaults to None:
+            the smallest at which the short side has 224 pixels or more.
 
     Raises:
         ValueError: A shape, type or option is not as described.

@@ -1,7 +1,7 @@
 """The attention of video Transformers between frames, from that between tokens.
 
-In the form of A-ART, which :func:`~adv_plugins.visualization.plot_attention_maps` and
-:func:`~adv_plugins.visualization.attention_profile` take.
+In the form of A-ART, which :func:`adv_plugins.visualization.plot_attention_maps` and
+:func:`adv_plugins.visualization.attention_profile` take.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def frame_attention_map(
     Args:
         weights (Tensor): Attention between tokens, averaged over heads, queries first, shape
             (B, Q, K): T' frames with equally many positions each, as
-            :class:`~adv_plugins.attention.AttentionMap` holds it.
+            :class:`adv_plugins.attention.AttentionMap` holds it.
         num_frames (int): T', the number of frames among the tokens: half as many as the clip has
             where a token covers two frames.
         class_token (bool): Whether a class token comes first. It is removed from queries and keys,
@@ -77,7 +77,7 @@ def video_attention(model: nn.Module, inputs: Tensor, data_samples: Any) -> Tens
 
     Args:
         model (nn.Module): A recognizer in eval mode.
-        inputs (Tensor): A batch of RGB clips, see :func:`~adv_plugins.visualization.look`; of
+        inputs (Tensor): A batch of RGB clips, see :func:`adv_plugins.visualization.look`; of
             several views the middle one is used.
         data_samples (list): Their data samples.
 

@@ -375,10 +375,9 @@ class Call(nn.Module):
 def test_scaled_dot_product_attention_of_other_shapes() -> None:
     call = Call()
     q, k = torch.randn(B, 4, T, 8), torch.randn(B, 2, 7, 8)
-    if torch.__version__ >= '2.5':
-        maps = captured(lambda: call(q, k, enable_gqa=True), call)
-        shared = torch.stack([k[:, 0], k[:, 0], k[:, 1], k[:, 1]], dim=1)
-        assert_map(maps[0], slow_attention(q, shared))
+    maps = captured(lambda: call(q, k, enable_gqa=True), call)
+    shared = torch.stack([k[:, 0], k[:, 0], k[:, 1], k[:, 1]], dim=1)
+    assert_map(maps[0], slow_attention(q, shared))
     # Fewer queries than keys: the keys after the last query are never attended to.
     q, k = torch.randn(B, H, T, 8), torch.randn(B, H, 7, 8)
     maps = captured(lambda: call(q, k, is_causal=True), call)

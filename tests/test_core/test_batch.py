@@ -160,7 +160,11 @@ class Named(dict):
     """A dict of which models read the entries as attributes."""
 
     def __getattr__(self, name):
-        return self[name]
+        try:
+            return self[name]
+        except KeyError:
+            # What copy.copy expects on Python 3.10.
+            raise AttributeError(name) from None
 
 
 @pytest.mark.parametrize('kind', [Named, UserDict, OrderedDict])

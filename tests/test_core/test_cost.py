@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from helpers import Conv3dNet, ConvCounter
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adv_plugins import AART, ART, TAF, AdvProp, CEAugmentation, Recipe, make_adversarial
@@ -103,6 +103,7 @@ recipes = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(recipes, st.integers(1, 40), st.floats(0.05, 1))
 def test_a_budget_is_kept_and_used(recipe, size, share):
     """No other interval and number of samples within it have a larger product of both rates."""

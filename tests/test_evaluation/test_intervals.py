@@ -148,7 +148,7 @@ def test_the_direction_and_the_seed() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60), st.randoms())
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_the_order_of_the_pairs_does_not_matter(rows: Any, random: Any) -> None:
     a, b = zip(*rows, strict=True)
     interval = paired_bootstrap(a, b, num_resamples=200)
@@ -179,7 +179,7 @@ def test_mcnemar_by_hand(won: int, lost: int, p_value: float) -> None:
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_mcnemar_against_the_sum_of_binomials(gained: int, lost: int) -> None:
     a = [0] * gained + [1] * lost
     b = [1] * gained + [0] * lost

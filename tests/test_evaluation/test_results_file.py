@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from handmade_results import CLASSES, one_model
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adv_plugins.evaluation import markdown
@@ -138,6 +138,7 @@ def test_no_file(tmp_path: Any) -> None:
         Robustness.load(tmp_path / 'none.json')
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 10**9), st.integers(0, 5), st.integers(0, 5)),

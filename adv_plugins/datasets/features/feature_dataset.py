@@ -49,7 +49,7 @@ class FeatureDataset(FrameFeatureDataset):
         label_space (LabelSpace | str | Sequence[str] | Mapping, optional): How labels become
             classes, see ``LabelSpace.from_config``. Defaults to None.
         multi_class (bool): Whether a video may have any number of labels; ``label`` is then a
-            float32 tensor of shape (C,), as :class:`~adv_plugins.evaluation.YT8MMetric` needs it.
+            float32 tensor of shape (C,), as :class:`adv_plugins.evaluation.YT8MMetric` needs it.
             False: each video has one label, and ``label`` is its class index, as MMAction2's
             ``AccMetric`` needs it. Defaults to True.
         data_root (str): Root of the other paths. Defaults to ''.

@@ -25,7 +25,7 @@ class Search:
     there, in pixel units.
 
     Args:
-        logits_fn (Callable): As when an :class:`~adv_plugins.evaluation.attacks.Attack` is called,
+        logits_fn (Callable): As when an :class:`adv_plugins.evaluation.attacks.Attack` is called,
             like the four arguments that follow.
         x (Tensor): Clean inputs, shape (B, ...).
         labels (Tensor): True classes, integers of shape (B,).
