@@ -7,8 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .cells import Cell
 from .results import Robustness
 from .summary import strongest_attack
+from .tables import eps_text
 
 
 class ConfusedPair(NamedTuple):
@@ -36,6 +38,13 @@ def confusion_keys(results: Robustness) -> list[str]:
     """The keys of the cells whose confusions are shown: clean, and the strongest attack."""
     strongest = strongest_attack(results)
     return results.keys('clean') + ([strongest] if strongest else [])
+
+
+def condition_text(cell: Cell) -> str:
+    """How a cell of :func:`confusion_keys` is called: ``'clean'`` or ``'pgd, ε = 4/255'``."""
+    if not cell.name:
+        return 'clean'
+    return cell.name if cell.level is None else f'{cell.name}, ε = {eps_text(cell.level)}'
 
 
 def confusion_matrix(results: Robustness, key: str) -> NDArray[np.int64]:

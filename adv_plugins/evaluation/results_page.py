@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from .cells import DEEPFOOL, Cell, split_key
-from .confusion import confused_pairs, confusion_keys, confusion_matrix
+from .confusion import condition_text, confused_pairs, confusion_keys, confusion_matrix
 from .deepfool import robustness_summary
 from .intervals import MIN_VIDEOS, wilson_interval
 from .page_text import Markdown, as_text, bold
@@ -285,7 +285,7 @@ def _confusion_section(results: Robustness) -> str:
             [
                 results.classes[pair.label],
                 results.classes[pair.prediction],
-                'clean' if key == 'clean' else results.cells[key].name,
+                condition_text(results.cells[key]),
                 f'{pair.count} of {pair.num_videos}',
                 percent(pair.share),
             ]

@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from ..evaluation.comparison import Comparison
 from ..evaluation.conclusions import conclusions, findings
-from ..evaluation.confusion import confused_pairs, confusion_keys, confusion_matrix
+from ..evaluation.confusion import condition_text, confused_pairs, confusion_keys, confusion_matrix
 from ..evaluation.page_text import as_text, bold
 from ..evaluation.pages import markdown
 from ..evaluation.results import Robustness
@@ -206,8 +206,7 @@ def _confusions(results: Sequence[Robustness], files: list[str]) -> Section:
     for each in results:
         matrices = {}
         for key in confusion_keys(each):
-            cell = each.cells[key]
-            condition = f'{cell.name}, ε = {eps_text(cell.level)}' if cell.name else 'clean'
+            condition = condition_text(each.cells[key])
             matrices[condition] = confusion_matrix(each, key)
             for pair in confused_pairs(matrices[condition])[:_PAIRS]:
                 classes = [each.classes[pair.label], each.classes[pair.prediction]]

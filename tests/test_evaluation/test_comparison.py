@@ -184,7 +184,7 @@ def test_few_videos_have_no_verdict(pair: list[Robustness]) -> None:
     (value,) = comparison.values
     assert value.num_videos == 1 and value.changes[1].verdict == 'too few videos'
     page = markdown(comparison)
-    assert '| attack/few: cam_shift | 1 | 0.5 | 0 | -0.5 [-0.5, -0.5] | too few videos |' in page
+    assert '| attack/few: cam_shift | -0.5 [-0.5, -0.5] | too few videos | 0.5 | 0 | 1 |' in page
     assert 'cam_shift: 1 of 6 attacked videos were right when clean, with all models' in page
     assert 'at least 20 videos' in page and '**too few' not in page
 
@@ -226,7 +226,7 @@ def test_values_are_compared_where_all_have_them(pair: list[Robustness]) -> None
     # Video by video they differ by 3 in both directions.
     assert second.changes[1][:3] == (0, -3, 3)
     page = markdown(compare(pair))
-    assert '| clean: entropy | 59 | 0.4915 | 0.9915 | +0.5 [+0.5, +0.5] | higher |' in page
+    assert '| clean: entropy | +0.5 [+0.5, +0.5] | higher | 0.4915 | 0.9915 | 59 |' in page
 
 
 def test_probes_are_no_results(pair: list[Robustness]) -> None:

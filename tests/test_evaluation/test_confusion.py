@@ -39,6 +39,6 @@ def test_clean_and_the_strongest_attack_are_shown() -> None:
         '| class | taken for | condition | videos | share, % |',
         '| --- | --- | --- | ---: | ---: |',
         '| up | down | clean | 1 of 1 | 100.0 |',
-        '| left | right | strong | 2 of 2 | 100.0 |',
+        '| left | right | strong, ε = 8/255 | 2 of 2 | 100.0 |',
     ]
     assert 'Most confused' not in markdown(Robustness('TSM', classes=['a']), groups={})
