@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pty
+import re
 import sys
 
 import pytest
@@ -95,7 +96,8 @@ def test_a_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     os.close(ours)
     assert lines == []
     assert '0% |' in written and '50% |' in written and '100% |' in written
-    assert '| 00:00 so far, 00:00 left: both: one thing' in written
+    # Seconds may pass on a busy machine.
+    assert re.search(r'\| 00:\d\d so far, 00:\d\d left: both: one thing', written)
     before, after = written.split('a line of the log')
     assert before.endswith('\r') and after.startswith('\r\n')
 
