@@ -12,8 +12,6 @@ from datetime import timedelta
 from shutil import get_terminal_size
 from typing import Any, TypeVar
 
-from torch import distributed
-
 Item = TypeVar('Item')
 Tell = Callable[[float, str], None]
 """Takes which share of a part is done, 0 to 1, and what that is in words."""
@@ -124,7 +122,9 @@ def _is_main_process() -> bool:
     """Whether this is no worker of another process, and the first of several that train."""
     if multiprocessing.parent_process() is not None:
         return False
-    started = distributed.is_available() and distributed.is_initialized()
+    # The reader of YouTube-8M works without torch; where nothing has imported it, nothing trains.
+    distributed = sys.modules.get('torch.distributed')
+    started = distributed and distributed.is_available() and distributed.is_initialized()
     return not started or distributed.get_rank() == 0
 
 
