@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,11 @@ import pytest
 
 import adv_plugins
 from adv_plugins.compat import naming_extra
+
+if sys.version_info >= (3, 11):
+    from importlib.metadata import packages_distributions
+else:  # Python 3.10's own overlooks packages whose metadata does not list their modules
+    from importlib_metadata import packages_distributions
 
 ROOT = Path(adv_plugins.__file__).parent
 # The same package under another name; an environment has either.

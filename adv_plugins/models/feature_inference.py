@@ -113,15 +113,20 @@ class FeatureInference(nn.Module):
         """
         device = next(self.parameters()).device
         widths = self.model.modalities
-        batch, length = torch.export.Dim('batch'), torch.export.Dim('length')
+        batch, length = _size('batch'), _size('length')
         # Of lengths that are traced as equal, the graph would demand that they are.
         features = [
             torch.zeros(2, 3 + i * unequal, width, dtype=dtype, device=device)
             for i, width in enumerate(widths.values())
         ]
-        lengths = [torch.export.Dim(f'length_{name}') if unequal else length for name in widths]
+        lengths = [_size(f'length_{name}') if unequal else length for name in widths]
         shapes = [{0: batch, 1: length} for length in lengths]
         num_frames = torch.tensor([3, 2], device=device)
         if unequal:
             num_frames = num_frames[:, None].repeat(1, len(widths))
         return dict(args=(*features, num_frames), dynamic_shapes={'inputs': (*shapes, {0: batch})})
+
+
+def _size(name: str) -> Any:
+    """Any size of an axis. torch 2.6 and 2.7 do not export an axis that has no largest size."""
+    return torch.export.Dim(name, max=2**31)

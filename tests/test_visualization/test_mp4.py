@@ -67,10 +67,11 @@ def test_a_film_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     # The index is in front, so that a browser plays it at once.
     assert old.index(b'moov') < old.index(b'mdat')
 
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
+    class Interrupting:
+        def from_ndarray(*args, **kwargs):
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(av.VideoFrame, 'from_ndarray', interrupt)
+    monkeypatch.setattr(av, 'VideoFrame', Interrupting)
     with pytest.raises(KeyboardInterrupt):
         write_mp4(path, smooth_clip(3, 32, 32))
     assert path.read_bytes() == old
