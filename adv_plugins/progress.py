@@ -122,7 +122,7 @@ def _is_main_process() -> bool:
     """Whether this is no worker of another process, and the first of several that train."""
     if multiprocessing.parent_process() is not None:
         return False
-    # Not imported: YouTube-8M's reader needs no torch, and who has not imported it has one process.
+    # The reader of YouTube-8M works without torch; where nothing has imported it, nothing trains.
     distributed = sys.modules.get('torch.distributed')
     started = distributed and distributed.is_available() and distributed.is_initialized()
     return not started or distributed.get_rank() == 0

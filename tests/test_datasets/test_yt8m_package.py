@@ -46,7 +46,7 @@ from alone.datasets.yt8m import YT8MShards, read_examples, write_examples
 write_examples(sys.argv[1], [dict(id='a', labels=[1], rgb=np.ones((2, 3), 'u1'))])
 assert len(list(read_examples(sys.argv[1]))) == len(YT8MShards(sys.argv[1])) == 1
 loaded = {name.partition('.')[0] for name in sys.modules.keys() - before}
-# The second is what multiprocessing calls the main module.
+# The last is what multiprocessing calls the main module.
 print(*sorted(loaded - sys.stdlib_module_names - {'google_crc32c', '__mp_main__'}))
 """
     assert run_alone(code, tmp_path / 'shard') == 'alone numpy\n'
