@@ -58,8 +58,9 @@ class RobustnessTestLoop(TestLoop):
     dataset, is renamed. Several processes may evaluate the same weights at once. At the end, the
     numbers of this evaluation are written as a Markdown page beside it.
 
-    Results name the classes as the config's ``label_map='file.txt'`` does, or the dataset: see
-    :func:`adv_plugins.evaluation.class_names.class_names`.
+    Results name the classes as the config's ``label_map='file.txt'`` does (a name on each line,
+    that of class 0 first), or else the dataset's metainfo, or else the folders in its list if each
+    class has one.
 
     All options, and the labels of the videos, are checked before the first video is read. What
     fails later (an attack that does not work with the model, a video that cannot be read) is
