@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
 
 # One core a test, and a test of two processes the same: pytest-xdist gives the other cores work.
 os.environ['OMP_NUM_THREADS'] = '1'
+
+
+def pytest_configure() -> None:
+    """Let yapf, which mmengine imports, write its grammar files before there are several processes.
+
+    The first import after an installation writes them in place: another process may read half.
+    """
+    with suppress(ImportError):
+        import yapf  # noqa: F401
 
 
 def pytest_collection_finish() -> None:
