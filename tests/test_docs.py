@@ -214,6 +214,8 @@ def test_configs_can_be_read_and_their_parts_built(
         metrics = config.get(f'{stage}_evaluator') or []
         for metric in metrics if isinstance(metrics, list) else [metrics]:
             METRICS.build(metric)
+        if stage == 'train' and 'pipeline.6.flip_ratio' in block.page.read_text() and dataset:
+            assert dataset.pipeline[6].type == 'Flip'
     if 'visualizer' in config:
         assert VISUALIZERS.get(config.visualizer.type)
 

@@ -237,6 +237,9 @@ def _deepfool_section(results: Robustness) -> str:
         rho, success.bool(), iterations.long(), cell.options.get('max_iter', 50)
     )
     options = as_text(_options_text(cell.options))
+    # By default it leaves the prediction, be it right or wrong.
+    wrong = 'Videos that were wrong before the attack count as 0; those'
+    first = wrong if cell.options.get('criterion') == 'hit1' else 'Those'
     rows = [
         [name.replace('_', ' '), f'{value:.4g}' if math.isfinite(value) else NO_NUMBER]
         for name, value in summary.items()
@@ -244,9 +247,8 @@ def _deepfool_section(results: Robustness) -> str:
     return _section(
         'DeepFool',
         f'rho = ‖r‖ / ‖x‖ on {len(cell.videos)} videos, {cell.seconds:.0f} seconds, run with '
-        f'{options or "its defaults"}. Videos that were wrong before the '
-        'attack count as 0; those that it did not fool, and those without a finite rho (num '
-        'undefined), are left out of the mean.',
+        f'{options or "its defaults"}. {first} that it did not fool, and those without a finite '
+        'rho (num undefined), are left out of the mean. Rates are shares of the videos.',
         markdown_table(['', 'value'], rows),
     )
 

@@ -207,6 +207,8 @@ class RobustnessTestLoop(TestLoop):
         labels = listed_labels(dataset, conditions[0].cell.videos)
         check_classes(labels, self.deployed.head.num_classes)
         self.results = self._empty(checkpoint)
+        if self.deployed.head.num_classes < 3:
+            conditions = self._without_dlr(conditions)
         store = ResultsStore(self.runner.work_dir, self.results, labels, len(dataset))
         print_log(f'{self.results.model}: {self.plan.describe()}', logger='current')
         self._evaluate_cells(conditions, store)
@@ -238,6 +240,16 @@ class RobustnessTestLoop(TestLoop):
             dataset=type(dataset).__name__,
             classes=self.classes,
         )
+
+    def _without_dlr(self, conditions: Sequence[Condition]) -> list[Condition]:
+        """What is left for a model of two classes, for which the protocols' DLR is not defined."""
+        assert self.results is not None
+        left = [each for each in conditions if each.cell.options.get('loss') != 'dlr']
+        for each in conditions:
+            if each not in left:
+                reason = "left out: loss='dlr' compares three classes, and the model has fewer"
+                self.results.missing[each.cell.key] = reason
+        return left
 
     def _evaluate_cells(self, conditions: Sequence[Condition], store: ResultsStore) -> None:
         """Evaluate what the file of results does not have yet, cell after cell."""

@@ -29,6 +29,7 @@ def flags(results: Robustness) -> list[Flag]:
     probe = results.cells.get('sanity')
     attacks = [cell for cell in results.cells.values() if cell.kind == 'attack']
     checks = [
+        _constant(results),
         _randomised(probe),
         _probabilities(probe),
         _zero_gradients(probe),
@@ -45,6 +46,7 @@ def flags(results: Robustness) -> list[Flag]:
 
 
 NAMES = (
+    'one class for all videos',
     'randomised model',
     'softmax as logits',
     'zero gradients',
@@ -54,6 +56,21 @@ NAMES = (
 )
 Verdict = tuple[bool, str] | None
 """Whether a flag is raised, and why; None where it cannot be checked."""
+
+
+def _constant(results: Robustness) -> Verdict:
+    """Whether the model takes all clean videos for one class, which no attack can change."""
+    clean = results.cells.get('clean')
+    if clean is None or len({results.labels[video] for video in clean.videos}) < 2:
+        return None
+    predicted = set(clean.predictions)
+    if len(predicted) > 1:
+        return False, f'clean videos are taken for {len(predicted)} classes'
+    name = results.classes[predicted.pop()]
+    return True, (
+        f'all {len(clean.videos)} clean videos are taken for {name!r}: the model has not learned '
+        'to tell classes apart, and its accuracy under attack says nothing'
+    )
 
 
 def _randomised(probe: Cell | None) -> Verdict:

@@ -258,9 +258,19 @@ def test_deepfool_is_the_librarys(whole):
     assert stored.cells['deepfool'].values['rho'] == pytest.approx(rho, rel=1e-4)
 
 
+def test_two_classes_have_no_dlr(tmp_path):
+    dlr = dict(type='APGD', steps=2, loss='dlr')
+    cfg = config(tmp_path, labels=[0, 1] * 6, **{**SMALL, 'attacks': dict(fgsm='FGSM', dlr=dlr)})
+    cfg.model.cls_head.num_classes = 2
+    Runner.from_cfg(cfg).test()
+    (stored,) = map(Robustness.load, tmp_path.glob('robustness_*.json'))
+    assert 'attack/fgsm' in stored.cells and 'attack/dlr' not in stored.cells
+    assert 'compares three classes' in stored.missing['attack/dlr']
+
+
 def test_flags_files_and_metrics(whole):
     _, metrics, stored, folder = whole
-    assert [flag.raised for flag in stored.flags[:4]] == [False] * 4
+    assert [flag.raised for flag in stored.flags[:5]] == [False] * 5
     assert not stored.missing
     page = (folder / f'robustness_{stored.weights}.md').read_text()
     assert f'| fgsm | 2/255 | {stored.top("attack/fgsm"):.1f}' in page

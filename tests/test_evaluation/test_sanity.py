@@ -38,6 +38,7 @@ def flags_by_name(*cells):
 
 
 FINE = (
+    cell('clean', ranks=(0, 0, 0, 1)),
     probe(),
     attack('fgsm', 'FGSM', (0, 0, 1, 1)),
     attack('pgd', 'PGD', (0, 1, 1, 1)),
@@ -53,6 +54,15 @@ def test_nothing_is_raised_where_all_is_well():
 
 def test_what_cannot_be_checked_says_so():
     assert [flag.raised for flag in flags_by_name().values()] == [None] * len(NAMES)
+
+
+def test_one_class_for_all_videos():
+    always = Cell('clean', '', None, {}, [0, 1, 2, 3], [1] * 4, [1, 0, 1, 1], {}, 1.0)
+    seen = flags_by_name(always)[NAMES[0]]
+    assert seen.raised and "all 4 clean videos are taken for 'b'" in seen.message
+    # Videos of a single class may well be taken for one.
+    alike = Cell('clean', '', None, {}, [1], [1], [0], {}, 1.0)
+    assert flags_by_name(alike)[NAMES[0]].raised is None
 
 
 def test_randomised_model():
@@ -83,23 +93,23 @@ def test_black_box_beats_white_box():
     other = attack('fgsm', 'FGSM', (1, 0, 0, 1))
     # Video 1 survives both attacks by gradient; only there does the black box say more.
     assert not flags_by_name(white, other, attack('square', 'Square', (1, 0, 0, 0)))[
-        NAMES[4]
+        NAMES[5]
     ].raised
-    seen = flags_by_name(white, other, attack('square', 'Square', (0, 1, 0, 0)))[NAMES[4]]
+    seen = flags_by_name(white, other, attack('square', 'Square', (0, 1, 0, 0)))[NAMES[5]]
     assert seen.raised
     assert '1 of 4' in seen.message
     assert 'square' in seen.message
     # At another eps nothing can be said.
     assert (
-        flags_by_name(white, attack('square', 'Square', (1, 1, 1, 1), 0.2))[NAMES[4]].raised is None
+        flags_by_name(white, attack('square', 'Square', (1, 1, 1, 1), 0.2))[NAMES[5]].raised is None
     )
 
 
 def test_one_step_beats_many():
     weak = attack('pgd', 'PGD', (0, 0, 0, 1))
-    assert flags_by_name(attack('fgsm', 'FGSM', (0, 0, 1, 1)), weak)[NAMES[5]].raised
-    assert not flags_by_name(attack('fgsm', 'FGSM', (0, 0, 0, 1)), weak)[NAMES[5]].raised
-    assert flags_by_name(attack('fgsm', 'FGSM', (1, 1, 1, 1), 0.2), weak)[NAMES[5]].raised is None
+    assert flags_by_name(attack('fgsm', 'FGSM', (0, 0, 1, 1)), weak)[NAMES[6]].raised
+    assert not flags_by_name(attack('fgsm', 'FGSM', (0, 0, 0, 1)), weak)[NAMES[6]].raised
+    assert flags_by_name(attack('fgsm', 'FGSM', (1, 1, 1, 1), 0.2), weak)[NAMES[6]].raised is None
 
 
 class Mine(Square):
@@ -118,13 +128,13 @@ class Mine(Square):
 )
 def test_a_black_box_is_one_however_its_type_is_written(kind):
     white, black = attack('a', 'pgd', (0, 0, 0, 0)), attack('b', kind, (0, 1, 1, 1))
-    assert flags_by_name(white, black)[NAMES[4]].raised
+    assert flags_by_name(white, black)[NAMES[5]].raised
 
 
 @pytest.mark.parametrize('kinds', [('fgsm', 'pgd'), ('F_G_S_M', 'adv_plugins.evaluation.PGD')])
 def test_a_single_step_is_one_however_its_type_is_written(kinds):
     one, many = attack('a', kinds[0], (0, 1, 1, 1)), attack('b', kinds[1], (0, 0, 0, 1))
-    assert flags_by_name(one, many)[NAMES[5]].raised
+    assert flags_by_name(one, many)[NAMES[6]].raised
 
 
 def test_attacks_are_compared_on_shared_videos_of_one_ball():
@@ -132,8 +142,8 @@ def test_attacks_are_compared_on_shared_videos_of_one_ball():
     white = attack('pgd', 'PGD', (0, 0, 0, 0))
     black = Cell('attack', 'square', 0.1, {'type': 'Square'}, [0, 1], [0, 1], [0, 0])
     seen = flags_by_name(white, black)
-    assert seen[NAMES[4]].raised is False
+    assert seen[NAMES[5]].raised is False
     other = Cell('attack', 'fgsm', 0.1, {'type': 'FGSM'}, [0, 1], [0, 1], [0, 0])
-    assert flags_by_name(white, other)[NAMES[5]].raised is False
+    assert flags_by_name(white, other)[NAMES[6]].raised is False
     black.options['norm'] = 'l2'
-    assert flags_by_name(white, black)[NAMES[4]].raised is None
+    assert flags_by_name(white, black)[NAMES[5]].raised is None
