@@ -20,7 +20,6 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from ..evaluation.selection import evenly_spread
 from ..evaluation.table_files import write_tables
 from ..evaluation.tables import eps_text
 from ..evaluation.training_log import read_training_log
+from ..progress import Progress
 from ..version import __version__
 from ..visualization.attention import (
     attention_profile,
@@ -81,11 +81,13 @@ class Report:
 
     def evaluate(self) -> None:
         """Evaluate every checkpoint that fits the config, and draw its pictures."""
-        started, total = time.perf_counter(), len(self.args.checkpoints)
+        total = len(self.args.checkpoints)
+        # Only its clock is used: the evaluation of each checkpoint shows a bar.
+        progress = Progress(total, print)
         rows = zip(self.args.names, self.args.checkpoints, strict=True)
         for done, (name, checkpoint) in enumerate(rows):
-            each = (time.perf_counter() - started) / max(done, 1)
-            left = f', about {timedelta(seconds=round(each * (total - done)))} left' * (done > 0)
+            progress.reach(done, '')
+            left = progress.left()
             print_log(f'checkpoint {done + 1} of {total}: {name}{left}', 'current')
             self.evaluate_one(name, checkpoint)
 

@@ -107,6 +107,19 @@ class Cell:
         done = set(self.videos)
         return [video for video in planned.videos if video not in done]
 
+    def fill(self, rows: Mapping[int, Mapping[str, float]], seconds: float) -> None:
+        """Take the numbers of the videos, in their order.
+
+        Args:
+            rows (Mapping[int, Mapping[str, float]]): Numbers by name, by the index of the video.
+            seconds (float): How long they took.
+        """
+        columns = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values()))}
+        del columns['label'], columns['finite']
+        self.videos, self.seconds = list(rows), seconds
+        self.predictions, self.ranks = columns.pop('prediction', []), columns.pop('rank', [])
+        self.values = columns
+
     def united(self, newer: Cell) -> Cell:
         """One cell with the videos of two of the same condition.
 

@@ -205,10 +205,12 @@ class RobustnessTestLoop(TestLoop):
         measurements = Measurements(self.deployed, self.plan.seed)
         conditions = self.plan.conditions(measurements, len(dataset))
         labels = listed_labels(dataset, conditions[0].cell.videos)
-        check_classes(labels, self.deployed.head.num_classes)
+        num_classes = self.deployed.head.num_classes
+        check_classes(labels, num_classes)
         self.results = self._empty(checkpoint)
-        if self.deployed.head.num_classes < 3:
-            conditions = self._without_dlr(conditions)
+        refused = {each.cell.key: each.refusal(num_classes) for each in conditions}
+        self.results.missing |= {key: reason for key, reason in refused.items() if reason}
+        conditions = [each for each in conditions if not refused[each.cell.key]]
         store = ResultsStore(self.runner.work_dir, self.results, labels, len(dataset))
         print_log(f'{self.results.model}: {self.plan.describe()}', logger='current')
         self._evaluate_cells(conditions, store)
@@ -240,16 +242,6 @@ class RobustnessTestLoop(TestLoop):
             dataset=type(dataset).__name__,
             classes=self.classes,
         )
-
-    def _without_dlr(self, conditions: Sequence[Condition]) -> list[Condition]:
-        """What is left for a model of two classes, for which the protocols' DLR is not defined."""
-        assert self.results is not None
-        left = [each for each in conditions if each.cell.options.get('loss') != 'dlr']
-        for each in conditions:
-            if each not in left:
-                reason = "left out: loss='dlr' compares three classes, and the model has fewer"
-                self.results.missing[each.cell.key] = reason
-        return left
 
     def _evaluate_cells(self, conditions: Sequence[Condition], store: ResultsStore) -> None:
         """Evaluate what the file of results does not have yet, cell after cell."""
@@ -292,7 +284,7 @@ class RobustnessTestLoop(TestLoop):
         if broken and cell.kind not in ('deepfool', 'sanity'):
             count = f'{broken} of {len(rows)} videos'
             notes.append(f'{count} have scores that are NaN or infinite and count as wrong')
-        _fill(cell, rows, time.perf_counter() - started)
+        cell.fill(rows, time.perf_counter() - started)
         self.results.labels |= {index: int(row['label']) for index, row in rows.items()}
         self.results.add(cell)
         if notes:
@@ -402,12 +394,3 @@ class RobustnessTestLoop(TestLoop):
             return dataset
         assert cell.level is not None
         return corrupted(dataset, VideoCorruption(cell.name, int(cell.level), self.plan.seed))
-
-
-def _fill(cell: Cell, rows: Mapping[int, Mapping[str, float]], seconds: float) -> None:
-    """Fill a cell with the numbers of its videos, in their order."""
-    columns = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values()))}
-    del columns['label'], columns['finite']
-    cell.videos, cell.seconds = list(rows), seconds
-    cell.predictions, cell.ranks = columns.pop('prediction', []), columns.pop('rank', [])
-    cell.values = columns

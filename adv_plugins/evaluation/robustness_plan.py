@@ -52,6 +52,16 @@ class Condition:
     measure: Measure
     cost: int
 
+    def refusal(self, num_classes: int) -> str:
+        """Why it cannot be measured for a model of so few classes; '' if it can.
+
+        Args:
+            num_classes (int): How many classes the model has.
+        """
+        if num_classes < 3 and self.cell.options.get('loss') == 'dlr':
+            return "left out: loss='dlr' compares three classes, and the model has fewer"
+        return ''
+
 
 @dataclass(frozen=True)
 class PlannedAttack:
