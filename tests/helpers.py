@@ -17,6 +17,8 @@ from torch import multiprocessing as mp
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import adv_plugins  # noqa: F401 (patches MMAction2 before its first import)
+from adv_plugins.core.batch import Batch
+from adv_plugins.core.conversion import get_adversary
 
 NUM_CLASSES = 6
 MEAN = [123.675, 116.28, 103.53]
@@ -45,6 +47,12 @@ class Conv3dNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer4(self.bn1(self.stem(x)).relu())
         return self.fc(self.dropout(x.mean(dim=(2, 3, 4))))
+
+
+def looked_at(model: nn.Module, inputs: Any, target: Any) -> nn.Module:
+    """A converted model that has found its CAM layer, as it does at its first batch."""
+    get_adversary(model).attacker.look(Batch(inputs), target)
+    return model
 
 
 class ConvCounter(TorchDispatchMode):

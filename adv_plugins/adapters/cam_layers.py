@@ -39,22 +39,14 @@ def find_cam_layer(model: nn.Module) -> str:
         model (nn.Module): A recognizer with a ``backbone``.
 
     Returns:
-        str: The name.
-
-    Raises:
-        ValueError: The layer is not known; the message says to write ``cam_layer``.
+        str: The name; '' if it is not known.
     """
     backbone = getattr(model, 'backbone', None)
     for layer in () if backbone is None else _candidates(model):
         name = _resolve(backbone, layer)
         if name is not None:
             return f'backbone.{name}'
-    kind = type(model if backbone is None else backbone).__name__
-    raise ValueError(
-        f'the CAM layer of {kind} is not known; name its last stage, e.g. '
-        "cam_layer='backbone.layer4', and if its axes are not those of a convolution, "
-        "cam_layout='b (t h w) c; t=8 h=14'"
-    )
+    return ''
 
 
 def feature_map(

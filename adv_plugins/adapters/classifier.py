@@ -185,18 +185,8 @@ class ClassifierAdapter(Adapter):
         return target[index]
 
     def find_cam_layer(self) -> str:
-        stages = [name for name in ('layer4', 'backbone.layer4') if _has(self.model, name)]
-        if not stages:
-            convs = [
-                name
-                for name, module in self.model.named_modules()
-                if isinstance(module, (nn.Conv2d, nn.Conv3d))
-            ]
-            raise ValueError(
-                f'the CAM layer of {type(self.model).__name__} is not known; name the last '
-                f'stage of its backbone, e.g. cam_layer={(convs or ["..."])[-1]!r}'
-            )
-        return stages[0]
+        stages = ('layer4', 'backbone.layer4')
+        return next((name for name in stages if _has(self.model, name)), '')
 
     def report(self, result: StepResult, recipe: Recipe) -> dict[str, Tensor]:
         parts = {'clean_loss': result.clean_loss, 'adv_loss': result.adv_loss, **result.penalties}

@@ -192,13 +192,13 @@ class HuggingFaceAdapter(ClassifierAdapter):
     def find_cam_layer(self) -> str:
         family, config = _family(self.model), self.model.config
         blocks = _blocks(self.model)
-        if not family or not blocks:
+        if 'ForImageClassification' in type(self.model).__name__:
             raise ValueError(
-                f'the CAM layer of {type(self.model).__name__} is not known; name its last stage '
-                "with cam_layer, and its axes with cam_layout, e.g. 'b (t h w) c; h=14 w=14'. An "
-                'image model has no frames to move attention between: write '
+                f'{type(self.model).__name__} has no frames to move attention between: write '
                 "'advprop' or 'ceaugmentation'"
             )
+        if not family or not blocks:
+            return ''
         index = FAMILIES[family][0]
         if getattr(config, 'use_mean_pooling', True) is False:
             # VideoMAE then reads only its first token.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -64,13 +64,28 @@ class Adapter(ABC):
         """
         return record.labelled()
 
-    @abstractmethod
     def find_cam_layer(self) -> str:
-        """The dotted name of the backbone's last stage.
+        """The dotted name of the backbone's last stage if it is known; '' to look for it."""
+        return ''
 
-        Raises:
-            ValueError: The layer is not known; the message says to write ``cam_layer``.
+    def clip_axes(self, values: Tensor, name: str) -> Sequence[tuple[int, int, int]]:
+        """Possible axes of time, height and width of a modality, the likeliest first.
+
+        Args:
+            values (Tensor): The modality, batch first.
+            name (str): Its name; ``''`` for a single tensor.
+
+        Returns:
+            Sequence[tuple[int, int, int]]: Empty where it has no frames.
         """
+        if values.ndim == 6:
+            # Several clips or crops of a video come before the channels.
+            return [(3, 4, 5)]
+        if values.ndim != 5:
+            return []
+        channels_first, frames_first = (2, 3, 4), (1, 3, 4)
+        likely = values.shape[2] == 3 and values.shape[1] != 3
+        return [frames_first, channels_first] if likely else [channels_first, frames_first]
 
     def feature_map(
         self, layer: str, output: Any, batch: Batch, layout: str | None

@@ -205,11 +205,11 @@ class Adversary:
 
     def _warn_if_unmoved(self, metrics: dict[str, Tensor], count: int) -> None:
         """Warn if the first attack had no gradient to follow."""
-        solver, layer = self.recipe.solver, self.attacker.layer
+        solver, layer = self.recipe.solver, self.attacker.cam_layer
         unmoved = metrics['adv_unmoved'] == count and metrics['adv_nonfinite'] == 0
         if not unmoved or solver.eps == 0 or solver.step_size == 0:
             return
-        where = f' of cam_layer={layer!r}' if layer else ''
+        where = f' of cam_layer={layer.name!r}' if layer else ''
         warnings.warn(
             'the first attack moved no sample, because the gradient of the objective is zero '
             f'everywhere: the class scores may not depend on the output{where} (a class token '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -10,12 +11,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .adapter import Adapter
 from .attack import InputSpace
 from .autograd import gradients, graph_nodes, ran_in_fp16
 from .batch import Batch, Inputs, Values, fresh
 from .buffers import BufferGuard
+from .cam_layer import CamLayer, cam_layer_of
 from .capture import capture_output, find_module, last_output
 from .compiling import not_compiled
 from .norm import CLEAN, NormPath
@@ -23,6 +26,8 @@ from .randomness import private_random
 from .recipe import Recipe
 from .record import Record
 from .units import check_before, tell_after
+
+logger = logging.getLogger('adv_plugins')
 
 
 class Attacker:
@@ -35,12 +40,12 @@ class Attacker:
             path of a model in eval mode.
 
     Attributes:
-        layer (str): Dotted name of the layer whose output the objective reads; '' if it reads none.
+        cam_layer (CamLayer, optional): Where the objective reads its features; None before the
+            first batch, and if it reads none.
         buffers (BufferGuard): Keeps forwards that are no clean ones from writing into buffers.
 
     Raises:
-        ValueError: The model lacks the layer that the recipe names, or the recipe names none and
-            the adapter cannot find it.
+        ValueError: The model lacks the layer that the recipe names.
     """
 
     def __init__(self, adapter: Adapter, recipe: Recipe, path: NormPath | None = None) -> None:
@@ -49,10 +54,11 @@ class Attacker:
         self.path = NormPath() if path is None else path
         self.buffers = BufferGuard(adapter, self.path)
         self._told_units = False
-        self.layer = ''
-        if recipe.objective.needs_features:
-            self.layer = recipe.objective.cam_layer or adapter.find_cam_layer()
-            find_module(adapter.model, self.layer, 'cam_layer')
+        self.cam_layer: CamLayer | None = None
+        objective = recipe.objective
+        named = objective.needs_features and (objective.cam_layer or adapter.find_cam_layer())
+        if named:
+            find_module(adapter.model, named, 'cam_layer')
 
     @not_compiled
     def perturb(self, inputs: Inputs, target: Any, seed: int, branch: str = CLEAN) -> Inputs:
@@ -86,6 +92,38 @@ class Attacker:
             del record
             return self.ascend(batch, target, labels, branch, first)[0].inputs
 
+    def look(self, batch: Batch, target: Any) -> None:
+        """Find where the objective reads its features; at the first batch of a shape, by a probe.
+
+        Raises:
+            ValueError: There is no such layer.
+        """
+        objective, first = self.recipe.objective, self.cam_layer is None
+        if not objective.needs_features:
+            return
+        self.cam_layer = cam_layer_of(
+            self.adapter, batch, target, objective.cam_layer, objective.cam_layout, self.path
+        )
+        if first:
+            logger.info(self.describe())
+
+    def describe(self) -> str:
+        """Where the objective reads its features, in words; '' if it reads none, or not yet."""
+        if self.cam_layer is None:
+            return ''
+        kernel = (
+            '. The attention behind it has no second derivative where it is fused: from there on '
+            "the attack's forwards, the clean one among them, run it in the math kernel, which may "
+            'change the last digits of the scores'
+        )
+        return f'{self.cam_layer}{kernel if self._unfuses else ""}'
+
+    @property
+    def _unfuses(self) -> bool:
+        """Whether forwards need attention that can be differentiated twice."""
+        layer = self.cam_layer
+        return layer is not None and layer.fused and self.recipe.objective.second_order
+
     def forward(self, batch: Batch, target: Any, features: bool = True) -> Record:
         """Run a forward that leaves batch and target unchanged.
 
@@ -95,18 +133,16 @@ class Attacker:
             features (bool): Whether to capture the features that the objective reads. Defaults to
                 True.
         """
-        layer = self.layer if features else ''
-        module = self.adapter.model.get_submodule(layer) if layer else None
-        with capture_output(module) as outputs, self.buffers.hold(learn=True):
+        if features:
+            self.look(batch, target)
+        layer = self.cam_layer if features else None
+        module = self.adapter.model.get_submodule(layer.name) if layer else None
+        behind = _math_kernel if self._unfuses else nullcontext
+        with capture_output(module, behind) as outputs, self.buffers.hold(learn=True):
             record = self.adapter.forward(batch, fresh(target))
-        if layer:
-            record.layer = self.layer
-            record.features, record.layout = self.adapter.feature_map(
-                self.layer,
-                last_output(outputs, self.layer),
-                batch,
-                self.recipe.objective.cam_layout,
-            )
+        if layer is not None:
+            record.features = layer.pick(last_output(outputs, layer.name))
+            record.layer, record.layout = layer.name, layer.layout
         return record
 
     def gradient(
@@ -203,6 +239,11 @@ class Attacker:
     def _space(self, batch: Batch, name: str) -> InputSpace:
         space = self.adapter.space(batch.values[name], name)
         return replace(space, valid=batch.valid(name))
+
+
+def _math_kernel() -> AbstractContextManager[Any]:
+    """Attention in the block runs in the one kernel that has a second derivative."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def by_modality(batch: Batch, slopes: Sequence[Tensor | None]) -> Values:

@@ -186,6 +186,22 @@ def graph_nodes(value: Tensor) -> list[Any]:
     return list(nodes)
 
 
+def nodes_behind(value: Tensor, features: Sequence[Tensor]) -> list[Any]:
+    """The nodes in the graph of a value that are reached without passing through ``features``.
+
+    Where no input is among their leaves, the value depends on the inputs through ``features`` only.
+    """
+    ends = {(feature.grad_fn, feature.output_nr) for feature in features}
+    nodes: set[Any] = set()
+    waiting: list[tuple[Any, int]] = [(value.grad_fn, value.output_nr)]
+    while waiting:
+        edge = waiting.pop()
+        if edge[0] is not None and edge not in ends and edge[0] not in nodes:
+            nodes.add(edge[0])
+            waiting.extend(edge[0].next_functions)
+    return list(nodes)
+
+
 def leaves_of(nodes: Iterable[Any]) -> list[Tensor]:
     """All leaves among the nodes of a graph, i.e. the tensors that a backward would reach."""
     return [node.variable for node in nodes if type(node).__name__ == 'AccumulateGrad']

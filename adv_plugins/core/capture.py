@@ -6,8 +6,8 @@ Hooks exist only inside the ``with`` block. Captured tensors keep their graph.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from einops import EinopsError, rearrange
@@ -21,11 +21,15 @@ _AXIS = re.compile(r'(?:(\d+)\+)?(\([^)]*\)|[^\s()]+)')
 
 
 @contextmanager
-def capture_output(module: nn.Module | None) -> Iterator[list[Any]]:
+def capture_output(
+    module: nn.Module | None, behind: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> Iterator[list[Any]]:
     """Collect the outputs of a module's forwards.
 
     Args:
         module (nn.Module, optional): The module to listen to; None collects nothing.
+        behind (Callable): Makes a context that what runs after the module's first forward runs
+            in. Defaults to none.
 
     Yields:
         list: One entry per forward, filled while the block runs.
@@ -34,11 +38,15 @@ def capture_output(module: nn.Module | None) -> Iterator[list[Any]]:
     if module is None:
         yield outputs
         return
-    handle = module.register_forward_hook(lambda _m, _args, output: outputs.append(output))
-    try:
+    with ExitStack() as stack:
+
+        def note(_module: nn.Module, _args: Any, output: Any) -> None:
+            if not outputs:
+                stack.enter_context(behind())
+            outputs.append(output)
+
+        stack.callback(module.register_forward_hook(note).remove)
         yield outputs
-    finally:
-        handle.remove()
 
 
 def last_output(outputs: list[Any], layer: str) -> Any:

@@ -38,6 +38,8 @@ class Objective(ABC):
     """Whether the clean backward already yields this objective's gradient, up to a factor."""
     cam_layer: str | None = None
     cam_layout: str | None = None
+    second_order: bool = False
+    """Whether the gradient that the objective itself takes of the features is differentiated."""
 
     __repr__ = describe
 

@@ -41,7 +41,7 @@ from .data import compare_labels, file_problems, overlap_warnings, same_data
 from .findings import Findings, ProblemsFound
 from .heard import heard
 from .optimizers import full_precision, without_updates
-from .setup import describe_cost, describe_norms, lacks_start, watched_map
+from .setup import describe_cost, describe_norms, lacks_start
 
 STAGES = ('train', 'val', 'test')
 
@@ -347,8 +347,7 @@ class DryRunner(Runner):
         adversary = get_adversary(model)
         adversary.go_to_first_attack()
         before = adversary.schedule.adversarial_steps
-        with watched_map(adversary.attacker) as maps:
-            logged = self.model.train_step(self._batch, optim_wrapper=self.optim_wrapper)
+        logged = self.model.train_step(self._batch, optim_wrapper=self.optim_wrapper)
         if adversary.schedule.adversarial_steps == before:
             self._found.problems.append(
                 f'training step: nothing adversarial happened: the train_step of '
@@ -358,7 +357,8 @@ class DryRunner(Runner):
             )
             return logged
         norms, lost = describe_norms(model, self.optim_wrapper)
-        self._found.facts += [*maps, norms, describe_cost(self, adversary)]
+        facts = [adversary.attacker.describe(), norms, describe_cost(self, adversary)]
+        self._found.facts += filter(None, facts)
         self._found.warnings += [lost] if lost else []
         return logged
 

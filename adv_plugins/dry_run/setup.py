@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.optim import BaseOptimWrapper
@@ -11,8 +10,6 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..core.adversary import Adversary
-from ..core.attacker import Attacker
-from ..core.capture import to_frames
 from ..core.cost import step_cost
 from ..core.norm import auxiliary_parameters, dual_norms
 from ..core.recipe import Recipe
@@ -21,27 +18,6 @@ from .optimizers import all_wrappers
 
 _FINE_TUNING = ('TAF', 'CEAugmentation')
 """Recipes that continue the training of a model without looking at its attention."""
-
-
-@contextmanager
-def watched_map(attacker: Attacker) -> Iterator[list[str]]:
-    """Note the feature map that an attack reads in the ``with`` block, in words."""
-    seen: list[str] = []
-    forward = attacker.forward
-
-    def watch(*args: Any, **kwargs: Any) -> Any:
-        record = forward(*args, **kwargs)
-        if record.features is not None and not seen:
-            maps = to_frames(record.features, record.batch_size, record.layer, record.layout)
-            frames, _, height, width = maps.shape[1:]
-            seen.append(f'CAM layer: {record.layer}, T×H×W = {frames}×{height}×{width}')
-        return record
-
-    attacker.forward = watch
-    try:
-        yield seen
-    finally:
-        del attacker.forward
 
 
 def describe_norms(model: nn.Module, wrapper: BaseOptimWrapper) -> tuple[str, str]:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..core.adapter import adapter_class
 from ..core.autograd import gradients
 from ..core.batch import Batch
-from ..core.capture import capture_output, find_module, last_output, to_frames
+from ..core.cam_layer import cam_layer_of
+from ..core.capture import capture_output, last_output, to_frames
 from ..core.functional import temporal_cam
 
 
@@ -47,18 +48,19 @@ def gradcam(
     if model.training:
         raise ValueError('gradcam needs a model in eval mode; call model.eval() first')
     adapter = adapter_class(model)(model)
-    layer = cam_layer or adapter.find_cam_layer()
-    with torch.enable_grad(), capture_output(find_module(model, layer, 'cam_layer')) as outputs:
-        # Even where all parameters are frozen, the graph needs a leaf that requires a gradient.
-        batch = Batch(inputs).clone().leaves()
+    # Even where all parameters are frozen, the graph needs a leaf that requires a gradient.
+    batch = Batch(inputs).clone().leaves()
+    layer = cam_layer_of(adapter, batch, target, cam_layer, cam_layout)
+    with torch.enable_grad(), capture_output(model.get_submodule(layer.name)) as outputs:
         record = adapter.forward(batch, target)
         score = record.logits.gather(1, labels.to(inputs.device)[:, None]).sum()
-        output = last_output(outputs, layer)
-        features, layout = adapter.feature_map(layer, output, batch, cam_layout)
+        features = layer.pick(last_output(outputs, layer.name))
         (gradient,) = gradients(score, [features])
     if gradient is None:
-        raise ValueError(f'the logits do not depend on the output of cam_layer={layer!r}')
-    features, gradient = (to_frames(x, len(inputs), layer, layout) for x in (features, gradient))
+        raise ValueError(f'the logits do not depend on the output of cam_layer={layer.name!r}')
+    features, gradient = (
+        to_frames(x, len(inputs), layer.name, layer.layout) for x in (features, gradient)
+    )
     return temporal_cam(features, gradient).relu().detach()
 
 

@@ -21,7 +21,7 @@ from ..core.capture import capture_output
 from ..core.randomness import stream_seed
 from ..core.recipe import Recipe
 from .cam import frame_attention, gradcam
-from .labels import SEVERAL, LabelError
+from .labels import SEVERAL, EvaluationError, LabelError
 
 
 class Deployed:
@@ -120,11 +120,20 @@ class Deployed:
 
         Returns:
             Tensor: Shape (B, V, T'), summing to 1 over T'; NaN for a view without evidence.
+
+        Raises:
+            EvaluationError: It cannot be told where the model's attention is.
         """
         singles, samples = self.one_view(inputs, views), _repeat(data_samples, views)
         labels = hard_labels(samples).to(inputs.device)
         with _full_precision(inputs), fresh_pool(self.model):
-            maps = gradcam(self.model, singles, samples, labels)
+            try:
+                maps = gradcam(self.model, singles, samples, labels)
+            except ValueError as error:
+                raise EvaluationError(
+                    f'attention=True, but {error}; to evaluate without the attention write '
+                    'attention=False'
+                ) from error
         return per_sample(frame_attention(maps), len(data_samples))
 
     def perturb(

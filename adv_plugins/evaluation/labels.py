@@ -19,7 +19,11 @@ SEVERAL = (
 )
 
 
-class LabelError(ValueError):
+class EvaluationError(ValueError):
+    """What is wrong with every video, so that the evaluation stops at the first."""
+
+
+class LabelError(EvaluationError):
     """Videos have no label, several, or one that is no class of the model."""
 
 

@@ -25,7 +25,7 @@ from ..files import replacing
 from ..progress import Progress, Tell
 from .class_names import class_names
 from .deployed import Deployed
-from .labels import LabelError, check_classes, listed_labels
+from .labels import EvaluationError, check_classes, listed_labels
 from .measurements import Measurements, VideoBatch
 from .pages import markdown
 from .readable_log import make_log_readable
@@ -153,24 +153,12 @@ class RobustnessTestLoop(TestLoop):
         self.classes = class_names(
             self.dataloader.dataset, self.deployed.head.num_classes, runner.cfg.get('label_map')
         )
-        if attention:
-            self._check_attention()
         for planned in self.plan.attacks.values():
             layer = isinstance(planned.attack, Recipe) and planned.attack.objective.cam_layer
             if layer:
                 # A layer that the config names, and that is misspelt, is told now.
                 find_module(self.deployed.model, layer, 'cam_layer')
         self.results: Robustness | None = None
-
-    def _check_attention(self) -> None:
-        """Raise a ValueError unless it is known where the model's attention is looked for."""
-        try:
-            self.deployed.adapter.find_cam_layer()
-        except ValueError as error:
-            raise ValueError(
-                f'attention=True, but {error}; to evaluate without the attention write '
-                'attention=False'
-            ) from error
 
     def run(self) -> dict[str, float]:
         """Evaluate every cell that the file of results does not have yet.
@@ -304,10 +292,10 @@ class RobustnessTestLoop(TestLoop):
             logging.getLogger('mmengine').debug('', exc_info=True)
         # Every rank gets all of it, so that all of them plan the next cell alike.
         text = f'{type(problem).__name__}: {problem}' if problem else ''
-        shared = all_gather_object((rows, unreadable, text, isinstance(problem, LabelError)))
-        for _, _, told, of_labels in shared:
-            if of_labels:
-                raise LabelError(told)
+        shared = all_gather_object((rows, unreadable, text, isinstance(problem, EvaluationError)))
+        for _, _, told, stops in shared:
+            if stops:
+                raise EvaluationError(told)
         return (
             dict(sorted(row for part, *_ in shared for row in part.items())),
             dict(sorted(message for _, part, *_ in shared for message in part.items())),

@@ -76,6 +76,7 @@ class AdversarialHook(Hook):
         self.recipe = None if recipe is None else build_recipe(recipe)
         self.by_epoch = by_epoch
         self._meter = _CostMeter()
+        self._told_layer = ''
 
     def before_run(self, runner: Runner) -> None:
         """Convert the model, extend the optimizer and rebuild DDP, in training; tidy the log.
@@ -132,7 +133,7 @@ class AdversarialHook(Hook):
         data_batch: Any = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        """Raise after the first iteration if it did not go through the adversarial step.
+        """Tell after the first iteration where the attack looks; raise if there was none.
 
         Args:
             runner (Runner): The runner.
@@ -144,9 +145,14 @@ class AdversarialHook(Hook):
             RuntimeError: The model's own ``train_step`` passed it by.
         """
         model = inner_model(runner.model)
-        if not get_adversary(model).schedule.rehearsed:
+        adversary = get_adversary(model)
+        if not self._told_layer:
+            self._told_layer = adversary.attacker.describe()
+            if self._told_layer:
+                print_log(self._told_layer, logger='current')
+        if not adversary.schedule.rehearsed:
             raise RuntimeError(
-                f'{type(self).__name__} announced {get_adversary(model).recipe.name}, but the '
+                f'{type(self).__name__} announced {adversary.recipe.name}, but the '
                 f'first iteration was a clean one: the train_step of {type(model).__name__} does '
                 "not call the model with mode='loss', which takes the adversarial step; write "
                 "losses = self(inputs, data_samples, mode='loss') there instead of self.loss(...)"

@@ -291,21 +291,18 @@ def test_pairs_are_no_tokens_with_their_grid():
         to_frames(output, 2, 'backbone', layout)
 
 
-def test_unknown_backbone_is_told():
+def test_no_name_is_known_of_an_unknown_backbone():
     model = build_recognizer(slowonly_config())
     model.backbone = nn.Sequential(nn.Conv3d(3, 8, 1))
-    with pytest.raises(ValueError, match="cam_layer='backbone.layer4'"):
-        find_cam_layer(model)
+    assert find_cam_layer(model) == ''
     model.backbone = nn.Sequential()
     model.backbone.res_layers = []
-    with pytest.raises(ValueError, match='Sequential is not known'):
-        find_cam_layer(model)
+    assert find_cam_layer(model) == ''
 
 
-def test_a_class_token_model_of_one_block_is_told():
+def test_no_name_is_known_of_a_class_token_model_of_one_block():
     backbone = {**timesformer('joint_space_time'), 'num_transformer_layers': 1}
-    with pytest.raises(ValueError, match='TimeSformer is not known'):
-        find_cam_layer(recognizer(backbone))
+    assert find_cam_layer(recognizer(backbone)) == ''
 
 
 def test_pictures_find_the_same_maps():

@@ -176,11 +176,6 @@ def test_one_argument_gets_the_whole_dict():
     make_adversarial(Whole(), eps=0.1).adversarial_loss(inputs, torch.arange(5))
 
 
-def test_cam_layer_that_is_not_known_is_asked_for():
-    with pytest.raises(ValueError, match="e.g. cam_layer='0'"):
-        make_adversarial(nn.Sequential(nn.Conv3d(3, 6, 1), nn.Flatten()), 'taf')
-
-
 def test_torchvision_video_resnet():
     video = pytest.importorskip('torchvision.models.video', reason='needs adv_plugins[mmaction]')
     net = make_adversarial(video.r3d_18(num_classes=4), 'taf', mean=0.45, std=0.225)

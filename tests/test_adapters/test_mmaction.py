@@ -15,12 +15,14 @@ from helpers import (
     assert_same,
     build_recognizer,
     data_samples,
+    looked_at,
     slowonly_config,
     snapshot,
     tsm_config,
 )
 
 from adv_plugins import TAF, CEAugmentation, Regularizer, make_adversarial, remove_adversarial
+from adv_plugins.adapters import RecognizerAdapter
 from adv_plugins.core.adversary import Adversary
 from adv_plugins.core.autograd import graph_nodes, leaves_of
 from adv_plugins.core.batch import Batch
@@ -63,6 +65,7 @@ def test_taf_is_two_forwards_one_input_backward_and_two_full_backwards():
     """Counted at the stem of the backbone, which the gradient of the inputs has to pass."""
     model = make_adversarial(build_recognizer(tsm_config()), 'taf')
     inputs, samples = torch.randn(2, 4, 3, 32, 32), data_samples([1, 0])
+    looked_at(model, inputs, samples)
     with ConvCounter(model.backbone.conv1.conv.weight.shape) as counter:
         model.parse_losses(model(inputs, samples, mode='loss'))[0].backward()
     assert (counter.forwards, counter.input_only, counter.full) == (2, 1, 2)
@@ -165,8 +168,7 @@ def test_heatmaps_without_normalisation_keep_their_own_units():
 
 
 def test_cam_layer_is_the_last_stage():
-    model = make_adversarial(build_recognizer(tsm_config()), 'taf')
-    assert get_adversary(model).attacker.layer == 'backbone.layer4'
+    assert RecognizerAdapter(build_recognizer(tsm_config())).find_cam_layer() == 'backbone.layer4'
     config = tsm_config()
     config['backbone'] = dict(
         type='ResNet',
@@ -178,8 +180,7 @@ def test_cam_layer_is_the_last_stage():
         norm_eval=False,
     )
     config['cls_head'].update(type='TSMHead', in_channels=256)
-    model = make_adversarial(build_recognizer(config), 'taf')
-    assert get_adversary(model).attacker.layer == 'backbone.layer3'
+    assert RecognizerAdapter(build_recognizer(config)).find_cam_layer() == 'backbone.layer3'
 
 
 @pytest.mark.parametrize('policy', ['norm_eval', 'partial_bn', 'frozen_stages'])
@@ -295,7 +296,9 @@ def test_peak_of_saved_tensors_is_that_of_a_clean_step():
     plain = build_recognizer(tsm_config())
     clean = peak(plain)
     for recipe in ('taf', 'ceaugmentation'):
-        assert peak(make_adversarial(copy.deepcopy(plain), recipe)) <= 1.05 * clean
+        model = make_adversarial(copy.deepcopy(plain), recipe)
+        looked_at(model, torch.randn(2, 4, 3, 32, 32), data_samples([1, 0]))
+        assert peak(model) <= 1.05 * clean
 
 
 def omni_recognizer():

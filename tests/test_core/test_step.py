@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from helpers import Conv3dNet, ConvCounter, assert_same, snapshot
+from helpers import Conv3dNet, ConvCounter, assert_same, looked_at, snapshot
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -67,7 +67,7 @@ def recipe(request):
     ids=lambda value: str(value)[:30],
 )
 def test_cost_in_forwards_and_backwards(clips, recipe, counts):
-    net = make_adversarial(Conv3dNet(), recipe)
+    net = looked_at(make_adversarial(Conv3dNet(), recipe), *clips)
     with ConvCounter(net.layer4[0].weight.shape) as counter:
         net.adversarial_loss(*clips)['loss'].backward()
     assert (counter.forwards, counter.input_only, counter.full) == counts
@@ -436,7 +436,7 @@ def test_fraction_of_the_batch(clips):
         (AdvProp(fraction=0.4, steps=2), [5, 2, 2, 2]),
     ):
         seen = []
-        net = make_adversarial(Conv3dNet(), recipe)
+        net = looked_at(make_adversarial(Conv3dNet(), recipe), *clips)
         net.fc.register_forward_hook(lambda _m, _i, out, seen=seen: seen.append(len(out)))
         net.adversarial_loss(*clips)['loss'].backward()
         assert seen == expected
@@ -780,6 +780,7 @@ def test_attack_at_a_smaller_scale(recipe):
     options = dict(eps=0.1, step_size=0.1, steps=2, attack_scale=0.5)
     make_adversarial(model, recipe, value_range=(0, 1), clamp=False, **options)
     x, y = torch.rand(2, 3, 4, 8, 8), torch.tensor([0, 1])
+    looked_at(model, x, y)
     sizes = []
     handle = model.stem.register_forward_hook(lambda m, args, out: sizes.append(args[0].shape[-1]))
     plain = copy.deepcopy(model)
@@ -838,7 +839,9 @@ def test_attack_in_low_precision(clips, recipe, dtype):
     net = Conv3dNet().train()
     net.stem.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
     model = make_adversarial(copy.deepcopy(net), recipe, steps=2, attack_dtype=dtype)
+    looked_at(model, *clips)
     start = copy.deepcopy(model)
+    seen.clear()
     losses = model.adversarial_loss(*clips)
     low, full = getattr(torch, dtype), torch.float32
     attack = [low, low] if recipe == 'advprop' else [low]

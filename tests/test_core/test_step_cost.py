@@ -16,6 +16,7 @@ from helpers import (  # noqa: E402
     STD,
     build_recognizer,
     data_samples,
+    looked_at,
     slowonly_config,
     tsm_config,
 )
@@ -117,7 +118,8 @@ class Case:
         self.samples = data_samples(range(count))
 
     def convert(self, kind, **options):
-        return make_adversarial(copy.deepcopy(self.plain), kind(dual_bn=self.dual, **options))
+        model = make_adversarial(copy.deepcopy(self.plain), kind(dual_bn=self.dual, **options))
+        return looked_at(model, self.inputs, self.samples)
 
     def step(self, model):
         loss = model.parse_losses(model(self.inputs, self.samples, mode='loss'))[0]

@@ -1,0 +1,119 @@
+"""Looking at a model with forwards that train nothing and leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from .adapter import Adapter
+from .batch import Batch, fresh
+from .buffers import BufferGuard
+from .norm import CLEAN, NormPath, is_batch_norm
+from .randomness import private_random
+
+Calls = list[tuple[str, Any]]
+"""Names of modules with what they returned, in order of completion."""
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A model, and a batch of noise to look at it with; from :func:`probing`."""
+
+    adapter: Adapter
+    batch: Batch
+    target: Any
+
+    def forward(self, batch: Batch, names: Collection[str] | None = ()) -> tuple[Calls, Any]:
+        """The outputs of the named modules, or of all for None, and the class scores."""
+        known = {module: name for name, module in self.adapter.model.named_modules()}
+        calls: Calls = []
+
+        def note(module: nn.Module, _args: Any, output: Any) -> None:
+            name = known.get(module, '')
+            if name and (names is None or name in names):
+                calls.append((name, output))
+
+        handle = register_module_forward_hook(note)
+        try:
+            # All forwards draw the same dropout masks.
+            with private_random(batch.device, _SEED):
+                return calls, self.adapter.forward(batch, fresh(self.target)).logits
+        finally:
+            handle.remove()
+
+
+@contextmanager
+def probing(adapter: Adapter, batch: Batch, target: Any, path: NormPath) -> Iterator[Probe]:
+    """Inside the block, forwards have running statistics and no dropout, and leave no trace.
+
+    Args:
+        adapter (Adapter): The model.
+        batch (Batch): A batch of its inputs.
+        target (Any): Its labels or data samples.
+        path (NormPath): The path of the model's norms.
+
+    Yields:
+        Probe: With noise in place of the inputs, so that all processes of a run find the same.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        private_random(batch.device, _SEED),
+        path.use(CLEAN, tracking=False),
+        BufferGuard(adapter, path).hold(),
+        _steady(adapter.model),
+        _uncached_casts(),
+    ):
+        batch = batch.clone()
+        noise = {name: noise_like(values) for name, values in batch.values.items()}
+        yield Probe(adapter, batch.replace(noise).leaves(), fresh(target))
+
+
+def noise_like(values: Tensor) -> Tensor:
+    """Normal noise with the mean and the standard deviation of values."""
+    noise = torch.randn(values.shape, device=values.device)
+    finite = values[values.isfinite()].float()
+    if len(finite):
+        noise = noise * (float(finite.std(correction=0)) or 1.0) + finite.mean()
+    return noise.to(values.dtype)
+
+
+@contextmanager
+def _steady(model: nn.Module) -> Iterator[None]:
+    """Inside the block, norms and layers without parts, as dropout is, are in eval mode.
+
+    Models keep their mode, by which some choose what to compute (auxiliary heads).
+    """
+    modules = [
+        module
+        for module in model.modules()
+        if module.training
+        and (is_batch_norm(module) or next(module.children(), None) is None)
+        # Their cuDNN kernels have a backward in training mode only.
+        and not isinstance(module, nn.RNNBase)
+    ]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = True
+
+
+@contextmanager
+def _uncached_casts() -> Iterator[None]:
+    """Inside the block, autocast keeps no cast weights: without gradients they have no graph."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
