@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -71,6 +71,23 @@ class Adapter(ABC):
         Raises:
             ValueError: The layer is not known; the message says to write ``cam_layer``.
         """
+
+    def clip_axes(self, values: Tensor, name: str) -> Sequence[tuple[int, int, int]]:
+        """Possible axes (time, height, width) of a modality, the likeliest first.
+
+        Args:
+            values (Tensor): The modality.
+            name (str): Its name, ``''`` for a single tensor.
+
+        Returns:
+            Sequence[tuple[int, int, int]]: The axes; () if it has no time axis.
+        """
+        if values.ndim == 6:
+            return ((3, 4, 5),)
+        if values.ndim != 5:
+            return ()
+        axes = ((2, 3, 4), (1, 3, 4))
+        return axes[::-1] if values.shape[2] == 3 != values.shape[1] else axes
 
     def feature_map(
         self, layer: str, output: Any, batch: Batch, layout: str | None
