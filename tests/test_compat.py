@@ -550,6 +550,37 @@ def test_heads_take_bfloat16_scores() -> None:
     )
 
 
+def test_rgbpose_head_takes_as_many_clips_as_classes() -> None:
+    pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+    run(
+        """
+        assert not compat.scores_by_modality(), 'nothing to do before MMAction2 is imported'
+        compat.apply_patches()
+        import torch
+        from mmaction.models import RGBPoseHead
+        from mmaction.structures import ActionDataSample
+
+        head = RGBPoseHead(num_classes=3, in_channels=(4, 4), topk=(1,), loss_weights=[1.0, 0.5])
+        samples = [ActionDataSample().set_gt_label(label) for label in (0, 2, 1)]
+        scores = dict(rgb=torch.randn(3, 3), pose=torch.randn(3, 3))
+        try:
+            head.loss_by_feat(scores, samples)
+        except AttributeError:
+            broken = True
+        else:
+            broken = False
+        assert compat.scores_by_modality() is broken and not compat.scores_by_modality()
+        labels = torch.tensor([0, 2, 1])
+        losses = head.loss_by_feat(scores, samples)
+        for name, weight in dict(rgb=1.0, pose=0.5).items():
+            expected = weight * torch.nn.functional.cross_entropy(scores[name], labels)
+            assert torch.equal(losses[f'{name}_loss_cls'], expected)
+        one = head.loss_by_feat({name: value[:2] for name, value in scores.items()}, samples[:2])
+        assert one.keys() == losses.keys(), 'of fewer clips as it was'
+        """
+    )
+
+
 def test_every_name_of_numpy_that_the_packages_use_is_there() -> None:
     pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
     # adv_plugins has been imported.

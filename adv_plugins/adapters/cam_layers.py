@@ -14,6 +14,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.adapter import class_names
+
+# Recognizers of skeletons (B, clips, persons, T, joints, coordinates) and of spectrograms
+# (B, clips, channels, T, frequencies): their clips have a time axis, but no pixels.
+WITHOUT_PIXELS = frozenset({'mmaction.RecognizerAudio', 'mmaction.RecognizerGCN'})
 # By the class of the backbone in MMAction2: the name of the layer inside it (-1 is the last entry
 # of a list), and the axes of its output, or None to infer them from their number.
 FAMILIES: dict[str, tuple[str, str | None]] = {
@@ -21,6 +26,7 @@ FAMILIES: dict[str, tuple[str, str | None]] = {
     'MViT': ('blocks.-2', 'b 1+(t h w) c'),
     'OmniResNet': ('layer4', None),
     'ResNet3dSlowFast': ('slow_path.layer4', None),
+    'RGBPoseConv3D': ('rgb_path.layer4', None),
     'SwinTransformer3D': ('layers.-1', 'b t h w c'),
     'TimeSformer': ('transformer_layers.layers.-2', 'b 1+(h w t) c'),
     'UniFormer': ('blocks4.-1', None),
@@ -77,6 +83,8 @@ def feature_map(
         output, grid = output
     if layout is not None:
         return output, layout
+    if class_names(model) & WITHOUT_PIXELS:
+        return output, _layout_without_pixels(output, clip)
     if getattr(model, 'backbone_from', '') == 'timm':
         return output, _timm_layout(backbone, layer, output, size)
     if getattr(model, 'backbone_from', '') == 'torchvision':
@@ -87,6 +95,12 @@ def feature_map(
     if grid is None:
         grid = patch_grid(backbone, size)
     return output, f'{layout}; h={grid[-2]} w={grid[-1]}'
+
+
+def leading_modality(head: nn.Module | None) -> str:
+    """The first modality in the loss of a head with class scores per modality; '' for others."""
+    modalities: Sequence[str] = getattr(head, 'loss_components', ())
+    return next(iter(modalities), '')
 
 
 def patch_grid(model: nn.Module, size: Sequence[int]) -> tuple[int, int]:
@@ -107,8 +121,12 @@ def _candidates(model: nn.Module) -> Iterator[str]:
     elif source == 'torchvision':
         # Recognizer2D calls only this part of a torchvision model.
         yield from ('features', 'layer4')
+    elif 'mmaction.RecognizerGCN' in class_names(model):
+        # The graph networks call their stages differently, but all have them last.
+        for name, stages in list(backbone.named_children())[-1:]:
+            yield f'{name}.-1' if isinstance(stages, nn.ModuleList) else name
     elif _family(backbone):
-        yield _stage(backbone)
+        yield _stage(model)
     else:
         for attribute in STAGES:
             names = getattr(backbone, attribute, None)
@@ -122,12 +140,15 @@ def _family(backbone: nn.Module) -> str:
     return next((kind.__name__ for kind in kinds if kind.__name__ in FAMILIES), '')
 
 
-def _stage(backbone: nn.Module) -> str:
+def _stage(model: nn.Module) -> str:
     """The CAM layer of the backbone's family, adjusted to the options that change it."""
+    backbone = model.backbone
     family = _family(backbone)
     layer = FAMILIES[family][0]
     if family == 'MViT' and not backbone.with_cls_token:
         layer = 'blocks.-1'
+    elif family == 'RGBPoseConv3D' and leading_modality(model.cls_head) == 'pose':
+        layer = 'pose_path.layer3'
     elif family == 'SwinTransformer3D':
         layer = f'layers.{max(backbone.out_indices)}'
     elif family == 'UniFormerV2':
@@ -164,6 +185,12 @@ def _layout(backbone: nn.Module, layer: str) -> str | None:
     if family == 'MViT' and not backbone.with_cls_token:
         return 'b (t h w) c'
     return layout
+
+
+def _layout_without_pixels(output: Any, clip: Tensor) -> str | None:
+    """The axes of a map over skeletons or spectrograms, with persons or clips for the height."""
+    folded = f'(b h) c t w; h={clip.shape[-4]}'
+    return {4: folded, 5: 'b h c t w'}.get(output.ndim if isinstance(output, Tensor) else 0)
 
 
 def _timm_layout(backbone: nn.Module, layer: str, output: Any, size: Sequence[int]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..core.capture import capture_output
 from ..core.conversion import AdversarialModule, get_adversary, note_call
 from ..core.recipe import Recipe
 from ..core.record import Record, StepResult
-from .cam_layers import feature_map, find_cam_layer
+from .cam_layers import WITHOUT_PIXELS, feature_map, find_cam_layer, leading_modality
 from .classifier import ignore_index
 
 PIXELS = (0.0, 255.0)
@@ -56,7 +56,10 @@ class RecognizerAdapter(Adapter):
 
     Losses come from ``loss()``, logits from the head, labels from the data samples, and the
     pixel units from the data preprocessor. If it does not normalise, RGB frames have pixels between
-    0 and 255, and other inputs (features, heatmaps, skeletons) keep their own units.
+    0 and 255, and other inputs (features, heatmaps, skeletons, spectrograms) keep their own units.
+
+    Where the head has class scores for each modality (RGBPoseHead), its loss counts all of them.
+    The logits, and with them the temporal CAM, are those of the first of its ``loss_components``.
 
     Args:
         model (nn.Module): The recognizer.
@@ -96,7 +99,7 @@ class RecognizerAdapter(Adapter):
             try:
                 losses = self._losses(batch.inputs, target)
             except (ValueError, RuntimeError) as error:
-                scores = outputs[-1] if outputs else None
+                scores = self._logits(outputs)
                 if not isinstance(scores, Tensor) or len(scores) == batch.size:
                     raise
                 raise ValueError(
@@ -105,10 +108,15 @@ class RecognizerAdapter(Adapter):
                     "clip_len or num_clips for one clip, and dict(type='CenterCrop', ...)"
                 ) from error
         loss, log_vars = self._parse(losses)
-        logits = outputs[-1] if outputs else None
         labels = _labels(target, loss.device)
         ignored = ignore_index(getattr(self.head, 'loss_cls', None))
-        return Record(log_vars, loss, logits, labels, batch.size, ignored)
+        return Record(log_vars, loss, self._logits(outputs), labels, batch.size, ignored)
+
+    def _logits(self, outputs: Sequence[Any]) -> Any:
+        """The class scores among the outputs of the head; None if it was not called."""
+        scores = outputs[-1] if outputs else None
+        by_modality = scores if isinstance(scores, Mapping) else {}
+        return by_modality.get(leading_modality(self.head), scores)
 
     def losses(self, batch: Batch, target: Any) -> dict[str, Tensor]:
         return self._parse(self._losses(batch.inputs, target))[1]
@@ -126,6 +134,10 @@ class RecognizerAdapter(Adapter):
         return self.model.loss(inputs, target)
 
     def space(self, values: Tensor, name: str) -> InputSpace:
+        if class_names(self.model) & WITHOUT_PIXELS:
+            return InputSpace(
+                advice='Skeletons and spectrograms have no pixels: choose eps by this ratio'
+            )
         preprocessor = self.model.data_preprocessor
         # MultiModalDataPreprocessor has one for each modality, in a ModuleDict, which has no get.
         preprocessor = dict(getattr(preprocessor, 'preprocessors', {})).get(name, preprocessor)
@@ -145,6 +157,16 @@ class RecognizerAdapter(Adapter):
             # The preprocessor's own rule for batches of images among batches of clips.
             mean, std = mean.view(-1, 1, 1), std.view(-1, 1, 1)
         return InputSpace.from_normalization(mean, std, PIXELS)
+
+    def clip_axes(self, values: Tensor, name: str) -> Sequence[tuple[int, int, int]]:
+        kinds, axes = class_names(self.model), values.ndim
+        if 'mmaction.RecognizerGCN' in kinds:
+            return [(axes - 3, axes - 4, axes - 2)]
+        if 'mmaction.RecognizerAudio' in kinds:
+            return [(axes - 2, axes - 4, axes - 1)]
+        if 'mmaction.Recognizer2D' in kinds:
+            return [(axes - 4, axes - 2, axes - 1)]
+        return super().clip_axes(values, name)
 
     def select(self, target: Any, index: Tensor) -> Any:
         return [target[i] for i in index.tolist()]

@@ -9,15 +9,15 @@ real module always wins, and ``torch.load`` keeps ``weights_only=True``.
 :func:`apply_patches` applies what must be in place before the first ``import mmaction.models``,
 which is why ``import adv_plugins`` calls it first. It reads files on disk and imports neither
 mmengine nor MMAction2. The others are called where their host has been imported:
-:func:`safe_globals` with mmengine; :func:`color_jitter`, :func:`bfloat16_scores` and
-:func:`tube_overlap` with MMAction2.
+:func:`safe_globals` with mmengine; :func:`color_jitter`, :func:`bfloat16_scores`,
+:func:`scores_by_modality` and :func:`tube_overlap` with MMAction2.
 """
 
 from __future__ import annotations
 
 from .checkpoints import safe_globals
 from .installed import exists, mmaction_needed, mmaction_problem, naming_extra
-from .methods import bfloat16_scores, color_jitter, tube_overlap
+from .methods import bfloat16_scores, color_jitter, scores_by_modality, tube_overlap
 from .numpy_names import numpy_names
 from .stand_ins import drn, importlib_metadata, pkg_resources, vindlu
 
@@ -34,6 +34,7 @@ __all__ = [
     'numpy_names',
     'pkg_resources',
     'safe_globals',
+    'scores_by_modality',
     'tube_overlap',
     'vindlu',
 ]

@@ -1,4 +1,7 @@
-"""Methods of MMAction2 that fail beside numpy 2 or in bfloat16, replaced once it is imported."""
+"""Methods of MMAction2 that fail beside numpy 2, in bfloat16 or for some batches.
+
+They are replaced once MMAction2 is imported.
+"""
 
 from __future__ import annotations
 
@@ -71,6 +74,28 @@ def bfloat16_scores() -> bool:
     return replaced
 
 
+def scores_by_modality() -> bool:
+    """Let ``RGBPoseHead`` take as many clips as there are classes.
+
+    Upstream: for such a batch MMAction2 1.2.0 asks the dict of class scores for its size, in a
+    correction of soft labels for heads with one tensor of scores, and ends in an
+    ``AttributeError``.
+
+    Returns:
+        bool: True if a method was replaced, False if MMAction2's heads have not been imported or
+        work as they are.
+    """
+    heads = sys.modules.get('mmaction.models.heads.rgbpose_head')
+    if heads is None:
+        return False
+    head = heads.RGBPoseHead
+    asks = mentions('mmaction', 'models/heads/rgbpose_head.py', 'and cls_scores.size()[0] == 1')
+    if not asks or hasattr(head.loss_by_feat, '__wrapped__'):
+        return False
+    head.loss_by_feat = _with_sized_scores(head.loss_by_feat)
+    return True
+
+
 def tube_overlap() -> bool:
     """Let MMAction2's ``MultiSportsMetric`` compare tubes under numpy 2.4.
 
@@ -103,6 +128,23 @@ def _in_float32(original: Callable[..., Any]) -> Callable[..., Any]:
         if str(getattr(cls_scores, 'dtype', '')) == 'torch.bfloat16':
             cls_scores = cls_scores.float()
         return original(self, cls_scores, targets)
+
+    return loss
+
+
+class _SizedScores(dict[str, Any]):
+    """The class scores of each modality, with the size that all of them have."""
+
+    def size(self) -> Any:
+        return next(iter(self.values())).size()
+
+
+def _with_sized_scores(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A head's loss that may ask scores by modality for their size."""
+
+    @functools.wraps(original)
+    def loss(self: Any, cls_scores: Any, data_samples: Any) -> Any:
+        return original(self, _SizedScores(cls_scores), data_samples)
 
     return loss
 

@@ -80,12 +80,11 @@ class Adapter(ABC):
         """
         if values.ndim == 6:
             # Several clips or crops of a video come before the channels.
-            return [(3, 4, 5)]
+            return ((3, 4, 5),)
         if values.ndim != 5:
-            return []
-        channels_first, frames_first = (2, 3, 4), (1, 3, 4)
-        likely = values.shape[2] == 3 and values.shape[1] != 3
-        return [frames_first, channels_first] if likely else [channels_first, frames_first]
+            return ()
+        axes = ((2, 3, 4), (1, 3, 4))
+        return axes[::-1] if values.shape[2] == 3 != values.shape[1] else axes
 
     def feature_map(
         self, layer: str, output: Any, batch: Batch, layout: str | None

@@ -4,6 +4,7 @@ from ..compat import bfloat16_scores as _bfloat16_scores
 from ..compat import mmaction_needed as _mmaction_needed
 from ..compat import mmaction_problem as _mmaction_problem
 from ..compat import naming_extra as _naming_extra
+from ..compat import scores_by_modality as _scores_by_modality
 
 with _naming_extra(__name__, 'mmaction', 'mmengine'):
     from .adversarial_model import build_adversarial_model
@@ -38,6 +39,7 @@ if _mmaction_problem() is None:
 
     __all__ += _NEED_MMACTION
     _bfloat16_scores()
+    _scores_by_modality()
 
 
 def __getattr__(name: str) -> object:
