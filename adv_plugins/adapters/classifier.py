@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from numbers import Number
 from typing import Any
 
@@ -13,13 +12,25 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ..core.adapter import Adapter, register_adapter
 from ..core.attack import InputSpace
-from ..core.batch import Batch, Inputs
+from ..core.batch import Batch
 from ..core.conversion import AdversarialModule
 from ..core.recipe import Recipe
 from ..core.record import Record, StepResult
+from .calling import call
+from .channels import ChannelFinder, possible_axes
+from .outputs import (
+    check_cross_entropy,
+    check_soft_labels,
+    class_scores,
+    describe,
+    is_cross_entropy,
+    lone_scores,
+    of_scores,
+)
 
 _ADVICE = (
     'If they are pixels, say which, and eps is a fraction of their range: make_adversarial(model, '
@@ -32,14 +43,16 @@ _MANY_UNITS = 50
 
 @register_adapter
 class ClassifierAdapter(Adapter):
-    """A module ``model(x) -> logits``, or an output with the attribute ``logits``.
+    """A module ``model(x) -> logits``, or one that returns more than that.
 
-    Where ``forward`` has several arguments, a dict of them is passed by name.
+    A dict is passed by keywords where these are arguments of ``forward``, and a list or a tuple as
+    positional arguments where ``forward`` requires several; otherwise each is one argument.
 
     Args:
         model (nn.Module): The classifier.
-        loss_fn (Callable, optional): ``loss_fn(logits, target)``, a mean over the batch.
-            Defaults to None: cross-entropy.
+        loss_fn (Callable, optional): ``loss_fn(output, target)``, a mean over the batch, of what
+            the model returns; see :func:`adv_plugins.make_adversarial`. Defaults to None:
+            cross-entropy.
         mean (float | Sequence | Tensor, optional): Mean of the inputs' normalisation.
         std (float | Sequence | Tensor, optional): Standard deviation of the inputs' normalisation.
         value_range (tuple[float, float], optional): Range of the pixels before normalisation.
@@ -56,7 +69,8 @@ class ClassifierAdapter(Adapter):
         value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(model)
-        self.loss_fn = F.cross_entropy if loss_fn is None else loss_fn
+        self.loss_fn: Any = F.cross_entropy if loss_fn is None else loss_fn
+        self._soft_checked = loss_fn is not None
         self.normalized = not (mean is None and std is None and value_range is None)
         self.mean = torch.as_tensor(0.0 if mean is None else mean)
         self.std = torch.as_tensor(1.0 if std is None else std)
@@ -79,48 +93,43 @@ class ClassifierAdapter(Adapter):
                 'value_range out, or give the mean and std of its pixels, e.g. mean=127.5'
             )
         self._counted: dict[int, bool] = {}
-        self._told_outputs = False
+        # What the loss was taken of: shapes, of which _counts makes even scores.
+        self._form: Any = None
+        self._channels: dict[tuple[str, int], int] = {}
 
     @classmethod
     def handles(cls, model: nn.Module) -> bool:
         return True
 
     def forward(self, batch: Batch, target: Any) -> Record:
-        output = self._call(batch.inputs)
-        logits = self._logits(output)
+        with self._finding_channels(batch):
+            output = call(self.model, batch.inputs)
         labels = as_labels(target, batch)
-        loss = self.loss_fn(logits, target if labels is None else labels)
+        loss = self._loss(output, target if labels is None else labels, batch.size)
         if not isinstance(loss, Tensor) or loss.ndim:
             raise ValueError("loss_fn must return one scalar tensor; write reduction='mean' in it")
-        ignored = ignore_index(self.loss_fn)
-        return Record({'loss': loss}, loss, logits, labels, batch.size, ignored)
+        scores, ignored = class_scores(output, batch.size), ignore_index(self.loss_fn)
+        self._form = pytree.tree_map(_form, scores if of_scores(self.loss_fn) else output)
+        return Record({'loss': loss}, loss, scores, labels, batch.size, ignored)
 
-    def _call(self, inputs: Inputs) -> Any:
-        """Call the model; a mapping of several arguments of its ``forward`` is passed by name."""
-        if isinstance(inputs, Mapping):
-            arguments = inspect.signature(self.model.forward).parameters
-            if len(arguments) > 1 and inputs.keys() <= arguments.keys():
-                return self.model(**inputs)
-        return self.model(inputs)
-
-    def _logits(self, output: Any) -> Any:
-        logits = getattr(output, 'logits', output)
-        if self.loss_fn is F.cross_entropy and not isinstance(logits, Tensor):
+    def _loss(self, output: Any, target: Any, size: int) -> Tensor:
+        if of_scores(self.loss_fn):
+            output = lone_scores(output, size)
+            if is_cross_entropy(self.loss_fn):
+                check_cross_entropy(output, target)
+            if not self._soft_checked and getattr(target, 'ndim', 0) > 1:
+                check_soft_labels(target)
+                self._soft_checked = True
+            return self.loss_fn(output, target)
+        try:
+            return self.loss_fn(output, target)
+        except (AttributeError, KeyError, TypeError) as error:
+            mode = 'training' if self.model.training else 'eval'
             raise TypeError(
-                f'the model returns a {type(logits).__name__}, of which cross-entropy cannot be '
-                'taken; write loss_fn=, e.g. loss_fn=lambda output, target: '
-                'F.cross_entropy(output[0], target)'
-            )
-        if logits is not output and isinstance(output, tuple) and not self._told_outputs:
-            self._told_outputs = True
-            others = [name for name in output._fields if name != 'logits']
-            warnings.warn(
-                f'the model returns {", ".join(others)} beside its logits (torchvision: '
-                'aux_logits=True), and the loss is taken of the logits alone; to train them too, '
-                'return a plain tuple from forward, which loss_fn(output, target) gets as it is',
-                stacklevel=2,
-            )
-        return logits
+                f'loss_fn raised {type(error).__name__}: {error}. It gets what the model returns '
+                f'as it is, in {mode} mode a {describe(output)}: write loss_fn=lambda output, '
+                'target: ... of that. A model may return something else in the other mode'
+            ) from error
 
     def modules(self) -> Iterator[nn.Module]:
         yield from super().modules()
@@ -144,31 +153,61 @@ class ClassifierAdapter(Adapter):
         """Whether the loss of one sample is defined without the others."""
         rows = slice(index, index + 1)
         # Of even scores: those of this sample may be NaN, which says nothing about its label.
-        scores = torch.zeros_like(record.logits[rows])
+        labels: Any = record.labels
+
+        def even(part: Tensor) -> Tensor:
+            length = [1] if part.shape[:1] == (record.batch_size,) else part.shape[:1]
+            return labels.new_zeros((*length, *part.shape[1:]), dtype=part.dtype)
+
+        scores = pytree.tree_map_only(Tensor, even, self._form)
         with torch.no_grad():
             try:
-                return not self.loss_fn(scores, record.labels[rows]).isnan().any()  # type: ignore[index]
-            except (IndexError, RuntimeError, TypeError, ValueError):
+                return not self.loss_fn(scores, labels[rows]).isnan().any()
+            except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
                 # The whole batch has a loss, so it is one that needs several samples.
                 return True
 
     def space(self, values: Tensor, name: str) -> InputSpace:
         if not self.normalized:
             return InputSpace(advice=_ADVICE)
-        mean, std = (self._on_channels(value, values) for value in (self.mean, self.std))
+        mean, std = (self._on_channels(value, values, name) for value in (self.mean, self.std))
         return InputSpace.from_normalization(mean, std, self.value_range)
 
-    def _on_channels(self, value: Tensor, inputs: Tensor) -> Tensor:
+    def _on_channels(self, value: Tensor, inputs: Tensor, name: str) -> Tensor:
+        """Numbers for the channels, in a shape that broadcasts to the input."""
         value = value.to(inputs.device)
         if value.ndim != 1 or len(value) == 1:
             return value
-        if inputs.ndim < 2 or inputs.shape[1] != len(value):
+        axes = possible_axes(inputs.shape, len(value))
+        axis = axes[0] if len(axes) == 1 else self._channels.get((name, inputs.ndim))
+        if axis not in axes:
+            several = f'any of the axes {axes} may hold them' if axes else 'no axis has as many'
             raise ValueError(
-                f'mean or std has {len(value)} channels, but axis 1 of the input '
-                f'{tuple(inputs.shape)} does not; give tensors that broadcast to the input, e.g. '
-                'mean=torch.tensor([...]).view(3, 1, 1) for (B, T, C, H, W)'
+                f'mean or std has {len(value)} channels, but {several} in the input '
+                f'{tuple(inputs.shape)}; give tensors that broadcast to the input, e.g. '
+                'mean=torch.tensor([...]).view(3, 1, 1) for (B, T, C, H, W), .view(3, 1, 1, 1) for '
+                '(B, C, T, H, W), and std alike'
             )
-        return value.view(-1, *[1] * (inputs.ndim - 2))
+        return value.view(-1, *[1] * (inputs.ndim - axis - 1))
+
+    @contextmanager
+    def _finding_channels(self, batch: Batch) -> Iterator[None]:
+        """Let the forward inside tell the channels' axis of inputs whose shape does not."""
+        count = max(value.numel() if value.ndim == 1 else 1 for value in (self.mean, self.std))
+        axes = {name: possible_axes(v.shape, count) for name, v in batch.values.items()}
+        unknown = {
+            name: value
+            for name, value in batch.values.items()
+            if count > 1 and len(axes[name]) > 1 and value.requires_grad
+            if (name, value.ndim) not in self._channels
+        }
+        if not unknown:
+            yield
+            return
+        with ChannelFinder(unknown, axes) as finder:
+            yield
+        for name, axis in finder.found.items():
+            self._channels[name, unknown[name].ndim] = axis
 
     def select(self, target: Any, index: Tensor) -> Any:
         numbers = isinstance(target, tuple) and all(map(_is_number, target))
@@ -222,3 +261,8 @@ def _has(model: nn.Module, name: str) -> bool:
     except AttributeError:
         return False
     return True
+
+
+def _form(entry: Any) -> Tensor | None:
+    """The shape and dtype of a tensor, without its memory."""
+    return torch.empty_like(entry, device='meta') if isinstance(entry, Tensor) else None

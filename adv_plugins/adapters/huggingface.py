@@ -126,7 +126,8 @@ class HuggingFaceAdapter(ClassifierAdapter):
             del given['labels']
         # Skip the mixin and accelerate's wrapper around it, which is already active.
         run = super(AdversarialPreTrainedModel, self.model).forward
-        output = run(**named, **given, return_dict=True)
+        with _accepting(self.model, batch):
+            output = run(**named, **given, return_dict=True)
         loss = output.loss if self.loss_fn is None else self._own_loss(output, labels, given)
         record = Record(
             {'loss': loss},
@@ -168,7 +169,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
         # Trainer sums the losses of micro-batches, each divided by the size of the whole batch.
         return loss if total is None else loss * len(labels) / total
 
-    def _on_channels(self, value: Tensor, inputs: Tensor) -> Tensor:
+    def _on_channels(self, value: Tensor, inputs: Tensor, name: str) -> Tensor:
         value = value.to(inputs.device)
         if value.ndim != 1 or len(value) == 1:
             return value
@@ -327,6 +328,25 @@ def _load_state(model: nn.Module, file: Path) -> None:
             'recipe starts from the beginning',
             stacklevel=2,
         )
+
+
+@contextmanager
+def _accepting(model: nn.Module, batch: Batch) -> Iterator[None]:
+    """Let the feature encoders of speech models accept inputs that an attack differentiates.
+
+    In training, unless frozen, they set ``requires_grad`` of their input, for gradient
+    checkpointing. The copies of an attack's leaves require it already, and it cannot be set there.
+    """
+    setting: list[Any] = []
+    if any(value.requires_grad for value in batch.values.values()):
+        setting = [m for m in model.modules() if vars(m).get('_requires_grad') is True]
+    for module in setting:
+        module._requires_grad = False
+    try:
+        yield
+    finally:
+        for module in setting:
+            module._requires_grad = True
 
 
 def _family(model: nn.Module) -> str:

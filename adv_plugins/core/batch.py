@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .functional import relative_size
 
-Inputs = Tensor | Mapping[str, Any]
+Inputs = Tensor | Mapping[str, Any] | list[Any] | tuple[Any, ...]
 Values = dict[str, Tensor]
 """One tensor per modality."""
 MASK = '_mask'
@@ -20,44 +20,49 @@ LONE = ''
 
 
 class Batch:
-    """A batch of inputs: one tensor, or named tensors with masks of their valid entries.
+    """A batch of inputs: one tensor, or several with masks of their valid entries.
 
-    In a mapping, every floating-point tensor but a scalar is a modality and may be perturbed. An
-    optional boolean ``<name>_mask`` over the leading axes of ``<name>`` is True for valid entries
-    and False for padding. Everything else is passed on unchanged.
+    In a mapping, a list or a tuple, every floating-point tensor but a scalar is a modality and may
+    be perturbed. In a list or a tuple (SlowFast's pathways) their names are their places, ``'0'``,
+    ``'1'``, ...; in a named tuple, those of its fields. Everything else is passed on unchanged, and
+    so is a floating-point mask beside other modalities: ``mask``, or ``<anything>_mask``.
+
+    An optional ``<name>_mask`` over the leading axes of ``<name>`` says which entries are valid
+    (True or 1) and which are padding (False or 0). A mask with other numbers (weights, or what is
+    added to attention scores) says nothing of padding.
 
     Args:
-        inputs (Tensor | Mapping[str, Any]): The inputs as the model takes them.
+        inputs (Tensor | Mapping | list | tuple): The inputs as the model takes them.
 
     Attributes:
         values (dict[str, Tensor]): The modalities by name; ``{'': inputs}`` for a single tensor.
 
     Raises:
         TypeError: There is no floating-point tensor.
-        ValueError: A mask is not boolean, or its shape does not match its modality.
+        ValueError: The shape of a boolean mask does not match its modality, or the modalities
+            differ in their number of samples.
     """
 
     def __init__(self, inputs: Inputs) -> None:
         self._given = inputs
         self._copies = False
         self.values = _modalities(inputs)
-        self._valid = {name: _valid_entries(inputs, name) for name in self.values}
+        named = _by_name(inputs)
+        self._valid = {name: _valid_entries(named, name) for name in self.values}
 
     @property
     def inputs(self) -> Inputs:
         """The inputs for one forward of the model.
 
-        A mapping is copied, so that the model may change it. In a batch from :meth:`leaves` or
+        A container is copied, so that the model may change it. In a batch from :meth:`leaves` or
         :meth:`replace` the tensors are copies too, as a model may work in place (``x.sub_(mean)``).
         """
-        return fresh(self._entries) if self._copies else self._entries
+        inputs: Inputs = fresh(self._entries) if self._copies else self._entries
+        return inputs
 
     @property
-    def _entries(self) -> Inputs:
-        if isinstance(self._given, Tensor):
-            return self.values[LONE]
-        inputs: Inputs = _mapping_like(self._given, {**self._given, **self.values})
-        return inputs
+    def _entries(self) -> Any:
+        return _as_given(self._given, {**_by_name(self._given), **self.values})
 
     @property
     def size(self) -> int:
@@ -91,10 +96,8 @@ class Batch:
 
     def take(self, index: Tensor) -> Batch:
         """The samples at ``index``."""
-        inputs = self._entries
-        if isinstance(inputs, Tensor):
-            return Batch(inputs[index])
-        return Batch(take_entries(inputs, index, self.size))
+        entries = take_entries(_by_name(self._entries), index, self.size)
+        return Batch(_as_given(self._given, entries))
 
     def is_inference(self) -> bool:
         """Whether a modality was made under inference_mode, and cannot be differentiated."""
@@ -182,15 +185,38 @@ def take_entries(values: Mapping[str, Any], index: Tensor, size: int) -> dict[st
     return taken
 
 
+def _by_name(inputs: Any) -> dict[str, Any]:
+    """What a batch consists of, by name."""
+    if isinstance(inputs, Tensor):
+        return {LONE: inputs}
+    if isinstance(inputs, Mapping):
+        return dict(inputs)
+    if isinstance(inputs, tuple) and hasattr(inputs, '_asdict'):
+        named: dict[str, Any] = inputs._asdict()
+        return named
+    if isinstance(inputs, (list, tuple)):
+        return {str(place): entry for place, entry in enumerate(inputs)}
+    return {}
+
+
+def _as_given(given: Inputs, entries: dict[str, Any]) -> Any:
+    """Entries by name in the form of what was given."""
+    if isinstance(given, Tensor):
+        return entries[LONE]
+    if isinstance(given, Mapping):
+        return _mapping_like(given, entries)
+    if isinstance(given, tuple) and hasattr(given, '_make'):
+        return given._make(entries.values())
+    return type(given)(entries.values())
+
+
 def _modalities(inputs: Any) -> Values:
-    values = {LONE: inputs} if isinstance(inputs, Tensor) else inputs
-    modalities: Values = {}
-    if isinstance(values, Mapping):
-        modalities = {
-            name: value
-            for name, value in values.items()
-            if isinstance(value, Tensor) and value.is_floating_point() and value.ndim
-        }
+    found = {
+        name: value
+        for name, value in _by_name(inputs).items()
+        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim
+    }
+    modalities = {name: value for name, value in found.items() if not _is_mask(name)} or found
     for value in modalities.values():
         if value.is_nested or value.layout != torch.strided:
             kind = 'nested' if value.is_nested else str(value.layout)
@@ -198,30 +224,45 @@ def _modalities(inputs: Any) -> Values:
                 f'an attack needs dense tensors, got a {kind} one; write value.to_dense(), or '
                 'nested.to_padded_tensor(0.0) with a boolean <name>_mask that is True where valid'
             )
+    sizes = {name: len(value) for name, value in modalities.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f'the tensors of a {type(inputs).__name__} are one batch, with the samples along their '
+            f'first axis, but have different numbers of them: {sizes}; where each tensor is a '
+            'sample, write torch.stack(inputs), and keep what all samples share in the model, as a '
+            'buffer'
+        )
     if modalities:
         return modalities
     got: object = type(inputs).__name__
     if isinstance(inputs, Tensor):
         got = inputs.dtype
-    elif isinstance(inputs, Mapping):
-        got = {name: getattr(value, 'dtype', type(value)) for name, value in inputs.items()}
-    advice = 'convert them first (inputs.float()), or let the data preprocessor normalise them'
-    if isinstance(inputs, (tuple, list)):
-        advice = 'write them as a dict, which a forward of several arguments gets by their names'
+    elif _by_name(inputs):
+        got = {n: getattr(value, 'dtype', type(value)) for n, value in _by_name(inputs).items()}
     raise TypeError(
-        'an attack needs one floating-point tensor or a dict that holds some as inputs, got '
-        f'{got}; {advice}'
+        'an attack needs one floating-point tensor, or a dict, list or tuple that holds some, as '
+        f'inputs, got {got}; convert them first (inputs.float()), or let the data preprocessor '
+        'normalise them'
     )
 
 
-def _valid_entries(inputs: Inputs, name: str) -> Tensor | None:
-    if isinstance(inputs, Tensor) or name + MASK not in inputs:
+def _is_mask(name: str) -> bool:
+    return name == MASK[1:] or name.endswith(MASK)
+
+
+def _valid_entries(entries: Mapping[str, Any], name: str) -> Tensor | None:
+    value, mask = entries[name], entries.get(name + MASK)
+    if not isinstance(mask, Tensor):
         return None
-    mask: Tensor = inputs[name + MASK]
-    value: Tensor = inputs[name]
-    if mask.dtype is not torch.bool or mask.shape != value.shape[: mask.ndim]:
+    fits = mask.shape == value.shape[: mask.ndim]
+    if mask.dtype is not torch.bool:
+        # A model may multiply by its mask.
+        if not fits or not ((mask == 0) | (mask == 1)).all():
+            return None
+        mask = mask.bool()
+    if not fits:
         raise ValueError(
-            f'{name}{MASK} must be boolean (True = valid) over the leading axes of {name!r}, got '
-            f'{mask.dtype} {tuple(mask.shape)} for {tuple(value.shape)}'
+            f'{name}{MASK} must be True where valid, over the leading axes of {name!r}, got the '
+            f'shape {tuple(mask.shape)} for {tuple(value.shape)}'
         )
     return mask.view(*mask.shape, *[1] * (value.ndim - mask.ndim))

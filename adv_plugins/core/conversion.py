@@ -46,10 +46,13 @@ class AdversarialModule(Swapped):
         """The losses of one training iteration under the recipe.
 
         Args:
-            inputs (Tensor | dict): A batch as the model's own training forward takes it: one
-                tensor or a dict of them, for a ``forward`` of several arguments by their names. In
-                a dict, every floating-point tensor is perturbed where its boolean ``<name>_mask``
-                is True (valid), or everywhere without a mask.
+            inputs (Tensor | Mapping | list | tuple): A batch as the model's own training forward
+                takes it: one tensor, or several. A dict is passed by keywords where these are
+                arguments of ``forward``, and a list or a tuple as positional arguments where
+                ``forward`` requires several; otherwise each is one argument (SlowFast's
+                ``[slow, fast]``). Every floating-point tensor in it is perturbed. In a dict, that
+                is where its ``<name>_mask`` is True or 1 (valid), or everywhere without a mask; a
+                mask itself is not perturbed.
             target (Any): Its labels, shape (B,) or (B, num_classes); data samples for a
                 recognizer.
 
@@ -76,14 +79,12 @@ class AdversarialModule(Swapped):
         iteration, so a second call returns the same inputs.
 
         Args:
-            inputs (Tensor | dict): A batch as the model's own training forward takes it: one
-                tensor or a dict of them, for a ``forward`` of several arguments by their names. In
-                a dict, every floating-point tensor is perturbed where its boolean ``<name>_mask``
-                is True (valid), or everywhere without a mask.
+            inputs (Tensor | Mapping | list | tuple): A batch, as for :meth:`adversarial_loss`.
             target (Any): Its labels, or its data samples for a recognizer.
 
         Returns:
-            Tensor | dict: Detached, of the shape, dtype and space of ``inputs``.
+            Tensor | Mapping | list | tuple: As ``inputs``; its tensors are detached, and of the
+            same shape, dtype and space.
         """
         return get_adversary(self).perturb(inputs, target)
 
@@ -92,7 +93,7 @@ def make_adversarial(
     model: Model,
     recipe: Recipe | str | Mapping[str, Any] = 'advprop',
     *,
-    loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+    loss_fn: Callable[[Any, Any], Tensor] | None = None,
     mean: Any = None,
     std: Any = None,
     value_range: tuple[float, float] | None = None,
@@ -112,13 +113,23 @@ def make_adversarial(
         model (nn.Module): Any classifier, or an MMAction2 recognizer.
         recipe (Recipe | str | Mapping): A recipe, its name (``'taf'``), or a config dict with
             its ``type``. Defaults to ``'advprop'``.
-        loss_fn (Callable, optional): ``loss_fn(logits, target)`` of a plain classifier, a mean
-            over the batch. A module may have parameters of its own. Defaults to None:
-            cross-entropy.
+        loss_fn (Callable, optional): ``loss_fn(output, target)`` of a plain classifier, a mean
+            over the batch. It gets what the model returns as it is: a tensor, or a tuple, a dict or
+            an object with auxiliary scores in it, e.g. ``lambda output, target:
+            F.cross_entropy(output.logits, target) + 0.3 * F.cross_entropy(output.aux_logits,
+            target)``. PyTorch's own losses (``nn.CrossEntropyLoss(label_smoothing=0.1)``) get the
+            class scores: the tensor, or ``logits``, or the only tensor that may be scores. Where
+            several parts want to be trained, there is no default, and the error has the line to
+            write. Labels, predictions and the CAM are always of the class scores; under a
+            ``loss_fn`` they are ``logits``, or else the first tensor (B, C). A Hugging Face
+            classifier trains with its own loss, or ``loss_fn(logits, labels)``. A module may have
+            parameters of its own. Defaults to None: cross-entropy; of a single score a sample, or
+            with several labels a sample, write ``nn.BCEWithLogitsLoss()``.
         mean (float | Sequence | Tensor, optional): The mean in the normalisation
-            ``(pixel - mean) / std`` of a plain classifier's inputs: one number, one per channel
-            (axis 1 of the input), or a tensor that broadcasts to the input. For a dict of inputs
-            it applies to every modality. Defaults to None: 0.
+            ``(pixel - mean) / std`` of a plain classifier's inputs: one number, one per channel,
+            or a tensor that broadcasts to the input. The channels are the axis of this length;
+            where several have it (three frames), the one that the model's first convolution takes
+            for them. For several inputs it applies to every modality. Defaults to None: 0.
         std (float | Sequence | Tensor, optional): Like ``mean``. Defaults to None: 1.
         value_range (tuple[float, float], optional): Smallest and largest pixel value before
             that normalisation. Defaults to None: (0, 1) if ``mean`` or ``std`` is given;

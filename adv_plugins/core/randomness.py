@@ -1,15 +1,22 @@
-"""Private random streams, so that an attack leaves the global random state unchanged."""
+"""Private random streams, so that an attack leaves the global random state unchanged.
+
+The streams are those of PyTorch, of Python and of NumPy: speech models draw the masks of their
+SpecAugment from the last.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch import distributed as dist
 
-RandomState = list[tuple[torch.Generator, Tensor]]
+RandomState = list[tuple[Callable[[Any], Any], Any]]
+"""What puts each stream back, and its state."""
 
 
 def stream_seed(seed: int, iteration: int = 0) -> int:
@@ -27,23 +34,36 @@ def private_random(device: torch.device, seed: int) -> Iterator[None]:
         device (torch.device): The device of the forwards. The CPU's stream is replaced as well.
         seed (int): The seed of the stream.
     """
-    generators = _generators(device)
-    devices = [generator.device for generator in generators if generator.device.type == 'cuda']
-    with torch.random.fork_rng(devices=devices):
-        for generator in generators:
+    kept = random_state(device)
+    try:
+        for generator in _generators(device):
             generator.manual_seed(seed)
+        random.seed(seed)
+        if (numpy := _numpy()) is not None:
+            numpy.random.seed(seed % 2**32)
         yield
+    finally:
+        set_random_state(kept)
 
 
 def random_state(device: torch.device) -> RandomState:
     """The state of the random streams that a forward on a device uses."""
-    return [(generator, generator.get_state()) for generator in _generators(device)]
+    state: RandomState = [(stream.set_state, stream.get_state()) for stream in _generators(device)]
+    state.append((random.setstate, random.getstate()))
+    if (numpy := _numpy()) is not None:
+        state.append((numpy.random.set_state, numpy.random.get_state()))
+    return state
 
 
 def set_random_state(state: RandomState) -> None:
     """Restore a state from :func:`random_state`."""
-    for generator, value in state:
-        generator.set_state(value)
+    for put_back, value in state:
+        put_back(value)
+
+
+def _numpy() -> Any:
+    """NumPy, where anything has imported it: nothing else draws from it."""
+    return sys.modules.get('numpy')
 
 
 def _generators(device: torch.device) -> list[torch.Generator]:

@@ -1,7 +1,5 @@
 """Plain classifiers: units, loss functions, outputs."""
 
-import collections
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +7,6 @@ from helpers import Conv3dNet
 from torch import nn
 
 from adv_plugins import Recipe, make_adversarial
-from adv_plugins.core.conversion import get_adversary
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -50,16 +47,6 @@ def test_value_range_clamps():
     inputs = torch.rand(2, 3, 4, 6, 6).round()
     perturbed = inputs + perturbation(inputs, value_range=(0, 1))
     assert perturbed.min() >= 0 and perturbed.max() <= 1
-
-
-def test_channels_are_axis_1_unless_the_tensor_says_otherwise():
-    """T == C == 3 is where guessing goes silently wrong."""
-    adapter = get_adversary(make_adversarial(Conv3dNet(), mean=MEAN, std=STD)).adapter
-    frames = torch.zeros(2, 3, 3, 6, 6)
-    assert adapter.space(frames, '').scale.shape == (3, 1, 1, 1)
-    shaped = torch.tensor(STD).view(3, 1, 1)
-    adapter = get_adversary(make_adversarial(Conv3dNet(), mean=shaped, std=shaped)).adapter
-    assert torch.equal(adapter.space(frames, '').scale, 1 / shaped)
 
 
 @pytest.mark.parametrize(
@@ -109,71 +96,6 @@ def test_output_with_logits(clips):
             return Output(super().forward(x))
 
     make_adversarial(Wrapped(), 'taf').adversarial_loss(*clips)['loss'].backward()
-
-
-class WithAux(nn.Module):
-    """Returns the scores of an auxiliary head beside its logits, in one of the usual forms."""
-
-    def __init__(self, form):
-        super().__init__()
-        self.net, self.aux, self.form = Conv3dNet(), nn.Linear(6, 6), form
-
-    def forward(self, x):
-        logits = self.net(x)
-        return self.form(logits, self.aux(logits))
-
-
-Scores = collections.namedtuple('Scores', ['logits', 'aux_logits'])
-
-
-@pytest.mark.parametrize('form', [lambda *both: both, lambda *both: dict(enumerate(both))])
-def test_several_outputs_need_a_loss_of_ones_own(clips, form):
-    with pytest.raises(TypeError, match='write loss_fn='):
-        make_adversarial(WithAux(form)).adversarial_loss(*clips)
-    net = make_adversarial(
-        WithAux(form), loss_fn=lambda z, y: F.cross_entropy(z[0], y) + F.cross_entropy(z[1], y)
-    )
-    net.adversarial_loss(*clips)['loss'].backward()
-    assert net.aux.weight.grad.abs().sum() > 0
-
-
-def test_outputs_beside_the_logits_are_told_to_stay_untrained(clips):
-    net = make_adversarial(WithAux(Scores))
-    with pytest.warns(UserWarning, match='returns aux_logits beside its logits'):
-        net.adversarial_loss(*clips)['loss'].backward()
-    assert net.aux.weight.grad is None
-
-
-class Pair(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(4, 6)
-
-    def forward(self, x, lengths, scale=1.0):
-        return self.fc(x.sum(1) / lengths[:, None]) * scale
-
-
-def test_arguments_of_forward_are_passed_by_name():
-    net = make_adversarial(Pair(), eps=0.1)
-    inputs = dict(x=torch.randn(5, 3, 4), lengths=torch.tensor([3, 3, 2, 1, 3]))
-    labels = torch.arange(5)
-    losses = net.adversarial_loss(inputs, labels)
-    torch.testing.assert_close(losses['clean_loss'], F.cross_entropy(net(**inputs), labels))
-    moved = net.perturb(inputs, labels)
-    assert moved['lengths'] is not None and not torch.equal(moved['x'], inputs['x'])
-    with pytest.raises(TypeError, match='write them as a dict'):
-        net.adversarial_loss(tuple(inputs.values()), labels)
-    with pytest.raises(TypeError, match='lengths'):
-        net.adversarial_loss(dict(x=inputs['x']), labels)
-
-
-def test_one_argument_gets_the_whole_dict():
-    class Whole(Pair):
-        def forward(self, batch):
-            return super().forward(**batch)
-
-    inputs = dict(x=torch.randn(5, 3, 4), lengths=torch.ones(5, dtype=torch.long))
-    make_adversarial(Whole(), eps=0.1).adversarial_loss(inputs, torch.arange(5))
 
 
 def test_torchvision_video_resnet():

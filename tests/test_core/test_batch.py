@@ -111,10 +111,71 @@ def test_nothing_to_perturb_is_an_error(bad):
         Batch(bad)
 
 
-@pytest.mark.parametrize('mask', [torch.ones(3, 4), torch.ones(3, 5).bool()])
-def test_mask_that_does_not_fit_is_an_error(mask):
-    with pytest.raises(ValueError, match='rgb_mask must be boolean'):
-        Batch({**features(), 'rgb_mask': mask})
+def test_mask_that_does_not_fit_is_an_error():
+    with pytest.raises(ValueError, match='rgb_mask must be True where valid'):
+        Batch({**features(), 'rgb_mask': torch.ones(3, 5).bool()})
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.int64])
+def test_a_mask_of_zeros_and_ones_is_read_as_a_boolean_one(dtype):
+    inputs = features()
+    number = {**inputs, 'rgb_mask': inputs['rgb_mask'].to(dtype)}
+    batch = Batch(number)
+    assert list(batch.values) == ['rgb', 'audio']
+    assert torch.equal(batch.valid('rgb'), Batch(inputs).valid('rgb'))
+    assert batch.leaves().inputs['rgb_mask'].dtype is dtype
+
+
+@pytest.mark.parametrize(
+    'mask', [torch.full((3, 4), 0.5), torch.zeros(3, 4).log(), torch.ones(3, 1, 4, 4)]
+)
+def test_other_numbers_say_nothing_of_padding(mask):
+    batch = Batch({**features(), 'rgb_mask': mask})
+    assert list(batch.values) == ['rgb', 'audio'] and batch.valid('rgb') is None
+
+
+def test_a_float_mask_is_perturbed_only_where_it_is_all_there_is():
+    masks = {name: torch.rand(3, 4) for name in ('mask', 'attention_mask')}
+    assert list(Batch({'rgb': torch.rand(3, 2), **masks}).values) == ['rgb']
+    assert list(Batch(masks).values) == list(masks)
+
+
+Pathways = namedtuple('Pathways', ['slow', 'slow_mask', 'fast'])
+
+
+@pytest.mark.parametrize('kind', [list, tuple, Pathways._make])
+def test_a_sequence_of_tensors_is_one_batch(kind):
+    slow, fast = torch.rand(3, 2, 5), torch.rand(3, 8, 5)
+    mask = torch.tensor([[1, 1], [1, 0], [1, 1]]).bool()
+    given = kind([slow, mask, fast])
+    batch = Batch(given)
+    names = ['slow', 'fast'] if kind == Pathways._make else ['0', '2']
+    assert list(batch.values) == names and batch.size == 3
+    moved = batch.replace({name: value + 1 for name, value in batch.values.items()})
+    for other, step in ((batch.leaves(), 0), (moved, 1), (batch.clone(), 0)):
+        assert type(other.inputs) is type(given)
+        first, middle, last = other.inputs
+        assert torch.equal(first, slow + step) and torch.equal(last, fast + step)
+        assert torch.equal(middle, mask)
+    taken = moved.take(torch.tensor([2, 0]))
+    assert type(taken.inputs) is type(given) and taken.size == 2
+    assert torch.equal(taken.inputs[1], mask[[2, 0]])
+    assert torch.equal(taken.inputs[2], fast[[2, 0]] + 1)
+    assert (batch.valid(names[0]) is None) == (kind != Pathways._make)
+
+
+def test_a_mapping_keeps_its_type_where_a_part_is_taken():
+    taken = Batch(OrderedDict(rgb=torch.rand(3, 2))).take(torch.tensor([1])).inputs
+    assert type(taken) is OrderedDict
+
+
+@pytest.mark.parametrize(
+    'inputs',
+    [[torch.rand(3, 8, 2), torch.rand(4, 8, 2)], dict(x=torch.rand(3, 2), graph=torch.eye(17))],
+)
+def test_tensors_of_different_numbers_of_samples_are_an_error(inputs):
+    with pytest.raises(ValueError, match=r'3.*torch.stack\(inputs\).*buffer'):
+        Batch(inputs)
 
 
 def test_blocks_of_a_sample():

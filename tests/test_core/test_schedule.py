@@ -1,5 +1,8 @@
 """The clock of a converted model, and the stream that it seeds."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from helpers import Conv3dNet
@@ -75,11 +78,21 @@ def test_private_stream_leaves_the_global_one_and_repeats():
     assert torch.equal(*drawn) and torch.equal(torch.get_rng_state(), before)
 
 
-def test_random_state_can_be_put_back():
+def draw():
+    """From all streams that a forward may draw from."""
+    return torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist()
+
+
+def test_all_private_streams_repeat_and_leave_the_global_ones():
+    np.random.seed(1)
+    random.seed(1)
     state = random_state(torch.device('cpu'))
-    first = torch.rand(3)
+    first, private = draw(), []
     set_random_state(state)
-    assert torch.equal(torch.rand(3), first)
+    for _ in range(2):
+        with private_random(torch.device('cpu'), 5):
+            private.append(draw())
+    assert draw() == first and private[0] == private[1] != first
 
 
 @pytest.mark.parametrize('epoch', [None, 0], ids=['by iteration', 'by epoch'])

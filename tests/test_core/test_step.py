@@ -698,11 +698,11 @@ def test_a_budget_for_targets_that_cannot_be_parted_names_another_way(clips):
         (dict(cam_layer='fc'), {}, 'cam_layout'),
         (dict(cam_layer='bn2'), {}, "cam_layer='bn1'"),
         (dict(cam_layout='b t (h w) c'), {}, 'does not fit the shape'),
-        (dict(), dict(labels=torch.rand(5, 6)), 'mixup'),
+        (dict(), dict(labels=torch.rand(5, 6).softmax(1)), 'mixup'),
         (dict(), dict(inputs=torch.zeros(5, 3, 4, 6, 6, dtype=torch.uint8)), 'float'),
         (dict(), dict(inputs=torch.randn(5, 3, 1, 6, 6)), 'without a time axis'),
         (dict(begin=9), dict(inputs=torch.randn(5, 3, 1, 6, 6)), 'without a time axis'),
-        (dict(begin=9), dict(labels=torch.rand(5, 6)), 'mixup'),
+        (dict(begin=9), dict(labels=torch.rand(5, 6).softmax(1)), 'mixup'),
     ],
 )
 def test_bad_input_is_one_clear_error_at_the_first_call(clips, options, batch, message):
