@@ -8,7 +8,6 @@ graph it is the last cut between the clip and the class scores.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,18 +19,15 @@ from torch import Tensor, nn
 
 from .adapter import Adapter
 from .autograd import gradients, graph_nodes, leaves_of, nodes_behind
-from .axes import CORNERS, ClipAxes, change_corners, confirmation, effects_on, readings
+from .axes import CORNERS, ClipAxes, change_corners, readings
 from .batch import Batch
 from .capture import LAYOUTS, find_module, last_output, to_frames
+from .look import Candidate, Look, settle
 from .norm import NormPath
 from .probe import Calls, Probe, probing
 
-_CANDIDATES = 12
-"""At most so many outputs are looked at, from the last one back."""
-_CONTRADICTED = -0.1
-"""A lead below this says that a reading is wrong, not only that the effects are small."""
-_CLEAR = 0.05
-"""A lead above this takes the place of a reading that may be right."""
+_AT_ONCE = 12
+"""So many outputs are looked at together, from the last one back."""
 
 
 @dataclass(frozen=True)
@@ -61,79 +57,6 @@ class CamLayer:
         entry = f' (tensor {self.entry} of its output)' if self.entry else ''
         axes = f', read as {self.layout!r}' if self.layout else ''
         return f'CAM layer: {self.name}{entry}{axes}, T×H×W = {"×".join(map(str, self.grid))}'
-
-
-@dataclass
-class _Candidate:
-    """One tensor in the output of a module, with the gradient of the class scores if asked for."""
-
-    name: str
-    entry: int
-    features: Tensor
-    slope: Tensor | None = None
-    fused: bool = False
-
-    def leave_graph(self, scores: Any) -> None:
-        """Note what the graph tells, and let go of it, before further forwards need the memory."""
-        behind = nodes_behind(scores, [self.features]) if isinstance(scores, Tensor) else []
-        self.fused = any('ScaledDotProduct' in type(node).__name__ for node in behind)
-        self.features = self.features.detach()
-
-
-@dataclass(frozen=True)
-class _Look:
-    """How a candidate changes with the corners of the clip, whose axes are taken in one way.
-
-    ``changed`` is None where nothing is known of the clip's axes.
-    """
-
-    candidate: _Candidate
-    batch_size: int
-    clip: Sequence[int] = ()
-    changed: Tensor | None = None
-
-    def grid(self, layout: str | None) -> tuple[int, int, int]:
-        """T, H, W under a reading; a ValueError where it does not fit."""
-        frames = to_frames(self.candidate.features, self.batch_size, self.candidate.name, layout)
-        return frames.shape[1], frames.shape[3], frames.shape[4]
-
-    def lead(self, layout: str | None) -> float:
-        """How clearly the corners confirm a reading; NaN where they cannot tell."""
-        grid = self.grid(layout)
-        if self.changed is None:
-            return math.nan
-        features, name = self.candidate.features, self.candidate.name
-        return confirmation(effects_on(features, self.changed, self.batch_size, layout, name), grid)
-
-    def best(self) -> tuple[float, str | None]:
-        """The reading that the corners confirm most clearly, with its lead; -inf without any."""
-        shape = self.candidate.features.shape
-        layouts = readings(shape, self.batch_size, self.clip) if self.clip else ()
-        found = [(self.lead(layout), layout) for layout in layouts]
-        return max((pair for pair in found if pair[0] > 0), default=(-math.inf, None))
-
-    def may_be(self, layout: str | None) -> bool:
-        """Whether the shape allows a reading, and the corners do not contradict it."""
-        shape = self.candidate.features.shape
-        allowed = layout in set(readings(shape, self.batch_size, self.clip))
-        return allowed and not self.lead(layout) < _CONTRADICTED
-
-    def reaches(self, layout: str | None) -> bool:
-        """Whether the class scores depend on more than one frame, not on a class token only.
-
-        Not on all of them: pooling with a stride may skip some.
-        """
-        slope = self.candidate.slope
-        if slope is None:
-            return False
-        frames = to_frames(slope, self.batch_size, self.candidate.name, layout)
-        used = frames.abs().sum(dim=(2, 3, 4)) > 0
-        return bool((used.sum(dim=1) > 1).all())
-
-    def layer(self, layout: str | None) -> CamLayer:
-        """The candidate as the CAM layer."""
-        which = self.candidate
-        return CamLayer(which.name, which.entry, layout, self.grid(layout), which.fused)
 
 
 _FOUND: WeakKeyDictionary[nn.Module, dict[Any, CamLayer]] = WeakKeyDictionary()
@@ -215,7 +138,7 @@ class _Search:
         calls, scores = self.probe.forward(self.batch, {name})
         output = last_output([output for _, output in calls], name)
         features, assumed = self.probe.adapter.feature_map(name, output, self.batch, layout)
-        tensors = [_Candidate(name, *pair) for pair in enumerate(tensors_of(output))]
+        tensors = [Candidate(name, *pair) for pair in enumerate(tensors_of(output))]
         # Of several pathways, the one with the most channels comes first.
         candidates = [c for c in tensors if c.features is features] or sorted(
             tensors, key=lambda candidate: -candidate.features.shape[1:2].numel()
@@ -227,10 +150,10 @@ class _Search:
             if not candidates:
                 to_frames(features, self.batch.size, name, assumed)
             del features
-            look, reading = _settle(self._looks(candidates), assumed, layout is not None)
+            look, reading = settle(self._looks(candidates), assumed, layout is not None)
         except ValueError as error:
             raise ValueError(f'{error}{self._suggestion(name)}') from error
-        return look.layer(reading)
+        return _cam_layer(look, reading)
 
     def search(self) -> CamLayer:
         """The last cut between the clip and the class scores that has time and place.
@@ -267,11 +190,11 @@ class _Search:
             return ''
         return '' if found.name == name else f'; cam_layer={found.name!r} is right'
 
-    def _looks(self, candidates: Sequence[_Candidate]) -> Iterator[_Look]:
+    def _looks(self, candidates: Sequence[Candidate]) -> Iterator[Look]:
         """All candidates as the corners change them, for each way to take the axes of the clip."""
         size = self.batch.size
         if not self.clip_axes:
-            yield from (_Look(candidate, size) for candidate in candidates)
+            yield from (Look(candidate, size) for candidate in candidates)
             return
         clips = self.batch.values[self.clip].detach()
         for axes in self.clip_axes:
@@ -288,9 +211,9 @@ class _Search:
                     seen.append(tensors_of(outputs[candidate.name])[candidate.entry])
             clip = [clips.shape[axis] for axis in axes]
             for candidate, seen in zip(candidates, changed, strict=True):
-                yield _Look(candidate, size, clip, torch.stack(seen))
+                yield Look(candidate, size, clip, torch.stack(seen))
 
-    def _cuts(self, calls: Calls, scores: Tensor) -> Iterator[_Candidate]:
+    def _cuts(self, calls: Calls, scores: Tensor) -> Iterator[Candidate]:
         """The tensors that all the scores know of the clip passes through, the last one first."""
         for group in self._weighted(calls, scores):
             for several in ([each] for each in group), (group,):
@@ -299,11 +222,11 @@ class _Search:
                     yield from (each for part in cuts for each in part)
                     break
 
-    def _is_cut(self, group: Sequence[_Candidate], scores: Tensor) -> bool:
+    def _is_cut(self, group: Sequence[Candidate], scores: Tensor) -> bool:
         behind = leaves_of(nodes_behind(scores, [each.features for each in group]))
         return all(leaf is not self.batch.values[self.clip] for leaf in behind)
 
-    def _branches(self, calls: Calls, scores: Tensor) -> Iterator[_Candidate]:
+    def _branches(self, calls: Calls, scores: Tensor) -> Iterator[Candidate]:
         """The last tensors of each branch that leads from the clip to the scores."""
         upstream: set[Any] = set()
         reached = set(graph_nodes(scores))
@@ -314,7 +237,7 @@ class _Search:
                     upstream.update(graph_nodes(each.features))
                     yield each
 
-    def _weighted(self, calls: Calls, scores: Tensor) -> Iterator[list[_Candidate]]:
+    def _weighted(self, calls: Calls, scores: Tensor) -> Iterator[list[Candidate]]:
         """The maps in each module's last output that weights made and follow, the last one first.
 
         Of modules that return the same tensor it is the outermost one.
@@ -327,7 +250,7 @@ class _Search:
                 continue
             names.add(name)
             group = [
-                _Candidate(name, number, tensor)
+                Candidate(name, number, tensor)
                 for number, tensor in enumerate(tensors_of(output))
                 if (tensor.grad_fn, tensor.output_nr) not in seen and self._may_be_map(tensor)
             ]
@@ -344,76 +267,42 @@ class _Search:
         )
 
     def _confirmed(
-        self, kind: Callable[[Calls, Tensor], Iterator[_Candidate]]
+        self, kind: Callable[[Calls, Tensor], Iterator[Candidate]]
     ) -> Iterator[CamLayer]:
         """The candidates of a kind with a reading that the clip confirms and the scores need."""
         calls, scores = self.probe.forward(self.batch, None)
         if not isinstance(scores, Tensor) or not scores.requires_grad:
             raise ValueError(
-                f'{type(self.model).__name__} gives no class scores that depend on the '
-                'inputs, so there is no CAM: does it detach them, or run without gradients? '
+                f'{type(self.model).__name__} gives no class scores that depend on the inputs, so '
+                'there is no CAM: does it detach them, or run without gradients? '
                 "'ceaugmentation' and 'advprop' need only its loss"
             )
-        candidates = list(islice(kind(calls, scores), _CANDIDATES))
-        del calls
-        if not candidates:
-            return
+        candidates = kind(calls, scores)
+        while some := list(islice(candidates, _AT_ONCE)):
+            self._differentiate(some, scores)
+            for look in self._looks(some):
+                lead, layout = look.best()
+                if not lead > 0:
+                    # Few frames that every place sees: only a convolution's axes can be believed.
+                    layout = LAYOUTS.get(look.candidate.features.ndim)
+                    if not look.may_be(layout):
+                        continue
+                if look.reaches(layout):
+                    yield _cam_layer(look, layout)
+
+    def _differentiate(self, candidates: Sequence[Candidate], scores: Tensor) -> None:
+        """Note how the class scores depend on candidates, then let go of the graph."""
         signs = torch.randn(scores.shape, device=scores.device)
         features = [candidate.features for candidate in candidates]
         slopes = gradients((scores.float() * signs).sum(), features, retain_graph=True)
         for candidate, slope in zip(candidates, slopes, strict=True):
             candidate.slope = slope
             candidate.leave_graph(scores)
-        del scores, features
-        for look in self._looks(candidates):
-            lead, layout = look.best()
-            if not lead > 0:
-                # Few frames that every place sees: only a convolution's axes can be believed.
-                layout = LAYOUTS.get(look.candidate.features.ndim)
-                if not look.may_be(layout):
-                    continue
-            if look.reaches(layout):
-                yield look.layer(layout)
 
 
-def _settle(looks: Iterator[_Look], assumed: str | None, given: bool) -> tuple[_Look, str | None]:
-    """The reading of a named layer: the assumed one unless it is wrong, else the best one.
-
-    Args:
-        looks (Iterator[_Look]): The layer's tensors, the likeliest first.
-        assumed (str, optional): The reading to expect.
-        given (bool): Whether the user has written it; then no other is taken.
-    """
-    seen: list[_Look] = []
-    doubtful: _Look | None = None
-    problem: ValueError | None = None
-    for look in looks:
-        seen.append(look)
-        try:
-            lead = look.lead(assumed)
-        except ValueError as error:
-            problem = problem or error
-            continue
-        if lead > 0:
-            return look, assumed
-        # Where the effects are too small to tell, the assumed reading stands.
-        if look.clip == seen[0].clip and not lead < _CONTRADICTED:
-            doubtful = doubtful or look
-    (lead, reading), better = max(((each.best(), each) for each in seen), key=lambda it: it[0][0])
-    if not given and lead > (_CLEAR if doubtful else 0):
-        return better, reading
-    if doubtful is not None:
-        return doubtful, assumed
-    right = f'; cam_layout={reading!r} is right' if lead > 0 else ''
-    if problem is not None:
-        raise ValueError(f'{problem}{right}')
-    name, shape = seen[0].candidate.name, tuple(seen[0].candidate.features.shape)
-    raise ValueError(
-        f'the axes of cam_layer={name!r}, which returns the shape {shape}, are not '
-        f'{assumed or LAYOUTS[len(shape)]!r}: changes of the clip along time, height or width '
-        'move the map along others; name another layer with cam_layer, or the axes with '
-        f'cam_layout{right}'
-    )
+def _cam_layer(look: Look, layout: str | None) -> CamLayer:
+    which = look.candidate
+    return CamLayer(which.name, which.entry, layout, look.grid(layout), which.fused)
 
 
 def _are_scores(features: Tensor, scores: Tensor) -> bool:

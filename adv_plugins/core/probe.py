@@ -79,7 +79,7 @@ def probing(adapter: Adapter, batch: Batch, target: Any, path: NormPath) -> Iter
 def noise_like(values: Tensor) -> Tensor:
     """Normal noise with the mean and the standard deviation of values."""
     noise = torch.randn(values.shape, device=values.device)
-    finite = values[values.isfinite()].float()
+    finite = values.detach()[values.isfinite()].float()
     if len(finite):
         noise = noise * (float(finite.std(correction=0)) or 1.0) + finite.mean()
     return noise.to(values.dtype)

@@ -1,0 +1,127 @@
+"""How one tensor of a model changes with the corners of the clip, and how it is to be read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .autograd import nodes_behind
+from .axes import confirmation, effects_on, readings
+from .capture import LAYOUTS, to_frames
+
+_CONTRADICTED = -0.1
+"""A lead below this says that a reading is wrong, not only that the effects are small."""
+_CLEAR = 0.05
+"""A lead above this takes the place of a reading that may be right."""
+
+
+@dataclass
+class Candidate:
+    """One tensor in the output of a module, with the gradient of the class scores if asked for."""
+
+    name: str
+    entry: int
+    features: Tensor
+    slope: Tensor | None = None
+    fused: bool = False
+
+    def leave_graph(self, scores: Any) -> None:
+        """Note what the graph tells, and let go of it, before further forwards need the memory."""
+        behind = nodes_behind(scores, [self.features]) if isinstance(scores, Tensor) else []
+        self.fused = any('ScaledDotProduct' in type(node).__name__ for node in behind)
+        self.features = self.features.detach()
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a candidate changes with the corners of the clip, whose axes are taken in one way.
+
+    ``changed`` is None where nothing is known of the clip's axes.
+    """
+
+    candidate: Candidate
+    batch_size: int
+    clip: Sequence[int] = ()
+    changed: Tensor | None = None
+
+    def grid(self, layout: str | None) -> tuple[int, int, int]:
+        """T, H, W under a reading; a ValueError where it does not fit."""
+        frames = to_frames(self.candidate.features, self.batch_size, self.candidate.name, layout)
+        return frames.shape[1], frames.shape[3], frames.shape[4]
+
+    def lead(self, layout: str | None) -> float:
+        """How clearly the corners confirm a reading; NaN where they cannot tell."""
+        grid = self.grid(layout)
+        if self.changed is None:
+            return math.nan
+        features, name = self.candidate.features, self.candidate.name
+        return confirmation(effects_on(features, self.changed, self.batch_size, layout, name), grid)
+
+    def best(self) -> tuple[float, str | None]:
+        """The reading that the corners confirm most clearly, with its lead; -inf without any."""
+        shape = self.candidate.features.shape
+        layouts = readings(shape, self.batch_size, self.clip) if self.clip else ()
+        found = [(self.lead(layout), layout) for layout in layouts]
+        return max((pair for pair in found if pair[0] > 0), default=(-math.inf, None))
+
+    def may_be(self, layout: str | None) -> bool:
+        """Whether the shape allows a reading, and the corners do not contradict it."""
+        shape = self.candidate.features.shape
+        allowed = layout in set(readings(shape, self.batch_size, self.clip))
+        return allowed and not self.lead(layout) < _CONTRADICTED
+
+    def reaches(self, layout: str | None) -> bool:
+        """Whether the class scores depend on more than one frame, not on a class token only.
+
+        Not on all of them: pooling with a stride may skip some.
+        """
+        slope = self.candidate.slope
+        if slope is None:
+            return False
+        frames = to_frames(slope, self.batch_size, self.candidate.name, layout)
+        used = frames.abs().sum(dim=(2, 3, 4)) > 0
+        return bool((used.sum(dim=1) > 1).all())
+
+
+def settle(looks: Iterator[Look], assumed: str | None, given: bool) -> tuple[Look, str | None]:
+    """The reading of a named layer: the assumed one unless it is wrong, else the best one.
+
+    Args:
+        looks (Iterator[Look]): The layer's tensors, the likeliest first.
+        assumed (str, optional): The reading to expect.
+        given (bool): Whether the user has written it; then no other is taken.
+    """
+    seen: list[Look] = []
+    doubtful: Look | None = None
+    problem: ValueError | None = None
+    for look in looks:
+        seen.append(look)
+        try:
+            lead = look.lead(assumed)
+        except ValueError as error:
+            problem = problem or error
+            continue
+        if lead > 0:
+            return look, assumed
+        # Where the effects are too small to tell, the assumed reading stands.
+        if look.clip == seen[0].clip and not lead < _CONTRADICTED:
+            doubtful = doubtful or look
+    (lead, reading), better = max(((each.best(), each) for each in seen), key=lambda it: it[0][0])
+    if not given and lead > (_CLEAR if doubtful else 0):
+        return better, reading
+    if doubtful is not None:
+        return doubtful, assumed
+    right = f'; cam_layout={reading!r} is right' if lead > 0 else ''
+    if problem is not None:
+        raise ValueError(f'{problem}{right}')
+    name, shape = seen[0].candidate.name, tuple(seen[0].candidate.features.shape)
+    raise ValueError(
+        f'the axes of cam_layer={name!r}, which returns the shape {shape}, are not '
+        f'{assumed or LAYOUTS[len(shape)]!r}: changes of the clip along time, height or width '
+        'move the map along others; name another layer with cam_layer, or the axes with '
+        f'cam_layout{right}'
+    )
