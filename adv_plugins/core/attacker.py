@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -111,16 +111,16 @@ class Attacker:
         """Where the objective reads its features, in words; '' if it reads none, or not yet."""
         if self.cam_layer is None:
             return ''
-        kernel = (
-            '. The attention behind it has no second derivative where it is fused: from there on '
-            "the attack's forwards, the clean one among them, run it in the math kernel, which may "
-            'change the last digits of the scores'
+        kernels = (
+            '. Fused attention and cuDNN layers behind it have no second derivative: from there '
+            'on, forwards that the attack differentiates, the clean one among them, run in plain '
+            'kernels, which may change the last digits of the scores'
         )
-        return f'{self.cam_layer}{kernel if self._unfuses else ""}'
+        return f'{self.cam_layer}{kernels if self._unfuses else ""}'
 
     @property
     def _unfuses(self) -> bool:
-        """Whether forwards need attention that can be differentiated twice."""
+        """Whether forwards need other kernels, which can be differentiated twice."""
         layer = self.cam_layer
         return layer is not None and layer.fused and self.recipe.objective.second_order
 
@@ -137,7 +137,7 @@ class Attacker:
             self.look(batch, target)
         layer = self.cam_layer if features else None
         module = self.adapter.model.get_submodule(layer.name) if layer else None
-        behind = _math_kernel if self._unfuses else nullcontext
+        behind = _twice_differentiable if self._unfuses else nullcontext
         with capture_output(module, behind) as outputs, self.buffers.hold(learn=True):
             record = self.adapter.forward(batch, fresh(target))
         if layer is not None:
@@ -241,9 +241,11 @@ class Attacker:
         return replace(space, valid=batch.valid(name))
 
 
-def _math_kernel() -> AbstractContextManager[Any]:
-    """Attention in the block runs in the one kernel that has a second derivative."""
-    return sdpa_kernel(SDPBackend.MATH)
+@contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Inside the block, attention and recurrent layers run in kernels with a second derivative."""
+    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+        yield
 
 
 def by_modality(batch: Batch, slopes: Sequence[Tensor | None]) -> Values:

@@ -40,7 +40,8 @@ class CamLayer:
         layout (str, optional): The axes of the map as an einops pattern, see
             :func:`adv_plugins.core.capture.to_frames`; None for those of a convolution.
         grid (tuple[int, int, int]): T, H, W of the map.
-        fused (bool): Whether fused attention follows, which has no second derivative.
+        fused (bool): Whether fused attention or cuDNN's recurrent layers follow, which have no
+            second derivative.
     """
 
     name: str

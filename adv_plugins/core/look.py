@@ -18,6 +18,9 @@ _CONTRADICTED = -0.1
 _CLEAR = 0.05
 """A lead above this takes the place of a reading that may be right."""
 
+_FUSED = ('ScaledDotProduct', 'CudnnRnn')
+"""Nodes of autograd without a second derivative, for which PyTorch has another kernel."""
+
 
 @dataclass
 class Candidate:
@@ -32,7 +35,7 @@ class Candidate:
     def leave_graph(self, scores: Any) -> None:
         """Note what the graph tells, and let go of it, before further forwards need the memory."""
         behind = nodes_behind(scores, [self.features]) if isinstance(scores, Tensor) else []
-        self.fused = any('ScaledDotProduct' in type(node).__name__ for node in behind)
+        self.fused = any(kind in type(node).__name__ for node in behind for kind in _FUSED)
         self.features = self.features.detach()
 
 
