@@ -59,11 +59,11 @@ def batch_of(given: Tensor | None, queries: int) -> int | None:
     return second if given.ndim == 3 and first == queries != second else first
 
 
-def folds_heads(lead: Sequence[int], heads: int | None, batch: int | None) -> bool:
-    """Whether a map (N, Q, K) must hold (batch, heads) in its first axis."""
-    if len(lead) != 1 or heads is None or heads == 1 or batch is None:
+def folds_heads(first: int, heads: int | None, batch: int | None) -> bool:
+    """Whether the first axis of a map (N, Q, K) holds several heads beside the batch."""
+    if heads is None or heads == 1 or batch is None:
         return False
-    return lead[0] % (batch * heads) == 0
+    return first % (batch * heads) == 0
 
 
 def find_heads(
@@ -86,10 +86,11 @@ def find_heads(
     Returns:
         Reading | None: None if nothing tells the axes apart.
     """
-    above = Reading(_axis_above_channels(sources))
+    above, batch = Reading(_axis_above_channels(sources)), batch_of(given, sources[0].shape[-2])
     if heads is None and len(lead) == 2:
-        return Reading(1) if above.axis is None else above
-    readings = _possible(lead, heads, batch_of(given, sources[0].shape[-2]))
+        # (N, heads), as nearly everywhere.
+        return above if above.axis == 0 and lead[0] != batch else Reading(1)
+    readings = _possible(lead, heads, batch)
     if len(readings) == 1:
         return readings[0]
     if above in readings:
@@ -168,7 +169,8 @@ def _shared_places(reading: Reading, given: Tensor, sources: Sequence[Tensor]) -
             if not source.requires_grad:
                 continue
             seed = torch.zeros_like(source)
-            one = reading.heads_first(seed)[head]
+            one = reading.heads_first(seed)
+            one = one[min(head, len(one) - 1)]
             one = one[(0,) * (one.ndim - 2)]
             # A constant would vanish in the backward of a norm.
             one.copy_(torch.arange(one.numel(), device=one.device).cos().view(one.shape))

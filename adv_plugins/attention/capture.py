@@ -135,13 +135,15 @@ class _Recorder:
 
     def split(self) -> tuple[int | None, Tensor | None]:
         """The number of heads that the running module, or its parent, says, and its input."""
-        call, *parent = self.running[threading.get_ident()][:-3:-1]
-        for module, given in (call, *parent):
-            heads = declared_heads(module)
-            # A part of the module is called with split heads, so its own input tells no batch.
-            if heads is not None and (module is call.module or heads > 1):
-                return heads, given
-        return None, call.given
+        calls = self.running[threading.get_ident()][::-1]
+        heads, start = declared_heads(calls[0].module), 0
+        if heads is None and len(calls) > 1:
+            # A part of a module may be called with split heads, so its own input tells no batch.
+            parent = declared_heads(calls[1].module) or 1
+            heads, start = (parent, 1) if parent > 1 else (None, 0)
+        # A module that is called by keywords shows no input; what runs it has the same batch.
+        inputs = (call.given for call in calls[start:])
+        return heads, next((given for given in inputs if given is not None), None)
 
     def wants(self, module: nn.Module) -> bool:
         name = self.names[module]
@@ -252,9 +254,10 @@ class _Recorder:
 
     def has_packed_heads(self, module: nn.Module, scores: Tensor) -> bool:
         """Whether scores of three axes are (N * heads, Q, K)."""
+        if scores.ndim != 3 or isinstance(module, nn.MultiheadAttention):
+            return scores.ndim == 3
         heads, given = self.split()
-        packed = folds_heads(scores.shape[:-2], heads, batch_of(given, scores.shape[-2]))
-        return scores.ndim == 3 and (packed or isinstance(module, nn.MultiheadAttention))
+        return folds_heads(len(scores), heads, batch_of(given, scores.shape[1]))
 
     def read_axes(self, module: nn.Module, *sources: Tensor) -> Reading:
         """Which axis of a map the heads are, see :func:`find_heads`.

@@ -177,6 +177,32 @@ def test_the_parent_says_the_heads_of_a_part() -> None:
     torch.testing.assert_close(maps[0].weights, expected)
 
 
+def test_a_module_that_is_called_by_keywords() -> None:
+    class Keywords(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = Attention('(b h) w', 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attention(x=x)
+
+    model, x = Keywords(), tokens(2, 3, 3)
+    with capture_attention(model) as maps:
+        model(x)
+    torch.testing.assert_close(maps[0].weights, model.attention.expected(x), atol=1e-6, rtol=1e-5)
+
+
+def test_five_axes_without_a_name_are_told_by_what_they_read() -> None:
+    model, x = Attention('b h w', 3, named=False), tokens(2, 4, 3)
+    with capture_attention(model) as maps:
+        model(x)
+    torch.testing.assert_close(maps[0].weights, model.expected(x), atol=1e-6, rtol=1e-5)
+    model, x = Attention('b w h', 1, named=False), tokens(2, 4, 1)
+    with capture_attention(model) as maps:
+        model(x)
+    torch.testing.assert_close(maps[0].weights, model.expected(x), atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize('need_weights', [True, False])
 @pytest.mark.parametrize('batch', [2, 3])
 def test_time_first_multihead_attention(batch: int, need_weights: bool) -> None:

@@ -455,6 +455,7 @@ def test_probabilities_that_are_spoilt_afterwards() -> None:
 class NotAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         over_channels = x[:, None].softmax(dim=1) + x[:, None].softmax(-2)
+        over_channels = over_channels * x[0, 0].softmax(-1) + x[0, 0, 0].softmax(-1)
         return x.softmax(-1) + x.mean(1).softmax(-1)[:, None] + over_channels[:, 0]
 
 
