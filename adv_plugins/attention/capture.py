@@ -166,7 +166,7 @@ class _Recorder:
 
     def read_product(
         self,
-        _output: Tensor,
+        output: Tensor,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -181,7 +181,9 @@ class _Recorder:
         if module is None or query.is_nested or not self.wants(module):
             return
         with _no_side_effects(query):
-            reading = self.read_axes(module, query, *(() if enable_gqa else (key,)))
+            # Grouped keys have fewer heads than the map.
+            sources = (query,) if enable_gqa else (query, key)
+            reading = self.read_axes(module, output.shape[:-2], *sources)
             if enable_gqa:
                 key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
             if is_causal:
@@ -201,7 +203,7 @@ class _Recorder:
         if output.ndim < 3 or not self.wants(module):
             return
         with _no_side_effects(output):
-            reading = self.read_axes(module, input)
+            reading = self.read_axes(module, output.shape[:-2], input)
             if torch.finfo(output.dtype).bits < 32:
                 output = _softmax(input.float(), dim=-1)
             self.add(module, output, input, reading)
@@ -259,18 +261,18 @@ class _Recorder:
         heads, given = self.split()
         return folds_heads(len(scores), heads, batch_of(given, scores.shape[1]))
 
-    def read_axes(self, module: nn.Module, *sources: Tensor) -> Reading:
-        """Which axis of a map the heads are, see :func:`find_heads`.
+    def read_axes(self, module: nn.Module, lead: Sequence[int], *sources: Tensor) -> Reading:
+        """Which of the axes before queries and keys the heads are, see :func:`find_heads`.
 
         Raises:
             ValueError: It cannot be told.
         """
-        lead = sources[0].shape[:-2]
         if isinstance(module, nn.MultiheadAttention) and len(lead) < 3:
             return Reading(1) if len(lead) == 2 else Reading(1, (-1, module.num_heads))
         heads, given = self.split()
-        alike = [source for source in sources if source.shape[:-2] == lead]
-        reading = find_heads(module, lead, heads, given, alike)
+        # Learned queries may lack the axis of the samples.
+        sources = tuple(source.expand(*lead, -1, -1) for source in sources)
+        reading = find_heads(module, lead, heads, given, sources)
         if reading is None:
             number = 'says no number of heads' if heads is None else f'has {heads} heads'
             raise ValueError(

@@ -192,6 +192,27 @@ def test_a_module_that_is_called_by_keywords() -> None:
     torch.testing.assert_close(maps[0].weights, model.attention.expected(x), atol=1e-6, rtol=1e-5)
 
 
+class Pool(nn.Module):
+    """Attention of learned queries without an axis of samples, in windows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.queries = 3, nn.Parameter(torch.randn(3, 1, 2, D))
+
+    def forward(self, x: Tensor) -> Tensor:
+        k = rearrange(x, 'b (w t) (h d) -> b h w t d', t=T, h=3)
+        return F.scaled_dot_product_attention(self.queries, k, k)
+
+
+def test_queries_with_fewer_axes_than_keys() -> None:
+    model, x = Pool(), tokens(2, 4, 3)
+    with capture_attention(model) as maps:
+        model(x)
+    k = rearrange(x, 'b (w t) (h d) -> (b w) h t d', t=T, h=3)
+    p = (model.queries[:, 0] @ k.transpose(-2, -1)).div(math.sqrt(D)).softmax(-1)
+    torch.testing.assert_close(maps[0].weights, p.mean(1), atol=1e-6, rtol=1e-5)
+
+
 def test_five_axes_without_a_name_are_told_by_what_they_read() -> None:
     model, x = Attention('b h w', 3, named=False), tokens(2, 4, 3)
     with capture_attention(model) as maps:
