@@ -44,9 +44,15 @@ def capture_attention(
     These calls inside a running module of the model are captured:
     ``F.scaled_dot_product_attention`` (timm, ``nn.MultiheadAttention`` without weights), PyTorch's
     fused inference kernels of ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer``, and
-    every softmax over the last axis of a tensor (N, heads, Q, K), as in MMAction2's own attention
-    classes and timm's unfused ones. A map is attributed to the innermost running module. The
-    model's outputs, gradients and random stream do not change by a single bit.
+    every softmax over the last axis of at least four, as in MMAction2's own attention classes and
+    timm's unfused ones, or of three where a module with several heads folds them into the first. A
+    map is attributed to the innermost running module. The model's outputs, gradients and random
+    stream do not change by a single bit.
+
+    Four axes are (N, heads, Q, K) unless something tells otherwise. Otherwise the heads are found
+    by their number (``num_heads`` or the like, of the module or its parent), by the memory of query
+    and key, or, once for each module, by gradients: heads read the same places of the module's
+    input, windows do not.
 
     Some calls are not captured: those in regions under ``torch.compile``, of functions imported by
     name (``from torch import softmax``), on nested tensors outside PyTorch's fused layers, and in
@@ -66,7 +72,8 @@ def capture_attention(
 
     Raises:
         ValueError: A name is not a module of the model, or a named module computed no attention
-            (raised on leaving the block without an exception).
+            (raised on leaving the block without an exception). Raised in the forward: nothing tells
+            which axis of a map holds the heads.
 
     Example:
         >>> with capture_attention(model, ['blocks.0.attn']) as maps:
