@@ -14,8 +14,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,61 +25,14 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 
-from ..core.batch import per_sample
 from ..core.capture import find_module
+from .axes import Reading, batch_of, declared_heads, find_heads, folds_heads
+from .maps import AttentionMap
 
 # The original function: our own softmax must not be captured, not even by an outer block.
 _softmax = torch.softmax
 # torch.compile also traces the wrapped functions.
 _compiling = torch.compiler.is_compiling
-
-
-@dataclass
-class AttentionMap:
-    """The attention probabilities of one call of one module.
-
-    Args:
-        name (str): Dotted name of the module; ``''`` for the model itself.
-        weights (Tensor): The attention of each query to each key, before dropout and averaged over
-            heads; shape (N, Q, K), at least float32, with its graph. N is the batch, as outermost
-            axis, times whatever the module folds into it (windows, frames, positions). Rows sum to
-            1, except for a query whose keys are all masked: its row is zero if PyTorch computes
-            the softmax (``F.scaled_dot_product_attention`` and fused layers), and NaN if the
-            module computes it.
-        valid (Tensor, optional): Shape (N, K), bool: the keys that at least one query may attend
-            to. Defaults to None: all of them.
-    """
-
-    name: str
-    weights: Tensor
-    valid: Tensor | None = None
-
-    def per_sample(self, count: int) -> tuple[Tensor, Tensor | None]:
-        """Group the map by sample, with the mask of valid frames.
-
-        Returns:
-            tuple[Tensor, Tensor | None]: Weights of shape (count, W, Q, K), float32, and the mask
-            of shape (count, W, K), or None if all keys are valid or queries and keys are not the
-            same frames.
-        """
-        weights = per_sample(self.weights.float(), count)
-        square = weights.shape[-1] == weights.shape[-2]
-        # In cross-attention the mask of the keys says nothing about the queries.
-        mask = None if self.valid is None or not square else per_sample(self.valid, count)
-        return weights, mask
-
-    def detach(self) -> AttentionMap:
-        """The same map without its graph."""
-        return replace(self, weights=self.weights.detach())
-
-    def take(self, index: Tensor, batch_size: int) -> AttentionMap:
-        """The map of the samples at ``index`` of a batch."""
-        weights, valid = (
-            None if part is None else per_sample(part, batch_size)[index].flatten(0, 1)
-            for part in (self.weights, self.valid)
-        )
-        assert weights is not None
-        return replace(self, weights=weights, valid=valid)
 
 
 @contextmanager
@@ -92,9 +44,15 @@ def capture_attention(
     These calls inside a running module of the model are captured:
     ``F.scaled_dot_product_attention`` (timm, ``nn.MultiheadAttention`` without weights), PyTorch's
     fused inference kernels of ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer``, and
-    every softmax over the last axis of a tensor (N, heads, Q, K), as in MMAction2's own attention
-    classes and timm's unfused ones. A map is attributed to the innermost running module. The
-    model's outputs, gradients and random stream do not change by a single bit.
+    every softmax over the last axis of at least four, as in MMAction2's own attention classes and
+    timm's unfused ones, or of three where a module with several heads folds them into the first. A
+    map is attributed to the innermost running module. The model's outputs, gradients and random
+    stream do not change by a single bit.
+
+    Four axes are (N, heads, Q, K) unless something tells otherwise. Otherwise the heads are found
+    by their number (``num_heads`` or the like, of the module or its parent), by the memory of query
+    and key, or, once for each module, by gradients: heads read the same places of the module's
+    input, windows do not.
 
     Some calls are not captured: those in regions under ``torch.compile``, of functions imported by
     name (``from torch import softmax``), on nested tensors outside PyTorch's fused layers, and in
@@ -114,7 +72,8 @@ def capture_attention(
 
     Raises:
         ValueError: A name is not a module of the model, or a named module computed no attention
-            (raised on leaving the block without an exception).
+            (raised on leaving the block without an exception). Raised in the forward: nothing tells
+            which axis of a map holds the heads.
 
     Example:
         >>> with capture_attention(model, ['blocks.0.attn']) as maps:
@@ -140,6 +99,13 @@ def capture_attention(
     recorder.check()
 
 
+class _Call(NamedTuple):
+    """A running module and the first tensor that it was called with."""
+
+    module: nn.Module
+    given: Tensor | None
+
+
 class _Recorder:
     """Tracks which module is running, and turns its attention calls into maps."""
 
@@ -151,17 +117,19 @@ class _Recorder:
             self.chosen = {self.names[find_module(model, name, 'modules')] for name in chosen}
         self.seen: dict[str, None] = {}
         # By thread: data loading, replicas and the backward on a GPU run in threads of their own.
-        self.running: dict[int, list[nn.Module]] = defaultdict(list)
+        self.running: dict[int, list[_Call]] = defaultdict(list)
 
-    def enter(self, module: nn.Module, _args: Any) -> None:
+    def enter(self, module: nn.Module, args: Any) -> None:
         # nn.Softmax is only a part of an attention module; its parent gets the map.
         if _compiling() or module not in self.names or isinstance(module, nn.Softmax):
             return
-        self.running[threading.get_ident()].append(module)
+        tensors = (x for x in args if isinstance(x, Tensor) and not x.is_nested)
+        given = next((x for x in tensors if x.is_floating_point() and x.ndim > 1), None)
+        self.running[threading.get_ident()].append(_Call(module, given))
 
     def leave(self, module: nn.Module, _args: Any, _output: Any) -> None:
         running = [] if _compiling() else self.running[threading.get_ident()]
-        if running and running[-1] is module:
+        if running and running[-1].module is module:
             running.pop()
 
     def caller(self) -> nn.Module | None:
@@ -170,7 +138,19 @@ class _Recorder:
             return None
         running = self.running[threading.get_ident()]
         recomputing = torch._C._current_graph_task_id() != -1
-        return running[-1] if running and not recomputing else None
+        return running[-1].module if running and not recomputing else None
+
+    def split(self) -> tuple[int | None, Tensor | None]:
+        """The number of heads that the running module, or its parent, says, and its input."""
+        calls = self.running[threading.get_ident()][::-1]
+        heads, start = declared_heads(calls[0].module), 0
+        if heads is None and len(calls) > 1:
+            # A part of a module may be called with split heads, so its own input tells no batch.
+            parent = declared_heads(calls[1].module) or 1
+            heads, start = (parent, 1) if parent > 1 else (None, 0)
+        # A module that is called by keywords shows no input; what runs it has the same batch.
+        inputs = (call.given for call in calls[start:])
+        return heads, next((given for given in inputs if given is not None), None)
 
     def wants(self, module: nn.Module) -> bool:
         name = self.names[module]
@@ -193,7 +173,7 @@ class _Recorder:
 
     def read_product(
         self,
-        _output: Tensor,
+        output: Tensor,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -208,11 +188,14 @@ class _Recorder:
         if module is None or query.is_nested or not self.wants(module):
             return
         with _no_side_effects(query):
+            # Grouped keys have fewer heads than the map.
+            sources = (query,) if enable_gqa else (query, key)
+            reading = self.read_axes(module, output.shape[:-2], *sources)
             if enable_gqa:
                 key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
             if is_causal:
                 attn_mask = query.new_ones(query.shape[-2], key.shape[-2]).tril().bool()
-            self.add(module, *_attention(query, key, attn_mask, scale))
+            self.add(module, *_attention(query, key, attn_mask, scale), reading)
 
     def read_softmax(
         self, output: Tensor, input: Tensor, dim: int | None = None, *_: Any, **__: Any
@@ -221,21 +204,16 @@ class _Recorder:
         module = self.caller()
         if module is None or output.is_nested or dim not in (-1, output.ndim - 1):
             return
-        # nn.MultiheadAttention has (N * heads, Q, K). Elsewhere, three axes may just as well be the
-        # class scores of several clips.
-        packed = isinstance(module, nn.MultiheadAttention) and output.ndim == 3
-        least = 3 if packed or self.chosen is not None else 4
-        if output.ndim < least or not self.wants(module):
+        # Three axes without heads may just as well be the class scores of several clips.
+        if output.ndim < 4 and self.chosen is None and not self.has_packed_heads(module, output):
+            return
+        if output.ndim < 3 or not self.wants(module):
             return
         with _no_side_effects(output):
+            reading = self.read_axes(module, output.shape[:-2], input)
             if torch.finfo(output.dtype).bits < 32:
                 output = _softmax(input.float(), dim=-1)
-            if packed:
-                input, output = (
-                    rearrange(x, '(n h) q k -> n h q k', h=module.num_heads)
-                    for x in (input, output)
-                )
-            self.add(module, output, input)
+            self.add(module, output, input, reading)
 
     def read_fused_attention(self, _output: Any, *args: Any) -> None:
         """Read a call of the inference kernel of ``nn.MultiheadAttention``."""
@@ -281,31 +259,63 @@ class _Recorder:
                 query, module.in_proj_weight[:size], None if bias is None else bias[:size]
             )
             heads = rearrange(packed, 'n t (two h d) -> two n h t d', two=2, h=module.num_heads)
-            self.add(module, *_attention(heads[0], heads[1], allowed, None))
+            self.add(module, *_attention(heads[0], heads[1], allowed, None), Reading(1))
 
-    def add(self, module: nn.Module, probabilities: Tensor, masked: Tensor | None) -> None:
+    def has_packed_heads(self, module: nn.Module, scores: Tensor) -> bool:
+        """Whether scores of three axes are (N * heads, Q, K)."""
+        if scores.ndim != 3 or isinstance(module, nn.MultiheadAttention):
+            return scores.ndim == 3
+        heads, given = self.split()
+        return folds_heads(len(scores), heads, batch_of(given, scores.shape[1]))
+
+    def read_axes(self, module: nn.Module, lead: Sequence[int], *sources: Tensor) -> Reading:
+        """Which of the axes before queries and keys the heads are, see :func:`find_heads`.
+
+        Raises:
+            ValueError: It cannot be told.
+        """
+        if isinstance(module, nn.MultiheadAttention) and len(lead) < 3:
+            return Reading(1) if len(lead) == 2 else Reading(1, (-1, module.num_heads))
+        heads, given = self.split()
+        # Learned queries may lack the axis of the samples.
+        sources = tuple(source.expand(*lead, -1, -1) for source in sources)
+        reading = find_heads(module, lead, heads, given, sources)
+        if reading is None:
+            number = 'says no number of heads' if heads is None else f'has {heads} heads'
+            raise ValueError(
+                f'the attention of {self.names[module]!r} has the axes {tuple(lead)} before '
+                'queries and keys, and nothing tells which of them holds the heads: the module '
+                f'{number} (num_heads); an input that requires a gradient may tell; otherwise '
+                'leave the module out: write modules=[...] with the names of the others '
+                '(attention=[...] in the recipe AART)'
+            )
+        return reading
+
+    def add(
+        self,
+        module: nn.Module,
+        probabilities: Tensor,
+        masked: Tensor | None,
+        reading: Reading,
+    ) -> None:
         """Add a map.
 
         Args:
             module (nn.Module): The module that computed it.
-            probabilities (Tensor): Shape (N, ..., heads, Q, K), (N, Q, K) or (Q, K).
+            probabilities (Tensor): Shape (..., Q, K).
             masked (Tensor, optional): The input of the softmax, same shape; None if there is no
                 mask.
+            reading (Reading): Where the heads are.
         """
-        weights = _with_heads(probabilities).mean(-3).flatten(0, -3)
+        weights = reading.heads_first(probabilities).mean(0)
+        weights = weights.reshape(-1, *weights.shape[-2:])
         valid = None
         if masked is not None:
             # Masks may use the smallest finite number instead of -inf; no score comes near it.
             forbidden = torch.finfo(masked.dtype).min / 2
-            valid = (_with_heads(masked.detach()).amax((-3, -2)) > forbidden).flatten(0, -2)
+            seen = reading.heads_first(masked.detach()).amax((0, -2)) > forbidden
+            valid = seen.reshape(-1, seen.shape[-1])
         self.maps.append(AttentionMap(self.names[module], weights, valid))
-
-
-def _with_heads(scores: Tensor) -> Tensor:
-    """Give (N, Q, K) or (Q, K) the axes (N, heads, Q, K)."""
-    if scores.ndim == 2:
-        scores = scores[None]
-    return scores[:, None] if scores.ndim == 3 else scores
 
 
 def _attention(

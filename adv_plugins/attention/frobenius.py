@@ -11,11 +11,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..core.batch import per_sample
 from ..core.capture import find_module
 from ..core.functional import attention_frobenius
-from ..core.record import Record
+from ..core.record import Record, Recorded
 from ..core.regularizers import Regularizer, register_regularizer
-from .capture import AttentionMap, capture_attention
+from .capture import capture_attention
+from .maps import AttentionMap
 
 
 @register_regularizer
@@ -66,6 +68,32 @@ class AttentionFrobenius(Regularizer):
         """Capture the attention maps of a forward."""
         return capture_attention(model, self.modules)
 
+    def verify(
+        self, base: Sequence[Recorded], changed: Sequence[Recorded], batch_size: int
+    ) -> None:
+        """Check that rows sum to 1, and that a sample's maps depend on that sample only.
+
+        Raises:
+            ValueError: A module's maps are no probabilities, or the batch is not their outermost
+                axis; the message names the module. Or the two forwards gave different numbers of
+                maps.
+        """
+        maps, others = self._only_maps(base), self._only_maps(changed)
+        if len(maps) != len(others):
+            raise ValueError(
+                f'AttentionFrobenius found {len(maps)} maps of one batch and {len(others)} of '
+                'another of the same shape, so they cannot be compared; name the modules that '
+                f'always run: {self.option}=[...]'
+            )
+        for before, after in zip(maps, others, strict=True):
+            reason = _misread(before, after, batch_size)
+            if reason:
+                raise ValueError(
+                    f'AttentionFrobenius cannot use the attention of {before.name!r}: {reason}; '
+                    f'leave it out: write {self.option}=[...] with the names of the others, or '
+                    'drop the regularizer'
+                )
+
     def __call__(self, clean: Record, adversarial: Record) -> Tensor:
         """The mean distance over the batch, summed over the attention modules."""
         count = adversarial.batch_size
@@ -77,11 +105,45 @@ class AttentionFrobenius(Regularizer):
         return total
 
     def _maps(self, record: Record) -> list[AttentionMap]:
-        maps = [entry for entry in record.recorded[self.name] if isinstance(entry, AttentionMap)]
+        maps = self._only_maps(record.recorded[self.name])
         if not maps:
             raise ValueError(
                 'AttentionFrobenius found no attention maps in the model: it has no known kind of '
-                'attention (nn.MultiheadAttention, scaled_dot_product_attention, a softmax '
-                'with attention dropout), or it did not run; drop the regularizer'
+                'attention (nn.MultiheadAttention, scaled_dot_product_attention, a softmax over '
+                'the last of four axes), or it did not run; name modules whose softmax has three '
+                f'axes (N, Q, K) with {self.option}=[...], or drop the regularizer'
             )
         return maps
+
+    @staticmethod
+    def _only_maps(recorded: Sequence[Recorded]) -> list[AttentionMap]:
+        return [entry for entry in recorded if isinstance(entry, AttentionMap)]
+
+
+def _misread(before: AttentionMap, after: AttentionMap, count: int) -> str:
+    """Why a map cannot be compared by sample; '' if it can.
+
+    Args:
+        before (AttentionMap): A map.
+        after (AttentionMap): The same with another first sample.
+        count (int): Number of samples.
+    """
+    shape = tuple(before.weights.shape)
+    sums = before.weights.detach().float().sum(-1)
+    # A query whose keys are all masked has zeros or NaN.
+    if not ((sums - 1).abs().lt(1e-2) | sums.abs().lt(1e-2) | sums.isnan()).all():
+        return f'rows of its map {shape} do not sum to 1'
+    if shape[0] % count:
+        return f'its {shape[0]} maps {shape[1:]} cannot be divided among {count} samples'
+    if after.weights.shape != shape:
+        return f'its map {shape} has another shape {tuple(after.weights.shape)} for other values'
+    change = (after.weights - before.weights).detach().float().nan_to_num().abs()
+    moved = per_sample(change, count).flatten(1).amax(1)
+    # A map may follow its sample only weakly, and rounding moves the others a little.
+    if moved[1:].gt(1e-3 * moved[0] + 1e-6).any():
+        return (
+            f'changing the first of {count} samples changes the maps of others: either the batch '
+            f'is not the outermost axis of its map {shape}, as in (time batch), or the model mixes '
+            'samples'
+        )
+    return ''

@@ -39,6 +39,18 @@ class Regularizer(ABC):
         """
         return nullcontext(())
 
+    def verify(  # noqa: B027 (most need no check)
+        self, base: Sequence[Recorded], changed: Sequence[Recorded], batch_size: int
+    ) -> None:
+        """Check at the first step what was captured; raise a ValueError if it is read wrongly.
+
+        Args:
+            base (Sequence[Recorded]): Captured in a forward of a batch, norms in eval mode.
+            changed (Sequence[Recorded]): The same with another first sample, and nothing else
+                changed.
+            batch_size (int): Number of samples in the batch.
+        """
+
     @abstractmethod
     def __call__(self, clean: Record, adversarial: Record) -> Tensor:
         """The unweighted penalty, a scalar."""

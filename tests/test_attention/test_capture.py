@@ -383,10 +383,14 @@ def test_scaled_dot_product_attention_of_other_shapes() -> None:
     maps = captured(lambda: call(q, k, is_causal=True), call)
     bias = additive(torch.ones(T, 7, dtype=torch.bool).triu(1))
     assert_map(maps[0], slow_attention(q, k, bias), (torch.arange(7) < T).expand(B, 7))
-    # (batch, windows, heads, Q, D): the batch stays outermost, the third-last axis is averaged.
+    # (batch, windows, heads, Q, D): the batch stays outermost.
     q = torch.randn(B, 2, H, T, 8)
+    with pytest.raises(ValueError, match=r"'' has the axes \(3, 2, 3\).*modules=\[...\]"):
+        captured(lambda: call(q, q), call)
+    call.num_heads = H
     maps = captured(lambda: call(q, q), call)
     assert_map(maps[0], slow_attention(q.flatten(0, 1), q.flatten(0, 1)))
+    del call.num_heads
     # Without an axis of heads.
     q = torch.randn(B, T, 8)
     maps = captured(lambda: call(q, q, attn_mask=~PADDED[:, None]), call)
@@ -451,6 +455,7 @@ def test_probabilities_that_are_spoilt_afterwards() -> None:
 class NotAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         over_channels = x[:, None].softmax(dim=1) + x[:, None].softmax(-2)
+        over_channels = over_channels * x[0, 0].softmax(-1) + x[0, 0, 0].softmax(-1)
         return x.softmax(-1) + x.mean(1).softmax(-1)[:, None] + over_channels[:, 0]
 
 
