@@ -26,7 +26,7 @@ from torch.nn.modules.module import (
 )
 
 from ..core.capture import find_module
-from .axes import Reading, batch_of, declared_heads, find_heads, folds_heads
+from .heads import Reading, batch_of, declared_heads, find_heads, folds_heads
 from .maps import AttentionMap
 
 # The original function: our own softmax must not be captured, not even by an outer block.

@@ -27,9 +27,11 @@ from .norm import (
     mirror_requires_grad,
     plain_batch_norms,
 )
+from .probe import Probe, probing
 from .randomness import private_random
 from .recipe import Recipe
-from .record import StepResult
+from .record import Recorded, StepResult
+from .regularizers import Regularizer
 from .schedule import Schedule
 from .step import Step, trainable
 from .watch import BypassWatch, OptimizerWatch
@@ -56,6 +58,7 @@ class Adversary:
         self.attacker = Attacker(adapter, recipe, path)
         for regularizer in recipe.regularizers:
             regularizer.check(self.model)
+        self._verified = not recipe.regularizers
         self._checked: tuple[int, ...] | None = None
         self._num_norms = len(dual_norms(self.model))
         self._left_plain = plain_batch_norms(self.model)
@@ -94,6 +97,8 @@ class Adversary:
             if not trains or batch.is_inference():
                 # Tensors that were made under inference_mode cannot take part in a graph.
                 batch, target = batch.clone(), fresh(target)
+        if first or active:
+            self.look(batch, target)
         if first and not active:
             self._rehearse(batch, target)
             self._warn_if_clean()
@@ -125,6 +130,29 @@ class Adversary:
         trained = self.model.training and self.schedule.started
         branch = self.recipe.attack_path if trained else CLEAN
         return self.attacker.perturb(inputs, target, self.schedule.stream(), branch)
+
+    def look(self, batch: Batch, target: Any) -> None:
+        """Find and check what the recipe reads of the model, at the first batch.
+
+        Raises:
+            ValueError: There is nothing of the kind, or it is read wrongly.
+        """
+        self.attacker.look(batch, target)
+        if self._verified:
+            return
+        with probing(self.adapter, batch, target, self.attacker.path) as probe:
+            for regularizer in self.recipe.regularizers:
+                base, changed = (
+                    self._recorded(regularizer, probe, seen)
+                    for seen in (probe.batch, probe.with_another_first_sample())
+                )
+                regularizer.verify(base, changed, batch.size)
+        self._verified = True
+
+    def _recorded(self, regularizer: Regularizer, probe: Probe, batch: Batch) -> list[Recorded]:
+        with regularizer.record(self.model) as recorded:
+            probe.forward(batch)
+        return [entry.detach() for entry in recorded]
 
     def passed_by(self, call: str) -> None:
         """Note a training forward that did not go through the step; ``call`` is what does."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import permutations
 
 import torch
@@ -26,10 +26,25 @@ CORNERS = ((-1, -1, -1), (-1, 1, 1), (1, -1, 1), (1, 1, -1))
 
 A corner has half of the frames, because a pathway of the model may skip some.
 """
+_SEED = 1
 _SEEN = 0.01
 """The least mean shift along an axis that counts, in lengths of the axis."""
 _EXTRA = 5
 """At most so many tokens before those of the places: a class token and four registers."""
+
+
+def alike(clips: Tensor, axes: Collection[int]) -> Tensor:
+    """The first half of the first clip along each axis, repeated over all halves and clips.
+
+    All corners of all clips then hold the same, so that what a change of them does differs by
+    where they are only.
+    """
+    tile = clips[:1]
+    for axis in axes:
+        length = clips.shape[axis]
+        half = tile.narrow(axis, 0, -(-length // 2))
+        tile = torch.cat([half, half], dim=axis).narrow(axis, 0, length)
+    return tile.expand_as(clips).contiguous()
 
 
 def change_corners(clips: Tensor, axes: ClipAxes, first: int) -> Tensor:
@@ -40,7 +55,7 @@ def change_corners(clips: Tensor, axes: ClipAxes, first: int) -> Tensor:
         axes (tuple[int, int, int]): Their axes of time, height and width.
         first (int): The corner of sample 0; samples beyond the last corner stay as they are.
     """
-    changed, scale = clips.clone(), clips.float().std()
+    changed, patch = clips.clone(), None
     for sample, signs in zip(changed, CORNERS[first:], strict=False):
         corner = [slice(None)] * sample.ndim
         for axis, sign in zip(axes, signs, strict=True):
@@ -48,8 +63,11 @@ def change_corners(clips: Tensor, axes: ClipAxes, first: int) -> Tensor:
             part = max(1, length // 2)
             corner[axis - 1] = slice(0, part) if sign < 0 else slice(length - part, length)
         place = sample[tuple(corner)]
-        # Neither a constant nor small: a norm in the first layer would hide both.
-        place.add_(torch.randn_like(place) * (2 * scale).to(place.dtype))
+        if patch is None:
+            # Neither a constant nor small: a norm in the first layer would hide both.
+            noise = torch.randn(place.shape, generator=torch.Generator().manual_seed(_SEED))
+            patch = (noise.to(clips.device) * 2 * clips.float().std()).to(clips.dtype)
+        place.add_(patch)
     return changed
 
 

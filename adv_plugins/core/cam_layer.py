@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .adapter import Adapter
 from .autograd import gradients, graph_nodes, leaves_of, nodes_behind
-from .axes import CORNERS, ClipAxes, change_corners, readings
+from .axes import CORNERS, ClipAxes, alike, change_corners, readings
 from .batch import Batch
 from .capture import LAYOUTS, find_module, last_output, to_frames
 from .look import Candidate, Look, settle
@@ -128,6 +128,9 @@ class _Search:
             axes = probe.adapter.clip_axes(values, name)
             if axes and not self.clip_axes:
                 self.clip, self.clip_axes = name, axes
+        if self.clip_axes:
+            clips = alike(self.batch.values[self.clip].detach(), {*chain(*self.clip_axes)})
+            self.batch = self.batch.replace({**self.batch.values, self.clip: clips}).leaves()
 
     def confirm(self, name: str, layout: str | None) -> CamLayer:
         """The layer of that name, read as the clip confirms.

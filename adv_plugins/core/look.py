@@ -13,9 +13,9 @@ from .autograd import nodes_behind
 from .axes import confirmation, effects_on, readings
 from .capture import LAYOUTS, to_frames
 
-_CONTRADICTED = -0.1
+_CONTRADICTED = -0.25
 """A lead below this says that a reading is wrong, not only that the effects are small."""
-_CLEAR = 0.05
+_CLEAR = 0.1
 """A lead above this takes the place of a reading that may be right."""
 
 _FUSED = ('ScaledDotProduct', 'CudnnRnn')

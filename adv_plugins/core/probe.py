@@ -30,6 +30,13 @@ class Probe:
     batch: Batch
     target: Any
 
+    def with_another_first_sample(self) -> Batch:
+        """The batch, changed in its first sample only."""
+        values = {}
+        for name, value in self.batch.values.items():
+            values[name] = torch.cat([noise_like(value)[:1], value.detach()[1:]])
+        return self.batch.replace(values).leaves()
+
     def forward(self, batch: Batch, names: Collection[str] | None = ()) -> tuple[Calls, Any]:
         """The outputs of the named modules, or of all for None, and the class scores."""
         known = {module: name for name, module in self.adapter.model.named_modules()}

@@ -94,8 +94,6 @@ class Step:
             StepResult: The total loss and its parts.
         """
         recipe, attacker, batch = self.recipe, self.attacker, batch.leaves()
-        # Before the recorders of the regularizers run, which a probe is not meant for.
-        attacker.look(batch, target)
         # Regularizers compare the records, so both forwards need the same dropout masks.
         dropout = random_state(batch.device) if recipe.regularizers else None
         clock = autograd_clock()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from adv_plugins.core.axes import CORNERS, change_corners, confirmation, effects, readings
+from adv_plugins.core.axes import CORNERS, alike, change_corners, confirmation, effects, readings
 from adv_plugins.core.capture import to_frames
 
 
@@ -29,6 +29,15 @@ def test_one_corner_is_changed_in_each_sample(axes, first):
         expected[tuple(slice(0, n) if s < 0 else slice(k - n, k) for s, k, n in parts)] = True
         assert torch.equal(sample, expected)
     assert not moved[len(CORNERS) - first :].any()
+
+
+def test_all_halves_of_all_clips_are_alike():
+    clips = alike(torch.randn(3, 2, 5, 4, 6), {2, 3, 4})
+    assert clips.shape == (3, 2, 5, 4, 6) and clips.is_contiguous()
+    assert torch.equal(clips[1:], clips[:-1])
+    for axis, length in ((2, 5), (3, 4), (4, 6)):
+        first = clips.narrow(axis, 0, length // 2)
+        assert torch.equal(first, clips.narrow(axis, length - length // 2, length // 2))
 
 
 def test_effects_of_a_change_that_stays_in_place():
