@@ -305,7 +305,14 @@ def given_to_lightning(names: dict[str, Any], tmp_path: Path) -> None:
     names.update(Trainer=trainer, module=Module(), loader=loader)
 
 
+def given_to_googlenet(names: dict[str, Any], tmp_path: Path) -> None:
+    """A model with auxiliary heads."""
+    torchvision = pytest.importorskip('torchvision', reason='needs adv_plugins[mmaction]')
+    names['googlenet'] = torchvision.models.GoogLeNet(num_classes=5, init_weights=False)
+
+
 GIVEN = {
+    'googlenet': given_to_googlenet,
     'VideoMAEForVideoClassification': given_to_huggingface,
     'AdversarialCallback': given_to_lightning,
     'create_optimizer_v2': given_to_timm,

@@ -129,10 +129,14 @@ class HuggingFaceAdapter(ClassifierAdapter):
         with _accepting(self.model, batch):
             output = run(**named, **given, return_dict=True)
         loss = output.loss if self.loss_fn is None else self._own_loss(output, labels, given)
+        logits = output.logits
+        if isinstance(logits, Tensor) and logits.ndim == 3 and logits.shape[1] == 1:
+            # VideoPrism keeps the axis that its pooling attention has reduced.
+            logits = logits.squeeze(1)
         record = Record(
             {'loss': loss},
             loss,
-            output.logits,
+            logits,
             tensor,
             batch.size,
             ignore_index(self.loss_fn),

@@ -95,9 +95,9 @@ class TemporalCAM(Objective):
     Args:
         num_frames (int, optional): N of eq. 5. Defaults to None: all frames.
         cam_layer (str, optional): Dotted name of the layer whose output is F'. Defaults to
-            None: the adapter finds the last stage of the backbone.
+            None: found at the first batch, see :mod:`adv_plugins.core.cam_layer`.
         cam_layout (str, optional): Axes of that output as an einops pattern, see
-            :func:`adv_plugins.core.capture.to_frames`. Defaults to None: inferred from its shape.
+            :func:`adv_plugins.core.capture.to_frames`. Defaults to None: found at the first batch.
         weighting (str): ``'gap'`` or ``'elementwise'``, see
             :func:`adv_plugins.functional.temporal_cam`. Defaults to ``'gap'``.
         normalize (str): ``'minmax'`` or ``'max'``, see

@@ -34,9 +34,9 @@ def TAF(
         step_size (float): β. Defaults to 32/255.
         num_frames (int, optional): N of eq. 5. Defaults to None: all frames.
         cam_layer (str, optional): Dotted name of the layer whose output is F'. Defaults to
-            None: the last stage of the backbone, if the adapter finds it.
+            None: found at the first batch, see :mod:`adv_plugins.core.cam_layer`.
         cam_layout (str, optional): Axes of that output as an einops pattern, such as
-            ``'b (t h w) c; t=8 h=14'``. Defaults to None: inferred from its shape.
+            ``'b (t h w) c; t=8 h=14'``. Defaults to None: found at the first batch.
         cam_weighting (str): ``'gap'`` or ``'elementwise'``. Defaults to ``'gap'``.
         cam_normalize (str): ``'minmax'`` or ``'max'``. Defaults to ``'minmax'``.
         second_order (bool): Whether the CAM's channel weights are differentiated. Defaults to
