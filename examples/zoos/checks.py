@@ -78,6 +78,7 @@ def advprop(entry: Entry) -> str:
     kind, before = type(model), copy.deepcopy(model.state_dict())
 
     def evaluated() -> Tensor:
+        seed()
         with torch.no_grad():
             return total(entry.losses(model.eval(), entry.feed(clips), entry.target(LABELS)))
 
@@ -181,9 +182,10 @@ def taf(entry: Entry) -> str:
 def follows(
     entry: Entry, model: nn.Module, clips: Tensor, base: Tensor, axis: int
 ) -> list[float] | None:
-    """Whether the map moves along an axis before all if the clips do; if not, how it moves.
+    """None if the map moves along an axis before all others if the clips do, or how it moves.
 
     One draw of the noise tells it of most models; where attention is global it takes some more.
+    The sign is no matter: two frames whose layers see each other may answer for one another.
     """
     moved = torch.zeros(2, base.shape[1], *base.shape[3:])
     for seed in (4, 5, 6):
@@ -193,7 +195,7 @@ def follows(
         early, late = (centre(part / part.sum()) for part in moved)
         shift = (late - early).tolist()
         others = [abs(value) for place, value in enumerate(shift) if place != axis]
-        if shift[axis] > max(0.005, *others):
+        if abs(shift[axis]) > max(0.005, *others):
             return None
     return [round(value, 3) for value in shift]
 

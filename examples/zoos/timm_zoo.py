@@ -59,7 +59,7 @@ ATTENTION: dict[str, tuple[Any, ...]] = {
     'xcit': ('xcit_nano_12_p16_224', 64),
     # Models of files whose quickest model, below, has no attention.
     'byobnet botnet': ('botnet26t_256', 128),
-    'byobnet halonet': ('halonet26t', 128),
+    'byobnet halonet': ('halonet26t', 256),
     'fastvit sa12': ('fastvit_sa12', 64),
     'metaformer caformer': ('caformer_s18', 64),
 }
@@ -113,7 +113,7 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     'starnet': ('starnet_s050', 64),
     'swiftformer': ('swiftformer_xs', 64),
     'tresnet': ('tresnet_m', 64),
-    'vgg': ('vgg11_bn', 64, dict(num_features=64)),
+    'vgg': ('vgg11_bn', 64, dict(mlp_ratio=0.02)),
     'vovnet': ('ese_vovnet19b_slim_dw', 64),
     'xception': ('legacy_xception', 64),
     'xception_aligned': ('xception41', 64),
