@@ -13,7 +13,7 @@ process of its own, with a limit of time and memory. Its verdict is a line of ``
 
 Cases that have a line are skipped, so the command can be interrupted and repeated; delete lines to
 try these cases again. At the end it prints the table of ``examples/README.md`` and the message of
-every case that has not passed. All of it takes about an hour on one CPU core.
+every case that has not passed. All of it takes about half an hour on one CPU core.
 """
 
 from __future__ import annotations
