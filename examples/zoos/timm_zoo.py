@@ -10,7 +10,8 @@ from torch import nn
 from .entry import CLASSES, Entry
 
 # By file: a model that is quick on one CPU thread, the height and width of its images (its last
-# stage has at least 2 x 2 places), and what of it is cut. First those with attention maps.
+# stage has at least 2 x 2 places), and what of it is cut. First those with attention maps: none of
+# them has as many windows as heads, which would be taken for each other.
 ATTENTION: dict[str, tuple[Any, ...]] = {
     'beit': ('beit_base_patch16_384', 64, dict(depth=2)),
     'cait': ('cait_xxs24_384', 64),
@@ -46,7 +47,7 @@ ATTENTION: dict[str, tuple[Any, ...]] = {
     'swin_transformer': ('swin_s3_tiny_224', 64),
     'swin_transformer_v2': ('swinv2_tiny_window8_256', 64),
     'swin_transformer_v2_cr': ('swinv2_cr_tiny_384', 64),
-    'tiny_vit': ('tiny_vit_5m_224', 64),
+    'tiny_vit': ('tiny_vit_5m_224', 128),
     'tnt': ('tnt_s_patch16_224', 64),
     'twins': ('twins_pcpvt_small', 64),
     'visformer': ('visformer_tiny', 64),
