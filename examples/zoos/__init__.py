@@ -1,0 +1,1 @@
+"""The models that ``sweep_zoos.py`` goes through, one file per package that they come from."""
