@@ -92,23 +92,25 @@ def effects(response: Tensor) -> Tensor:
     return signs.T @ torch.stack(centres, dim=1) / (len(CORNERS) / 2)
 
 
-def confirmation(moved: Tensor, grid: Sequence[int]) -> float:
-    """How clearly :func:`effects` confirm a reading: positive if they do.
+def leads(moved: Tensor, grid: Sequence[int]) -> list[float]:
+    """How clearly :func:`effects` confirm each axis of a reading: positive if they do.
 
     Args:
         moved (Tensor): The effects, shape (3, 3).
-        grid (Sequence[int]): The sizes (T, H, W) of the map; an axis of size 1 cannot move.
+        grid (Sequence[int]): The sizes (T, H, W) of the map.
 
     Returns:
-        float: The least lead of an axis over every other one, in lengths of the axis; negative
-        where another leads. NaN where a corner changes nothing.
+        list[float]: For time, height and width, the lead over the other axes, in lengths of the
+        axis; negative where another leads. NaN where a corner changes nothing, and infinite for an
+        axis of size 1, which cannot move.
     """
+    found = [math.inf] * 3
     own = [axis for axis, size in enumerate(grid) if size > 1]
-    moved = moved[own][:, own]
-    diagonal = moved.diagonal()
-    others = (moved - torch.diag(diagonal)).abs()
-    lead = diagonal - torch.maximum(others.amax(dim=0), others.amax(dim=1))
-    return float(torch.minimum(lead, diagonal - _SEEN).min())
+    for axis in own:
+        rest = [other for other in own if other != axis]
+        others = torch.cat([moved[axis, rest], moved[rest, axis]]).abs().tolist()
+        found[axis] = float(moved[axis, axis]) - max([_SEEN, *others])
+    return found
 
 
 def readings(shape: Sequence[int], batch_size: int, clip: Sequence[int]) -> Iterator[str]:

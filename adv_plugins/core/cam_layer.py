@@ -9,6 +9,7 @@ graph it is the last cut between the clip and the class scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -21,7 +22,7 @@ from .adapter import Adapter
 from .autograd import gradients, graph_nodes, leaves_of, nodes_behind
 from .axes import CORNERS, ClipAxes, alike, change_corners, readings
 from .batch import Batch
-from .capture import LAYOUTS, find_module, last_output, to_frames
+from .capture import find_module, last_output, to_frames
 from .look import Candidate, Look, settle
 from .norm import NormPath
 from .probe import Calls, Probe, probing
@@ -174,9 +175,10 @@ class _Search:
                 "cam_layout='b (t h w) c; h=14 w=14'. Without frames there is no attention to move "
                 "between them: write 'advprop' or 'ceaugmentation'"
             )
-        for found in self._confirmed(self._cuts):
-            return found
-        branches = [f'cam_layer={found.name!r}' for found in self._confirmed(self._branches)]
+        with _without_zeros(self.model):
+            for found in self._confirmed(self._cuts):
+                return found
+            branches = [f'cam_layer={found.name!r}' for found in self._confirmed(self._branches)]
         advice = 'name the last stage with cam_layer, and its axes with cam_layout'
         if branches:
             advice = f'choose a branch: write {" or ".join(branches)}'
@@ -285,13 +287,8 @@ class _Search:
         while some := list(islice(candidates, _AT_ONCE)):
             self._differentiate(some, scores)
             for look in self._looks(some):
-                lead, layout = look.best()
-                if not lead > 0:
-                    # Few frames that every place sees: only a convolution's axes can be believed.
-                    layout = LAYOUTS.get(look.candidate.features.ndim)
-                    if not look.may_be(layout):
-                        continue
-                if look.reaches(layout):
+                layout = look.best()[1] or look.likely()
+                if layout is not None and look.reaches(layout):
                     yield _cam_layer(look, layout)
 
     def _differentiate(self, candidates: Sequence[Candidate], scores: Tensor) -> None:
@@ -313,3 +310,21 @@ def _are_scores(features: Tensor, scores: Tensor) -> bool:
     """Whether a map holds the class scores of every place: only pooling follows."""
     follows = leaves_of(nodes_behind(scores, [features]))
     return not follows and scores.shape[-1] in features.shape
+
+
+@contextmanager
+def _without_zeros(model: nn.Module) -> Iterator[None]:
+    """Inside the block, weights that are all zero are not: they would hide what is before them.
+
+    New heads often start at zero.
+    """
+    zeros = [value for value in model.parameters() if value.ndim > 1 and not value.any()]
+    with torch.no_grad():
+        for value in zeros:
+            value.normal_(std=0.02)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for value in zeros:
+                value.zero_()

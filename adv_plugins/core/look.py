@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from .autograd import nodes_behind
-from .axes import confirmation, effects_on, readings
+from .axes import effects_on, leads, readings
 from .capture import LAYOUTS, to_frames
 
 _CONTRADICTED = -0.25
@@ -56,13 +56,18 @@ class Look:
         frames = to_frames(self.candidate.features, self.batch_size, self.candidate.name, layout)
         return frames.shape[1], frames.shape[3], frames.shape[4]
 
-    def lead(self, layout: str | None) -> float:
-        """How clearly the corners confirm a reading; NaN where they cannot tell."""
+    def leads(self, layout: str | None) -> list[float]:
+        """How clearly the corners confirm each axis of a reading; NaN where they cannot tell."""
         grid = self.grid(layout)
         if self.changed is None:
-            return math.nan
+            return [math.nan]
         features, name = self.candidate.features, self.candidate.name
-        return confirmation(effects_on(features, self.changed, self.batch_size, layout, name), grid)
+        return leads(effects_on(features, self.changed, self.batch_size, layout, name), grid)
+
+    def lead(self, layout: str | None) -> float:
+        """How clearly the corners confirm the least clear axis of a reading."""
+        found = self.leads(layout)
+        return math.nan if any(map(math.isnan, found)) else min(found)
 
     def best(self) -> tuple[float, str | None]:
         """The reading that the corners confirm most clearly, with its lead; -inf without any."""
@@ -71,11 +76,18 @@ class Look:
         found = [(self.lead(layout), layout) for layout in layouts]
         return max((pair for pair in found if pair[0] > 0), default=(-math.inf, None))
 
-    def may_be(self, layout: str | None) -> bool:
-        """Whether the shape allows a reading, and the corners do not contradict it."""
+    def likely(self) -> str | None:
+        """A reading that the corners do not contradict; None without any.
+
+        Either they confirm its time (a map in which places are mixed), or it is that of a
+        convolution (few frames, which every place sees).
+        """
         shape = self.candidate.features.shape
-        allowed = layout in set(readings(shape, self.batch_size, self.clip))
-        return allowed and not self.lead(layout) < _CONTRADICTED
+        for layout in readings(shape, self.batch_size, self.clip):
+            believed = layout == LAYOUTS.get(len(shape)) or self.leads(layout)[0] > 0
+            if believed and not self.lead(layout) < _CONTRADICTED:
+                return layout
+        return None
 
     def reaches(self, layout: str | None) -> bool:
         """Whether the class scores depend on more than one frame, not on a class token only.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from adv_plugins.core.axes import CORNERS, alike, change_corners, confirmation, effects, readings
+from adv_plugins.core.axes import CORNERS, alike, change_corners, effects, leads, readings
 from adv_plugins.core.capture import to_frames
 
 
@@ -49,18 +49,18 @@ def test_effects_of_a_change_that_stays_in_place():
     swapped = response.transpose(1, 2)
     expected = torch.eye(3, dtype=torch.double)[:, [1, 0, 2]]
     assert torch.equal(effects(swapped), expected)
-    assert confirmation(effects(response), (3, 5, 2)) == pytest.approx(0.99)
-    assert confirmation(effects(swapped), (5, 3, 2)) == -1
-    assert confirmation(effects(swapped), (5, 3, 1)) == -1, 'time and height still disagree'
+    assert leads(effects(response), (3, 5, 2)) == pytest.approx([0.99] * 3)
+    assert leads(effects(swapped), (5, 3, 2)) == pytest.approx([-1, -1, 0.99])
+    assert leads(effects(swapped), (5, 3, 1)) == [-1, -1, math.inf]
 
 
 def test_an_axis_of_one_place_cannot_contradict():
     moved = torch.tensor([[0.5, 0.1, 9.0], [0.2, 0.4, 9.0], [9.0, 9.0, 0.0]])
-    assert confirmation(moved, (4, 4, 1)) == pytest.approx(0.2)
+    assert leads(moved, (4, 4, 1)) == pytest.approx([0.3, 0.2, math.inf])
 
 
 def test_a_map_that_does_not_change_tells_nothing():
-    assert math.isnan(confirmation(effects(torch.zeros(4, 2, 3, 3)), (2, 3, 3)))
+    assert all(map(math.isnan, leads(effects(torch.zeros(4, 2, 3, 3)), (2, 3, 3))))
 
 
 MAP = torch.arange(2 * 4 * 5 * 6 * 3.0).view(2, 4, 5, 6, 3)  # b t c h w

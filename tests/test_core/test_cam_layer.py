@@ -115,6 +115,20 @@ class Tokens(nn.Module):
         return self.out(x.mean(1) if self.token is None else x[:, 0])
 
 
+class Mixed(nn.Module):
+    """Each place of a frame sees all of it alike."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.mix = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 16)
+        self.last, self.out = nn.LayerNorm(16), nn.Linear(16, 5)
+
+    def forward(self, x):
+        tokens = self.patches(x.flatten(0, 1)).flatten(2)
+        tokens = self.last(self.mix(tokens).relu().transpose(1, 2))
+        return self.out(tokens.mean(1)).unflatten(0, x.shape[:2]).mean(1)
+
+
 class Pathways(nn.Module):
     """Two pathways in each stage; the narrow one has all frames."""
 
@@ -192,6 +206,7 @@ FOUND = {
         '1+(t h w) b c; h=4 w=4',
         (4, 4, 4),
     ),
+    'mixed places': (Mixed, FRAMES_FIRST, 'last', 0, '(b t) (h w) c; h=4 w=4', (4, 4, 4)),
     'pathways': (Pathways, CHANNELS_FIRST, 'two', 1, 'b c t h w', (2, 8, 8)),
 }
 
@@ -255,6 +270,15 @@ def test_what_to_write_instead(make, options, message):
     model = make_adversarial(built(make), 'taf', **options).train()
     with pytest.raises(ValueError, match=message):
         model.adversarial_loss(torch.randn(CHANNELS_FIRST), LABELS)
+
+
+@pytest.mark.filterwarnings('ignore:the first attack moved no sample')
+def test_a_head_that_starts_at_zero_hides_nothing():
+    model = built(Net)
+    nn.init.zeros_(model.head.weight)
+    make_adversarial(model, 'taf').train().adversarial_loss(torch.randn(CHANNELS_FIRST), LABELS)
+    assert get_adversary(model).attacker.cam_layer.name == 'parts.1'
+    assert not model.head.weight.any()
 
 
 def test_inputs_without_time():

@@ -431,6 +431,17 @@ def test_schedule_without_an_adversarial_iteration_is_told(tmp_path, options, ca
     assert get_adversary(runner.model).schedule.adversarial_steps == 0
 
 
+@pytest.mark.parametrize('begin', [0, 2])
+def test_where_the_attack_looks_is_logged_once(tmp_path, begin, caplog):
+    """By the first iteration, with a rehearsal too."""
+    hook = dict(type='TAFHook', begin=begin, by_epoch=False)
+    runner = Runner.from_cfg(runner_config(tmp_path, 1, custom_hooks=[hook]))
+    runner.logger.addHandler(caplog.handler)
+    runner.train()
+    (message,) = [m for m in caplog.messages if 'CAM layer' in m]
+    assert message.startswith('CAM layer: backbone.layer4, T×H×W = 4×')
+
+
 def test_schedule_of_the_last_iteration_alone_is_fine(tmp_path, caplog):
     hook = dict(type='AdvPropHook', begin=1, end=9, steps=1, by_epoch=False)
     runner = Runner.from_cfg(runner_config(tmp_path, max_epochs=1, custom_hooks=[hook]))
