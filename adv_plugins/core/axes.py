@@ -141,6 +141,12 @@ def readings(shape: Sequence[int], batch_size: int, clip: Sequence[int]) -> Iter
                 yield f'{marked}; h={height} w={width}'
 
 
+def extra_tokens(layout: str) -> int:
+    """The number of tokens that a layout leaves out: those before the places."""
+    before, plus, _ = layout.partition('+')
+    return int(re.findall(r'\d+$', before)[0]) if plus else 0
+
+
 def _solved_time(sizes: Mapping[str, int], known: Mapping[str, int]) -> int:
     """The number of frames at which the axes of a pattern have their sizes; 0 if there is none."""
     frames = 0

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from .autograd import nodes_behind
-from .axes import effects_on, leads, readings
+from .axes import effects_on, extra_tokens, leads, readings
 from .capture import LAYOUTS, to_frames
 
 _CONTRADICTED = -0.25
@@ -70,11 +70,15 @@ class Look:
         return math.nan if any(map(math.isnan, found)) else min(found)
 
     def best(self) -> tuple[float, str | None]:
-        """The reading that the corners confirm most clearly, with its lead; -inf without any."""
+        """The reading that the corners confirm most clearly, with its lead; -inf without any.
+
+        One with fewer tokens that are no places comes first: a frame could be taken for some.
+        """
         shape = self.candidate.features.shape
         layouts = readings(shape, self.batch_size, self.clip) if self.clip else ()
         found = [(self.lead(layout), layout) for layout in layouts]
-        return max((pair for pair in found if pair[0] > 0), default=(-math.inf, None))
+        clear = [pair for pair in found if pair[0] > 0]
+        return max(clear, key=lambda it: (-extra_tokens(it[1]), it[0]), default=(-math.inf, None))
 
     def likely(self) -> str | None:
         """A reading that the corners do not contradict; None without any.

@@ -7,7 +7,15 @@ import pytest
 import torch
 from einops import rearrange
 
-from adv_plugins.core.axes import CORNERS, alike, change_corners, effects, leads, readings
+from adv_plugins.core.axes import (
+    CORNERS,
+    alike,
+    change_corners,
+    effects,
+    extra_tokens,
+    leads,
+    readings,
+)
 from adv_plugins.core.capture import to_frames
 
 
@@ -91,6 +99,7 @@ LAYOUTS = [
 def test_every_layout_is_among_the_readings_of_its_shape(layout):
     axes = re.findall(r'(?:(\d)\+)?(\([^)]*\)|\S+)', layout.partition(';')[0])
     output = rearrange(MAP, f'b t c h w -> {" ".join(names for _, names in axes)}')
+    assert extra_tokens(layout) == max(int(extra or 0) for extra, _ in axes)
     for axis, (extra, _) in enumerate(axes):
         tokens = output.narrow(axis, 0, int(extra or 0))
         output = torch.cat([tokens, output], dim=axis)

@@ -190,6 +190,14 @@ FOUND = {
         'b (t h w) c; h=4 w=4',
         (4, 4, 4),
     ),
+    'tokens as many as a frame has': (
+        lambda: Tokens(False),
+        (2, 3, 4, 16, 16),
+        'last',
+        0,
+        'b (t h w) c; h=2 w=2',
+        (4, 2, 2),
+    ),
     'class token': (
         lambda: Tokens(True),
         CHANNELS_FIRST,
