@@ -172,6 +172,11 @@ class RecognizerAdapter(Adapter):
         return [target[i] for i in index.tolist()]
 
     def find_cam_layer(self) -> str:
+        if 'adv_plugins.FeatureTransformer' in class_names(self.model):
+            raise ValueError(
+                'the CAM layer of FeatureTransformer is not known, as features have no height and '
+                "width; name it with cam_layer and cam_layout, or write 'art' or 'ceaugmentation'"
+            )
         return find_cam_layer(self.model)
 
     def feature_map(

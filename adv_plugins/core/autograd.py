@@ -43,11 +43,11 @@ def gradients(
                 allow_unused=True,
             )
     except RuntimeError as error:
-        if 'derivative for' in str(error):
+        if 'derivative for' in str(error) or 'double backward' in str(error):
             raise RuntimeError(
                 f'a layer after the CAM layer has no second derivative ({error}); write '
-                'second_order=False, which holds the channel weights of the CAM constant, or '
-                'name a later cam_layer'
+                'second_order=False, which holds the channel weights of the CAM constant, name a '
+                'later cam_layer, or leave out compile'
             ) from error
         if 'modified by an inplace operation' in str(error):
             raise RuntimeError(

@@ -292,10 +292,11 @@ class RobustnessTestLoop(TestLoop):
             logging.getLogger('mmengine').debug('', exc_info=True)
         # Every rank gets all of it, so that all of them plan the next cell alike.
         text = f'{type(problem).__name__}: {problem}' if problem else ''
-        shared = all_gather_object((rows, unreadable, text, isinstance(problem, EvaluationError)))
-        for _, _, told, stops in shared:
-            if stops:
-                raise EvaluationError(told)
+        stops = type(problem) if isinstance(problem, EvaluationError) else None
+        shared = all_gather_object((rows, unreadable, text, stops))
+        for _, _, told, kind in shared:
+            if kind is not None:
+                raise kind(told)
         return (
             dict(sorted(row for part, *_ in shared for row in part.items())),
             dict(sorted(message for _, part, *_ in shared for message in part.items())),

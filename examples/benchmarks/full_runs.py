@@ -35,6 +35,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from adv_plugins import AART, ART, make_adversarial
+from adv_plugins.core.batch import Batch
+from adv_plugins.core.conversion import get_adversary, is_adversarial
 from adv_plugins.hooks import AdversarialHook, TAFHook
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'mm_configs'
@@ -194,7 +196,9 @@ class OperationCounter(TorchDispatchMode):
 
 
 def operations(model: nn.Module, inputs: Any, samples: list[Any]) -> int:
-    """Floating-point operations of a training step."""
+    """Floating-point operations of a training step, without the look at the first batch."""
+    if is_adversarial(model):
+        get_adversary(model).look(Batch(inputs), samples)
     # The CPU's fused attention has no formula, so compute it as matrix products, which are counted.
     with sdpa_kernel(SDPBackend.MATH), OperationCounter() as counter:
         model.parse_losses(model(inputs, samples, mode='loss'))[0].backward()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def amp(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 @pytest.mark.parametrize('name', HOOKS_OF)
 def test_amp_optim_wrapper(train, amp, name):
     """Both paths run under its autocast, and the clean one is the plain run's."""
-    seen = []
+    seen, counts = [], []
 
     @HOOKS.register_module(force=True)
     class TraceDtypes(Hook):
@@ -68,11 +68,16 @@ def test_amp_optim_wrapper(train, amp, name):
             conv = runner.model.backbone.layer1[0].conv1.conv
             conv.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
 
+        def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
+            counts.append(len(seen))
+
     trace = dict(type='TraceDtypes', _scope_='mmengine')
     runner = train(custom_hooks=[HOOKS_OF[name], trace], optim_wrapper=amp)
     assert type(runner.optim_wrapper).__name__ == 'AmpOptimWrapper'
     assert set(seen) == {torch.bfloat16}
-    assert len(seen) == 4 * (4 if name == 'AdvProp' else 2)
+    # The first step also has the look at the first batch.
+    each = [after - before for before, after in pairwise(counts)]
+    assert each == [4 if name == 'AdvProp' else 2] * 3
     for value in runner.model.parameters():
         assert value.dtype is torch.float32 and value.isfinite().all()
     for norm in dual_norms(runner.model):

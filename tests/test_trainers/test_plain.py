@@ -195,13 +195,17 @@ def test_compiled_forwards_give_the_same_step(name, backend):
     assert first['bn1.adv_num_batches_tracked'] == second['bn1.adv_num_batches_tracked'] == 2
 
 
-def test_compiled_graph_without_a_cam_layer_is_an_error():
-    """What AOTAutograd makes of a model is one node: no layer of it can be read."""
+def test_compiled_head_without_a_second_derivative_is_an_error():
+    """What AOTAutograd makes of the part behind the CAM layer can be differentiated once."""
     torch._dynamo.reset()
+    batch = torch.randn(4, 3, 4, 6, 6), torch.tensor([0, 1, 2, 3])
     model = make_adversarial(Conv3dNet(), 'taf')
     model.compile(backend='aot_eager')
-    with pytest.raises(ValueError, match="do not depend on the output of cam_layer='layer4'"):
-        model.adversarial_loss(torch.randn(4, 3, 4, 6, 6), torch.tensor([0, 1, 2, 3]))
+    with pytest.raises(RuntimeError, match='write second_order=False.*leave out compile'):
+        model.adversarial_loss(*batch)
+    model = make_adversarial(Conv3dNet(), 'taf', second_order=False)
+    model.compile(backend='aot_eager')
+    assert model.adversarial_loss(*batch)['adv_unmoved'] == 0
 
 
 def test_compiled_wrapper_trains():
