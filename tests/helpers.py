@@ -51,7 +51,7 @@ class Conv3dNet(nn.Module):
 
 def looked_at(model: nn.Module, inputs: Any, target: Any) -> nn.Module:
     """A converted model that has found what its recipe reads, as it does at its first batch."""
-    get_adversary(model).look(Batch(inputs), target)
+    get_adversary(model).examine(Batch(inputs), target)
     return model
 
 

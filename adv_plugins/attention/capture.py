@@ -263,8 +263,10 @@ class _Recorder:
 
     def has_packed_heads(self, module: nn.Module, scores: Tensor) -> bool:
         """Whether scores of three axes are (N * heads, Q, K)."""
-        if scores.ndim != 3 or isinstance(module, nn.MultiheadAttention):
-            return scores.ndim == 3
+        if scores.ndim != 3:
+            return False
+        if isinstance(module, nn.MultiheadAttention):
+            return True
         heads, given = self.split()
         return folds_heads(len(scores), heads, batch_of(given, scores.shape[1]))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from ..adapters.wrappers import inner_model
-from ..evaluation.labels import LabelError
+from ..evaluation.labels import EvaluationError
 from . import protocols
 from .errors import CommandError
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         try:
             metrics = runner.test_loop.evaluate(checkpoint)
-        except LabelError as error:
+        except EvaluationError as error:
             raise CommandError(f'{args.config}: {error}') from error
         numbers = ', '.join(f'{name} {value:.4f}' for name, value in metrics.items())
         print_log(f'{checkpoint}: {numbers}', 'current')

@@ -65,7 +65,11 @@ class Adapter(ABC):
         return record.labelled()
 
     def find_cam_layer(self) -> str:
-        """The dotted name of the backbone's last stage if it is known; '' to look for it."""
+        """The dotted name of the backbone's last stage if it is known; '' to look for it.
+
+        Raises:
+            ValueError: The model has no frames.
+        """
         return ''
 
     def clip_axes(self, values: Tensor, name: str) -> Sequence[tuple[int, int, int]]:

@@ -58,7 +58,12 @@ class Adversary:
         self.attacker = Attacker(adapter, recipe, path)
         for regularizer in recipe.regularizers:
             regularizer.check(self.model)
-        self._verified = not recipe.regularizers
+        self._to_verify = [
+            regularizer
+            for regularizer in recipe.regularizers
+            if type(regularizer).verify is not Regularizer.verify
+        ]
+        self._verified = not self._to_verify
         self._checked: tuple[int, ...] | None = None
         self._num_norms = len(dual_norms(self.model))
         self._left_plain = plain_batch_norms(self.model)
@@ -98,7 +103,7 @@ class Adversary:
                 # Tensors that were made under inference_mode cannot take part in a graph.
                 batch, target = batch.clone(), fresh(target)
         if first or active:
-            self.look(batch, target)
+            self.examine(batch, target)
         if first and not active:
             self._rehearse(batch, target)
             self._warn_if_clean()
@@ -131,23 +136,24 @@ class Adversary:
         branch = self.recipe.attack_path if trained else CLEAN
         return self.attacker.perturb(inputs, target, self.schedule.stream(), branch)
 
-    def look(self, batch: Batch, target: Any) -> None:
+    def examine(self, batch: Batch, target: Any) -> None:
         """Find and check what the recipe reads of the model, at the first batch.
 
         Raises:
             ValueError: There is nothing of the kind, or it is read wrongly.
         """
-        self.attacker.look(batch, target)
+        self.attacker.find_cam_layer(batch, target)
         if self._verified:
             return
         with probing(self.adapter, batch, target, self.attacker.path) as probe:
-            for regularizer in self.recipe.regularizers:
+            for regularizer in self._to_verify:
                 base, changed = (
                     self._recorded(regularizer, probe, seen)
                     for seen in (probe.batch, probe.with_another_first_sample())
                 )
-                regularizer.verify(base, changed, batch.size)
-        self._verified = True
+                regularizer.verify(base, changed, probe.batch.size)
+        # A single sample shows nothing.
+        self._verified = batch.size > 1
 
     def _recorded(self, regularizer: Regularizer, probe: Probe, batch: Batch) -> list[Recorded]:
         with regularizer.record(self.model) as recorded:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from .attack import InputSpace
 from .autograd import gradients, graph_nodes, ran_in_fp16
 from .batch import Batch, Inputs, Values, fresh
 from .buffers import BufferGuard
-from .cam_layer import CamLayer, cam_layer_of
+from .cam_layer import CamLayer, cam_layer_of, forget_cam_layers
 from .capture import capture_output, find_module, last_output
 from .compiling import not_compiled
 from .norm import CLEAN, NormPath
@@ -55,6 +56,7 @@ class Attacker:
         self.buffers = BufferGuard(adapter, self.path)
         self._told_units = False
         self.cam_layer: CamLayer | None = None
+        forget_cam_layers(adapter.model)
         objective = recipe.objective
         named = objective.needs_features and (objective.cam_layer or adapter.find_cam_layer())
         if named:
@@ -92,19 +94,19 @@ class Attacker:
             del record
             return self.ascend(batch, target, labels, branch, first)[0].inputs
 
-    def look(self, batch: Batch, target: Any) -> None:
+    def find_cam_layer(self, batch: Batch, target: Any) -> None:
         """Find where the objective reads its features; at the first batch of a shape, by a probe.
 
         Raises:
             ValueError: There is no such layer.
         """
-        objective, first = self.recipe.objective, self.cam_layer is None
+        objective, before = self.recipe.objective, self.cam_layer
         if not objective.needs_features:
             return
         self.cam_layer = cam_layer_of(
             self.adapter, batch, target, objective.cam_layer, objective.cam_layout, self.path
         )
-        if first:
+        if before is None or before.name != self.cam_layer.name:
             logger.info(self.describe())
 
     def describe(self) -> str:
@@ -116,13 +118,13 @@ class Attacker:
             'on, forwards that the attack differentiates, the clean one among them, run in plain '
             'kernels, which may change the last digits of the scores'
         )
-        return f'{self.cam_layer}{kernels if self._unfuses else ""}'
+        return f'{self.cam_layer}{kernels if self._fused else ""}'
 
     @property
-    def _unfuses(self) -> bool:
-        """Whether forwards need other kernels, which can be differentiated twice."""
-        layer = self.cam_layer
-        return layer is not None and layer.fused and self.recipe.objective.second_order
+    def _fused(self) -> frozenset[str]:
+        """The kernels that forwards need others for, which can be differentiated twice."""
+        layer, twice = self.cam_layer, self.recipe.objective.second_order
+        return layer.fused if layer is not None and twice else frozenset()
 
     def forward(self, batch: Batch, target: Any, features: bool = True) -> Record:
         """Run a forward that leaves batch and target unchanged.
@@ -134,13 +136,15 @@ class Attacker:
                 True.
         """
         if features:
-            self.look(batch, target)
-        layer = self.cam_layer if features else None
+            self.find_cam_layer(batch, target)
+        # Regularizers compare the forwards, so all of them need the same kernels.
+        needed = features or (self.recipe.regularizers and self._fused)
+        layer = self.cam_layer if needed else None
         module = self.adapter.model.get_submodule(layer.name) if layer else None
-        behind = _twice_differentiable if self._unfuses else nullcontext
+        behind = partial(_twice_differentiable, self._fused)
         with capture_output(module, behind) as outputs, self.buffers.hold(learn=True):
             record = self.adapter.forward(batch, fresh(target))
-        if layer is not None:
+        if layer is not None and features:
             record.features = layer.pick(last_output(outputs, layer.name))
             record.layer, record.layout = layer.name, layer.layout
         return record
@@ -242,10 +246,16 @@ class Attacker:
 
 
 @contextmanager
-def _twice_differentiable() -> Iterator[None]:
-    """Inside the block, attention and recurrent layers run in kernels with a second derivative."""
-    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
-        yield
+def _twice_differentiable(fused: Collection[str]) -> Iterator[None]:
+    """Inside the block, what is fused otherwise runs in kernels with a second derivative."""
+    enabled = torch.backends.cudnn.enabled
+    try:
+        # Convolutions need cuDNN, and have second derivatives there.
+        torch.backends.cudnn.enabled = enabled and 'recurrent' not in fused
+        with sdpa_kernel(SDPBackend.MATH) if 'attention' in fused else nullcontext():
+            yield
+    finally:
+        torch.backends.cudnn.enabled = enabled
 
 
 def by_modality(batch: Batch, slopes: Sequence[Tensor | None]) -> Values:

@@ -54,6 +54,13 @@ def gradients(
                 'the model changes a tensor in place after it was used, which hides the gradient '
                 f'of the inputs that an attack needs; write x = x - mean for x.sub_(mean) ({error})'
             ) from error
+        if 'Recomputed values' in str(error):
+            raise RuntimeError(
+                'activation checkpointing repeats layers behind the CAM layer in fused kernels, '
+                'which the forward had to leave; write second_order=False, leave these layers '
+                "without checkpointing, or write attn_implementation='eager' (transformers) "
+                f'({error})'
+            ) from error
         if 'checkpoint' not in str(error):
             raise
         raise RuntimeError(

@@ -16,8 +16,6 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from .capture import to_frames
-
 ClipAxes = tuple[int, int, int]
 """The axes of an input that are time, height and width."""
 
@@ -65,7 +63,8 @@ def change_corners(clips: Tensor, axes: ClipAxes, first: int) -> Tensor:
         place = sample[tuple(corner)]
         if patch is None:
             # Neither a constant nor small: a norm in the first layer would hide both.
-            noise = torch.randn(place.shape, generator=torch.Generator().manual_seed(_SEED))
+            generator = torch.Generator().manual_seed(_SEED)
+            noise = torch.randn(place.shape, generator=generator, device='cpu')
             patch = (noise.to(clips.device) * 2 * clips.float().std()).to(clips.dtype)
         place.add_(patch)
     return changed
@@ -82,13 +81,15 @@ def effects(response: Tensor) -> Tensor:
         Tensor: Rows for time, height and width of the clip, columns for those of the map, in
         lengths of the axis; shape (3, 3). NaN where a corner changes nothing.
     """
-    weights = response.double() / response.double().sum(dim=(1, 2, 3), keepdim=True)
+    # On the CPU: some devices have no double.
+    weights = response.cpu().double()
+    weights = weights / weights.sum(dim=(1, 2, 3), keepdim=True)
     centres = []
     for axis in (1, 2, 3):
         line = weights.sum(dim=[i for i in (1, 2, 3) if i != axis])
-        places = torch.linspace(0, 1, line.shape[1], dtype=line.dtype, device=line.device)
+        places = torch.linspace(0, 1, line.shape[1], dtype=line.dtype, device='cpu')
         centres.append(line @ places)
-    signs = torch.tensor(CORNERS, dtype=weights.dtype, device=weights.device)
+    signs = torch.tensor(CORNERS, dtype=weights.dtype, device='cpu')
     return signs.T @ torch.stack(centres, dim=1) / (len(CORNERS) / 2)
 
 
@@ -192,24 +193,3 @@ _PATTERNS: dict[int, tuple[str, ...]] = {
     ),
     5: tuple(f'b {" ".join(axes)}' for axes in permutations('cthw')),
 }
-
-
-def effects_on(
-    features: Tensor, changed: Tensor, batch_size: int, layout: str | None, name: str
-) -> Tensor:
-    """The :func:`effects` of the corners on a map under one reading.
-
-    Args:
-        features (Tensor): The map of the clips as they are.
-        changed (Tensor): That of :func:`change_corners`, one for each forward it took; shape
-            (forwards, \\*features.shape).
-        batch_size (int): B.
-        layout (str, optional): The reading.
-        name (str): The layer's name, for messages.
-    """
-    before = to_frames(features.detach(), batch_size, name, layout).float()
-    moved = [
-        (to_frames(after, batch_size, name, layout).float() - before).abs().sum(dim=2)
-        for after in changed
-    ]
-    return effects(torch.cat(moved)[: len(CORNERS)])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, MutableMapping
+from collections import UserDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -158,7 +159,8 @@ def _fresh_container(value: Any) -> Any:
 
 def _mapping_like(value: Mapping[str, Any], entries: dict[str, Any]) -> Any:
     """Entries in a mapping of the same type, whose attributes a model may read."""
-    if type(value) is dict or not isinstance(value, MutableMapping):
+    # A copy of any other mapping may share what it holds.
+    if type(value) is dict or not isinstance(value, (dict, UserDict)):
         return entries
     twin = copy.copy(value)
     twin.update(entries)

@@ -8,8 +8,9 @@ graph it is the last cut between the clip and the class scores.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -17,15 +18,16 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from .adapter import Adapter
 from .autograd import gradients, graph_nodes, leaves_of, nodes_behind
 from .axes import CORNERS, ClipAxes, alike, change_corners, readings
 from .batch import Batch
-from .capture import find_module, last_output, to_frames
-from .look import Candidate, Look, settle
+from .capture import find_module, last_output
 from .norm import NormPath
 from .probe import Calls, Probe, probing
+from .response import Candidate, Response, settle
 
 _AT_ONCE = 12
 """So many outputs are looked at together, from the last one back."""
@@ -41,15 +43,15 @@ class CamLayer:
         layout (str, optional): The axes of the map as an einops pattern, see
             :func:`adv_plugins.core.capture.to_frames`; None for those of a convolution.
         grid (tuple[int, int, int]): T, H, W of the map.
-        fused (bool): Whether fused attention or cuDNN's recurrent layers follow, which have no
-            second derivative.
+        fused (frozenset[str]): What follows in fused kernels, which have no second derivative:
+            ``'attention'``, ``'recurrent'`` layers.
     """
 
     name: str
     entry: int
     layout: str | None
     grid: tuple[int, int, int]
-    fused: bool
+    fused: frozenset[str]
 
     def pick(self, output: Any) -> Tensor:
         """The map in the output of the layer."""
@@ -93,17 +95,45 @@ def cam_layer_of(
     """
     known = _FOUND.setdefault(adapter.model, {})
     sizes = tuple((key, value.shape[1:]) for key, value in batch.values.items())
-    asked = (name, layout, tuple((key, len(size)) for key, size in sizes))
+    device = batch.device.type
+    precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    # A single sample does not tell where the batch is, and fused kernels depend on the mode.
+    state = batch.size > 1, adapter.model.training, precision
+    asked = (name, layout, tuple((key, len(size)) for key, size in sizes), *state)
     for key in (asked, (*asked, sizes)):
         if key in known:
             return known[key]
     with probing(adapter, batch, target, NormPath() if path is None else path) as probe:
-        layer = name or adapter.find_cam_layer()
-        search = _Search(probe)
-        found = search.confirm(layer, layout) if layer else search.search()
+        found = _named_or_found(adapter, _Search(probe), name, layout)
     # A layout without sizes holds for inputs of any size.
     known[(*asked, sizes) if ';' in (found.layout or '') else asked] = found
     return found
+
+
+def forget_cam_layers(model: nn.Module) -> None:
+    """Look anew at a model, whose layers may have been replaced."""
+    _FOUND.pop(model, None)
+
+
+def _named_or_found(
+    adapter: Adapter, search: _Search, name: str | None, layout: str | None
+) -> CamLayer:
+    """The layer that the user names, that the adapter knows, or that is found, in this order."""
+    usual = '' if name else adapter.find_cam_layer()
+    if not name and not usual:
+        return search.search()
+    try:
+        return search.confirm(name or usual, layout)
+    except ValueError as error:
+        try:
+            found = search.search()
+        except (ValueError, RuntimeError):
+            raise error from None
+        if name:
+            right = '' if found.name == name else f'; cam_layer={found.name!r} is right'
+            raise ValueError(f'{error}{right}') from error
+        warnings.warn(f'{error}. Instead, this is taken: {found}', stacklevel=2)
+        return found
 
 
 def tensors_of(output: Any) -> list[Tensor]:
@@ -149,16 +179,15 @@ class _Search:
             tensors, key=lambda candidate: -candidate.features.shape[1:2].numel()
         )
         for candidate in candidates:
-            candidate.leave_graph(scores)
+            candidate.note_fused(scores)
         del calls, output, scores, tensors
-        try:
-            if not candidates:
-                to_frames(features, self.batch.size, name, assumed)
-            del features
-            look, reading = settle(self._looks(candidates), assumed, layout is not None)
-        except ValueError as error:
-            raise ValueError(f'{error}{self._suggestion(name)}') from error
-        return _cam_layer(look, reading)
+        if not candidates:
+            raise ValueError(
+                f'cam_layer={name!r} returns a {type(features).__name__}, not one tensor of '
+                'floating-point numbers; name another layer with cam_layer'
+            )
+        del features
+        return _cam_layer(*settle(self._responses(candidates), assumed, layout is not None))
 
     def search(self) -> CamLayer:
         """The last cut between the clip and the class scores that has time and place.
@@ -183,24 +212,16 @@ class _Search:
         if branches:
             advice = f'choose a branch: write {" or ".join(branches)}'
         raise ValueError(
-            f'no layer of {model} was found that has more than one frame and place and that all '
-            f'the class scores know of the clip passes through; {advice}. Without time there is '
-            "no attention to move between frames: write 'advprop' or 'ceaugmentation'"
+            f'no layer of {model} has several frames and places and lies on every path from the '
+            f'clip to the class scores; {advice}. Without time there is no attention to move '
+            "between frames: write 'advprop' or 'ceaugmentation'"
         )
 
-    def _suggestion(self, name: str) -> str:
-        """The layer to name instead of one that is wrong; '' if none is found."""
-        try:
-            found = self.search()
-        except (ValueError, RuntimeError):
-            return ''
-        return '' if found.name == name else f'; cam_layer={found.name!r} is right'
-
-    def _looks(self, candidates: Sequence[Candidate]) -> Iterator[Look]:
+    def _responses(self, candidates: Sequence[Candidate]) -> Iterator[Response]:
         """All candidates as the corners change them, for each way to take the axes of the clip."""
         size = self.batch.size
         if not self.clip_axes:
-            yield from (Look(candidate, size) for candidate in candidates)
+            yield from (Response(candidate, size) for candidate in candidates)
             return
         clips = self.batch.values[self.clip].detach()
         for axes in self.clip_axes:
@@ -217,16 +238,15 @@ class _Search:
                     seen.append(tensors_of(outputs[candidate.name])[candidate.entry])
             clip = [clips.shape[axis] for axis in axes]
             for candidate, seen in zip(candidates, changed, strict=True):
-                yield Look(candidate, size, clip, torch.stack(seen))
+                yield Response(candidate, size, clip, torch.stack(seen))
 
     def _cuts(self, calls: Calls, scores: Tensor) -> Iterator[Candidate]:
         """The tensors that all the scores know of the clip passes through, the last one first."""
         for group in self._weighted(calls, scores):
-            for several in ([each] for each in group), (group,):
-                cuts = [part for part in several if self._is_cut(part, scores)]
-                if cuts:
-                    yield from (each for part in cuts for each in part)
-                    break
+            cuts = [each for each in group if self._is_cut([each], scores)]
+            if not cuts and len(group) > 1 and self._is_cut(group, scores):
+                cuts = group
+            yield from cuts
 
     def _is_cut(self, group: Sequence[Candidate], scores: Tensor) -> bool:
         behind = leaves_of(nodes_behind(scores, [each.features for each in group]))
@@ -286,24 +306,24 @@ class _Search:
         candidates = kind(calls, scores)
         while some := list(islice(candidates, _AT_ONCE)):
             self._differentiate(some, scores)
-            for look in self._looks(some):
-                layout = look.best()[1] or look.likely()
-                if layout is not None and look.reaches(layout):
-                    yield _cam_layer(look, layout)
+            for response in self._responses(some):
+                layout = response.best()[1] or response.likely()
+                if layout is not None and response.reaches(layout):
+                    yield _cam_layer(response, layout)
 
     def _differentiate(self, candidates: Sequence[Candidate], scores: Tensor) -> None:
-        """Note how the class scores depend on candidates, then let go of the graph."""
+        """Note how the class scores depend on candidates."""
         signs = torch.randn(scores.shape, device=scores.device)
         features = [candidate.features for candidate in candidates]
         slopes = gradients((scores.float() * signs).sum(), features, retain_graph=True)
         for candidate, slope in zip(candidates, slopes, strict=True):
             candidate.slope = slope
-            candidate.leave_graph(scores)
+            candidate.note_fused(scores)
 
 
-def _cam_layer(look: Look, layout: str | None) -> CamLayer:
-    which = look.candidate
-    return CamLayer(which.name, which.entry, layout, look.grid(layout), which.fused)
+def _cam_layer(response: Response, layout: str | None) -> CamLayer:
+    which = response.candidate
+    return CamLayer(which.name, which.entry, layout, response.grid(layout), which.fused)
 
 
 def _are_scores(features: Tensor, scores: Tensor) -> bool:
@@ -318,13 +338,26 @@ def _without_zeros(model: nn.Module) -> Iterator[None]:
 
     New heads often start at zero.
     """
-    zeros = [value for value in model.parameters() if value.ndim > 1 and not value.any()]
-    with torch.no_grad():
+    zeros = [
+        value
+        for value in model.parameters()
+        if value.ndim > 1 and value.is_floating_point() and not value.any()
+    ]
+    with torch.no_grad(), _keeping_versions(zeros):
         for value in zeros:
             value.normal_(std=0.02)
     try:
         yield
     finally:
-        with torch.no_grad():
+        with torch.no_grad(), _keeping_versions(zeros):
             for value in zeros:
                 value.zero_()
+
+
+@contextmanager
+def _keeping_versions(values: Sequence[Tensor]) -> Iterator[None]:
+    """Inside the block, changes in place do not invalidate graphs: they are undone before use."""
+    with ExitStack() as stack:
+        for value in values:
+            stack.enter_context(_unsafe_preserve_version_counter(value))
+        yield

@@ -67,7 +67,7 @@ def probing(adapter: Adapter, batch: Batch, target: Any, path: NormPath) -> Iter
         path (NormPath): The path of the model's norms.
 
     Yields:
-        Probe: With noise in place of the inputs, so that all processes of a run find the same.
+        Probe: With at most four samples, of noise: what is found does not depend on a batch.
     """
     with (
         torch.inference_mode(False),
@@ -77,10 +77,21 @@ def probing(adapter: Adapter, batch: Batch, target: Any, path: NormPath) -> Iter
         BufferGuard(adapter, path).hold(),
         _steady(adapter.model),
         _uncached_casts(),
+        _all_modules_called(),
     ):
-        batch = batch.clone()
+        batch, target = _some(adapter, batch.clone(), target)
         noise = {name: noise_like(values) for name, values in batch.values.items()}
         yield Probe(adapter, batch.replace(noise).leaves(), fresh(target))
+
+
+def _some(adapter: Adapter, batch: Batch, target: Any) -> tuple[Batch, Any]:
+    """At most four samples."""
+    index = torch.arange(min(4, batch.size), device=batch.device)
+    try:
+        return batch.take(index), adapter.select(target, index)
+    except TypeError:
+        # A target of one's own may have no parts.
+        return batch, target
 
 
 def noise_like(values: Tensor) -> Tensor:
@@ -98,21 +109,19 @@ def _steady(model: nn.Module) -> Iterator[None]:
 
     Models keep their mode, by which some choose what to compute (auxiliary heads).
     """
-    modules = [
-        module
+    modes = {
+        module: module.training
         for module in model.modules()
-        if module.training
-        and (is_batch_norm(module) or next(module.children(), None) is None)
-        # Their cuDNN kernels have a backward in training mode only.
-        and not isinstance(module, nn.RNNBase)
-    ]
-    for module in modules:
-        module.training = False
+        if is_batch_norm(module) or next(module.children(), None) is None
+    }
+    for module in modes:
+        # cuDNN's recurrent kernels have a backward in training mode only.
+        module.training = isinstance(module, nn.RNNBase)
     try:
         yield
     finally:
-        for module in modules:
-            module.training = True
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @contextmanager
@@ -124,3 +133,14 @@ def _uncached_casts() -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_cache_enabled(enabled)
+
+
+@contextmanager
+def _all_modules_called() -> Iterator[None]:
+    """Inside the block, PyTorch's Transformer layers call their parts, also without gradients."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)

@@ -220,8 +220,8 @@ class Step:
 
         ε says little about features, so ``||R|| / ||X||`` of every modality is logged too, in the
         units of the model's input and averaged over the samples that are not zero everywhere. The
-        rest counts the samples left
-        unperturbed: those whose gradient was not finite, and all of them.
+        rest counts the samples left unperturbed: those whose gradient was not finite, and all of
+        them.
         """
         ratios = clean.relative_sizes(perturbed)
         return {

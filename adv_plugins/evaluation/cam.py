@@ -48,11 +48,12 @@ def gradcam(
     if model.training:
         raise ValueError('gradcam needs a model in eval mode; call model.eval() first')
     adapter = adapter_class(model)(model)
-    # Even where all parameters are frozen, the graph needs a leaf that requires a gradient.
-    batch = Batch(inputs).clone().leaves()
-    layer = cam_layer_of(adapter, batch, target, cam_layer, cam_layout)
-    with torch.enable_grad(), capture_output(model.get_submodule(layer.name)) as outputs:
-        record = adapter.forward(batch, target)
+    with torch.inference_mode(False), torch.enable_grad():
+        # Even where all parameters are frozen, the graph needs a leaf that requires a gradient.
+        batch = Batch(inputs).clone().leaves()
+        layer = cam_layer_of(adapter, batch, target, cam_layer, cam_layout)
+        with capture_output(model.get_submodule(layer.name)) as outputs:
+            record = adapter.forward(batch, target)
         score = record.logits.gather(1, labels.to(inputs.device)[:, None]).sum()
         features = layer.pick(last_output(outputs, layer.name))
         (gradient,) = gradients(score, [features])

@@ -16,7 +16,8 @@ from ..adapters.mmaction import OmniAdapter, RecognizerAdapter, fresh_pool
 from ..core.adapter import adapter_class
 from ..core.attack import InputSpace
 from ..core.attacker import Attacker
-from ..core.batch import LONE, per_sample
+from ..core.batch import LONE, Batch, per_sample
+from ..core.cam_layer import cam_layer_of
 from ..core.capture import capture_output
 from ..core.randomness import stream_seed
 from ..core.recipe import Recipe
@@ -128,12 +129,13 @@ class Deployed:
         labels = hard_labels(samples).to(inputs.device)
         with _full_precision(inputs), fresh_pool(self.model):
             try:
-                maps = gradcam(self.model, singles, samples, labels)
+                cam_layer_of(self.adapter, Batch(singles), samples)
             except ValueError as error:
                 raise EvaluationError(
                     f'attention=True, but {error}; to evaluate without the attention write '
                     'attention=False'
                 ) from error
+            maps = gradcam(self.model, singles, samples, labels)
         return per_sample(frame_attention(maps), len(data_samples))
 
     def perturb(

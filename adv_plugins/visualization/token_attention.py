@@ -99,6 +99,8 @@ def video_attention(model: nn.Module, inputs: Tensor, data_samples: Any) -> Tens
     adapter = recognizer_adapter(model)
     batch = Batch(middle_view(model, inputs))
     modules, layer = _attention_modules(model), adapter.find_cam_layer()
+    if not layer:
+        raise ValueError(f'it is not known where the tokens of {type(model.backbone).__name__} are')
     with (
         torch.no_grad(),
         capture_attention(model, modules) as maps,

@@ -198,7 +198,7 @@ class OperationCounter(TorchDispatchMode):
 def operations(model: nn.Module, inputs: Any, samples: list[Any]) -> int:
     """Floating-point operations of a training step, without the look at the first batch."""
     if is_adversarial(model):
-        get_adversary(model).look(Batch(inputs), samples)
+        get_adversary(model).examine(Batch(inputs), samples)
     # The CPU's fused attention has no formula, so compute it as matrix products, which are counted.
     with sdpa_kernel(SDPBackend.MATH), OperationCounter() as counter:
         model.parse_losses(model(inputs, samples, mode='loss'))[0].backward()

@@ -11,7 +11,7 @@ from einops import rearrange
 from helpers import Conv3dNet, assert_same, snapshot
 from torch import nn
 
-from adv_plugins import make_adversarial
+from adv_plugins import make_adversarial, remove_adversarial
 from adv_plugins.core.batch import Batch
 from adv_plugins.core.cam_layer import cam_layer_of
 from adv_plugins.core.conversion import get_adversary
@@ -284,7 +284,9 @@ def test_what_to_write_instead(make, options, message):
 def test_a_head_that_starts_at_zero_hides_nothing():
     model = built(Net)
     nn.init.zeros_(model.head.weight)
-    make_adversarial(model, 'taf').train().adversarial_loss(torch.randn(CHANNELS_FIRST), LABELS)
+    clips = torch.randn(CHANNELS_FIRST)
+    earlier = make_adversarial(model, 'taf').train()(clips).square().mean()
+    (earlier + model.adversarial_loss(clips, LABELS)['loss']).backward()
     assert get_adversary(model).attacker.cam_layer.name == 'parts.1'
     assert not model.head.weight.any()
 
@@ -318,7 +320,7 @@ def test_a_probe_leaves_no_trace(frozen):
     make_adversarial(model, 'taf')
     clips = torch.randn(CHANNELS_FIRST)
     before, given = snapshot(model), clips.clone()
-    get_adversary(model).attacker.look(Batch(clips), LABELS)
+    get_adversary(model).attacker.find_cam_layer(Batch(clips), LABELS)
     assert_same(snapshot(model), before)
     assert torch.equal(clips, given) and not clips.requires_grad
     with pytest.raises(ValueError, match='head'):
@@ -326,12 +328,12 @@ def test_a_probe_leaves_no_trace(frozen):
     assert_same(snapshot(model), before)
 
 
-def test_a_model_is_looked_at_once_for_a_shape():
+def test_a_model_is_probed_once_for_a_shape():
     model = make_adversarial(built(Watched), 'taf').train()
     counts = []
     for shape in (CHANNELS_FIRST, CHANNELS_FIRST, (3, 3, 6, 48, 32)):
         before = model.calls
-        model.adversarial_loss(torch.randn(shape), torch.arange(len(torch.empty(shape))))
+        model.adversarial_loss(torch.randn(shape), torch.arange(shape[0]))
         counts.append(model.calls - before)
     assert counts[0] > 2 and counts[1:] == [2, 2]
     tokens = make_adversarial(built(lambda: Tokens(True)), 'taf').train()
@@ -344,11 +346,66 @@ def test_a_model_is_looked_at_once_for_a_shape():
 def test_the_data_decide_nothing():
     """Every process of a run finds the same, whatever its first batch holds."""
     found = set()
-    for clips in (torch.zeros(CHANNELS_FIRST), torch.full(CHANNELS_FIRST, torch.nan)):
-        model = built(Net)
-        adapter = get_adversary(make_adversarial(model, 'taf')).adapter
-        found.add(cam_layer_of(adapter, Batch(clips), LABELS))
+    clips = torch.randn(CHANNELS_FIRST)
+    for first in (clips, 255 * clips.abs(), 5 + 0.1 * clips, 0 * clips, clips * torch.nan):
+        adapter = get_adversary(make_adversarial(built(Net), 'taf')).adapter
+        found.add(cam_layer_of(adapter, Batch(first), LABELS))
     assert len(found) == 1
+
+
+def test_a_single_clip_does_not_tell_for_several():
+    """Of one clip frames before the batch and behind it are the same."""
+    model = make_adversarial(built(lambda: Recurrent(turned=True)), 'taf').eval()
+    for count in (1, 2, 5):
+        model.perturb(torch.randn(count, *FRAMES_FIRST[1:]), torch.arange(count))
+        layout = get_adversary(model).attacker.cam_layer.layout
+        assert layout == '(t b) c h w' or count == 1
+
+
+def test_parts_of_a_fused_layer_are_called():
+    """In eval mode, without gradients, PyTorch's Transformer layer would not call them."""
+
+    class Encoder(Tokens):
+        def __init__(self):
+            super().__init__(True)
+            self.layers = nn.ModuleList(
+                nn.TransformerEncoderLayer(16, 2, 32, batch_first=True) for _ in range(2)
+            )
+
+        def forward(self, x):
+            x = rearrange(self.patches(x), 'b c t h w -> b (t h w) c')
+            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+            for layer in self.layers:
+                x = layer(x)
+            return self.out(x[:, 0])
+
+    model = make_adversarial(built(Encoder), 'taf').eval()
+    assert not torch.equal(model.perturb(torch.ones(CHANNELS_FIRST), LABELS), torch.ones(1))
+    assert get_adversary(model).attacker.cam_layer.name == 'layers.0'
+
+
+def test_a_usual_name_that_is_no_map_is_told_and_another_is_found():
+    class Named(Net):
+        def __init__(self):
+            super().__init__()
+            self.layer4 = nn.Linear(16, 16)
+
+        def forward(self, x):
+            return self.head(self.layer4(self.features(x).mean((2, 3, 4))))
+
+    model = make_adversarial(built(Named), 'taf')
+    with pytest.warns(UserWarning, match="cam_layer='layer4'.* Instead, .* parts.1"):
+        model.adversarial_loss(torch.randn(CHANNELS_FIRST), LABELS)
+
+
+def test_layers_that_were_replaced_are_looked_for_anew():
+    clips, model = torch.randn(CHANNELS_FIRST), built(Net)
+    make_adversarial(model, 'taf').adversarial_loss(clips, LABELS)
+    remove_adversarial(model)
+    del model.parts[1]
+    model.head = nn.Linear(12, 5)
+    make_adversarial(model, 'taf').adversarial_loss(clips, LABELS)
+    assert get_adversary(model).attacker.cam_layer.name == 'parts.0'
 
 
 def test_a_step_after_the_probe_is_a_step_without_one():
@@ -358,7 +415,7 @@ def test_a_step_after_the_probe_is_a_step_without_one():
     for early in (False, True):
         model = copy.deepcopy(fresh)
         if early:
-            get_adversary(model).attacker.look(Batch(clips), LABELS)
+            get_adversary(model).attacker.find_cam_layer(Batch(clips), LABELS)
         torch.manual_seed(5)
         losses = model.adversarial_loss(clips, LABELS)
         losses['loss'].backward()

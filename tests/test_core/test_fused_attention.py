@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from helpers import NUM_CLASSES, Conv3dNet
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from adv_plugins import make_adversarial
+from adv_plugins.attention import AttentionFrobenius
 from adv_plugins.core.conversion import get_adversary
-from adv_plugins.core.look import Candidate
+from adv_plugins.core.response import Candidate
 
 LABELS = torch.tensor([1, 3])
 CLIPS = torch.randn(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -105,6 +107,61 @@ def test_models_that_do_not_need_it_keep_every_bit(token, options, caplog):
     assert 'no second derivative' not in caplog.text
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, 'conv'), reason='needs torch 2.9')
+def test_a_users_settings_of_cudnn_stay():
+    """Not even read: its flags refuse to be, where the newer ones are set."""
+    precision = torch.backends.cudnn.conv
+    before = precision.fp32_precision
+    precision.fp32_precision = 'ieee'
+    try:
+        make_adversarial(pair(True)[1], 'taf').adversarial_loss(CLIPS, LABELS)
+        assert precision.fp32_precision == 'ieee'
+    finally:
+        precision.fp32_precision = before
+
+
+def test_another_mode_may_have_other_kernels():
+    """In training, attention with dropout is not fused; in eval mode it is."""
+
+    class Dropping(Attention):
+        def forward(self, x):
+            q, k, v = rearrange(self.qkv(x), 'b n (three h d) -> three b h n d', three=3, h=2)
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=0.1 if self.training else 0.0)
+            return x + self.out(rearrange(y, 'b h n d -> b n (h d)'))
+
+    net = Net(True)
+    net.blocks = nn.Sequential(*(Dropping(True) for _ in range(3)))
+    model = make_adversarial(net, 'taf').train()
+    model.adversarial_loss(CLIPS, LABELS)
+    assert not get_adversary(model).attacker.cam_layer.fused
+    assert not torch.equal(model.eval().perturb(CLIPS, LABELS), CLIPS)
+    assert get_adversary(model).attacker.cam_layer.fused == {'attention'}
+
+
+def test_checkpointing_behind_the_layer_is_told():
+    class Checkpointed(Net):
+        def forward(self, x):
+            x = rearrange(self.patches(x), 'b c t h w -> b (t h w) c')
+            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+            for block in self.blocks:
+                x = checkpoint(block, x, use_reentrant=False)
+            return self.head(x[:, 0])
+
+    model = make_adversarial(Checkpointed(True), 'taf')
+    with pytest.raises(RuntimeError, match='write second_order=False'):
+        model.adversarial_loss(CLIPS, LABELS)
+    make_adversarial(Checkpointed(True), 'taf', second_order=False).adversarial_loss(CLIPS, LABELS)
+
+
+def test_with_a_regularizer_both_forwards_use_the_same_kernels():
+    term = AttentionFrobenius(weight=0.1)
+    model = make_adversarial(pair(True)[1], 'taf', regularizers=[term])
+    model.adversarial_loss(CLIPS, LABELS)
+    seen = backends(model)
+    model.adversarial_loss(CLIPS, LABELS)
+    assert seen == 2 * [True, True, False]
+
+
 def test_an_error_in_the_forward_leaves_the_kernels_as_they_were():
     _, model = pair(True)
     make_adversarial(model, 'taf').adversarial_loss(CLIPS, LABELS)
@@ -126,5 +183,5 @@ def test_recurrent_layers_of_cudnn_are_known():
         grad_fn, output_nr = kind(), 0
 
     candidate = Candidate('net', 0, Conv3dNet()(CLIPS))
-    candidate.leave_graph(torch.zeros(1).as_subclass(Scores))
-    assert candidate.fused
+    candidate.note_fused(torch.zeros(1).as_subclass(Scores))
+    assert candidate.fused == {'recurrent'}

@@ -1,4 +1,4 @@
-"""How one tensor of a model changes with the corners of the clip, and how it is to be read."""
+"""How one tensor of a model responds to changes of the clip's corners, and how it is to be read."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .autograd import nodes_behind
-from .axes import effects_on, extra_tokens, leads, readings
+from .axes import CORNERS, effects, extra_tokens, leads, readings
 from .capture import LAYOUTS, to_frames
 
 _CONTRADICTED = -0.25
@@ -18,7 +19,7 @@ _CONTRADICTED = -0.25
 _CLEAR = 0.1
 """A lead above this takes the place of a reading that may be right."""
 
-_FUSED = ('ScaledDotProduct', 'CudnnRnn')
+FUSED = {'ScaledDotProduct': 'attention', 'CudnnRnn': 'recurrent', 'MiopenRnn': 'recurrent'}
 """Nodes of autograd without a second derivative, for which PyTorch has another kernel."""
 
 
@@ -30,20 +31,24 @@ class Candidate:
     entry: int
     features: Tensor
     slope: Tensor | None = None
-    fused: bool = False
+    fused: frozenset[str] = frozenset()
 
-    def leave_graph(self, scores: Any) -> None:
-        """Note what the graph tells, and let go of it, before further forwards need the memory."""
+    def note_fused(self, scores: Any) -> None:
+        """Note the fused kernels between the tensor and the class scores; detach the tensor."""
         behind = nodes_behind(scores, [self.features]) if isinstance(scores, Tensor) else []
-        self.fused = any(kind in type(node).__name__ for node in behind for kind in _FUSED)
+        names = [type(node).__name__ for node in behind]
+        self.fused = frozenset(
+            kind for part, kind in FUSED.items() if any(part in name for name in names)
+        )
         self.features = self.features.detach()
 
 
 @dataclass(frozen=True)
-class Look:
+class Response:
     """How a candidate changes with the corners of the clip, whose axes are taken in one way.
 
-    ``changed`` is None where nothing is known of the clip's axes.
+    ``changed`` has the tensor in each forward that it took; None where nothing is known of the
+    clip's axes.
     """
 
     candidate: Candidate
@@ -61,8 +66,12 @@ class Look:
         grid = self.grid(layout)
         if self.changed is None:
             return [math.nan]
-        features, name = self.candidate.features, self.candidate.name
-        return leads(effects_on(features, self.changed, self.batch_size, layout, name), grid)
+        before, *after = (
+            to_frames(each, self.batch_size, self.candidate.name, layout).float()
+            for each in (self.candidate.features, *self.changed)
+        )
+        moved = torch.cat([(each - before).abs().sum(dim=2) for each in after])
+        return leads(effects(moved[: len(CORNERS)]), grid)
 
     def lead(self, layout: str | None) -> float:
         """How clearly the corners confirm the least clear axis of a reading."""
@@ -106,29 +115,31 @@ class Look:
         return bool((used.sum(dim=1) > 1).all())
 
 
-def settle(looks: Iterator[Look], assumed: str | None, given: bool) -> tuple[Look, str | None]:
+def settle(
+    responses: Iterator[Response], assumed: str | None, given: bool
+) -> tuple[Response, str | None]:
     """The reading of a named layer: the assumed one unless it is wrong, else the best one.
 
     Args:
-        looks (Iterator[Look]): The layer's tensors, the likeliest first.
+        responses (Iterator[Response]): The layer's tensors, the likeliest first.
         assumed (str, optional): The reading to expect.
         given (bool): Whether the user has written it; then no other is taken.
     """
-    seen: list[Look] = []
-    doubtful: Look | None = None
+    seen: list[Response] = []
+    doubtful: Response | None = None
     problem: ValueError | None = None
-    for look in looks:
-        seen.append(look)
+    for response in responses:
+        seen.append(response)
         try:
-            lead = look.lead(assumed)
+            lead = response.lead(assumed)
         except ValueError as error:
             problem = problem or error
             continue
         if lead > 0:
-            return look, assumed
+            return response, assumed
         # Where the effects are too small to tell, the assumed reading stands.
-        if look.clip == seen[0].clip and not lead < _CONTRADICTED:
-            doubtful = doubtful or look
+        if response.clip == seen[0].clip and not lead < _CONTRADICTED:
+            doubtful = doubtful or response
     (lead, reading), better = max(((each.best(), each) for each in seen), key=lambda it: it[0][0])
     if not given and lead > (_CLEAR if doubtful else 0):
         return better, reading
