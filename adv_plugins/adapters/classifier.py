@@ -93,8 +93,6 @@ class ClassifierAdapter(Adapter):
                 'value_range out, or give the mean and std of its pixels, e.g. mean=127.5'
             )
         self._counted: dict[int, bool] = {}
-        # What the loss was taken of: shapes, of which _counts makes even scores.
-        self._form: Any = None
         self._channels: dict[tuple[str, int], int] = {}
 
     @classmethod
@@ -109,8 +107,9 @@ class ClassifierAdapter(Adapter):
         if not isinstance(loss, Tensor) or loss.ndim:
             raise ValueError("loss_fn must return one scalar tensor; write reduction='mean' in it")
         scores, ignored = class_scores(output, batch.size), ignore_index(self.loss_fn)
-        self._form = pytree.tree_map(_form, scores if of_scores(self.loss_fn) else output)
-        return Record({'loss': loss}, loss, scores, labels, batch.size, ignored)
+        # What the loss was taken of, of which _counts makes even scores.
+        form = pytree.tree_map(_form, scores if of_scores(self.loss_fn) else output)
+        return Record({'loss': loss}, loss, scores, labels, batch.size, ignored, form)
 
     def _loss(self, output: Any, target: Any, size: int) -> Tensor:
         if of_scores(self.loss_fn):
@@ -159,7 +158,7 @@ class ClassifierAdapter(Adapter):
             length = [1] if part.shape[:1] == (record.batch_size,) else part.shape[:1]
             return labels.new_zeros((*length, *part.shape[1:]), dtype=part.dtype)
 
-        scores = pytree.tree_map_only(Tensor, even, self._form)
+        scores = pytree.tree_map_only(Tensor, even, record.output)
         with torch.no_grad():
             try:
                 return not self.loss_fn(scores, labels[rows]).isnan().any()

@@ -75,8 +75,8 @@ def _several(parts: Parts, main: str, heads: list[str], losses: list[str]) -> st
     line = [f'F.cross_entropy({main}, target)']
     line += [f'0.3 * F.cross_entropy({name}, target)' for name in heads]
     return (
-        f'the model returns {named}, and none of them is to be dropped without a word; write '
-        'loss_fn= with what is trained and how much it counts, e.g. loss_fn=lambda output, target: '
+        f'the model returns {named}, and which of them to train and how much each counts is not '
+        'clear; write loss_fn= to say it, e.g. loss_fn=lambda output, target: '
         f'{" + ".join(line + losses)}'
     )
 
@@ -111,8 +111,8 @@ def check_cross_entropy(scores: Tensor, target: Any) -> None:
     """
     if scores.ndim < 2 or scores.shape[1] == 1:
         raise ValueError(
-            f'the model gives one score a sample, {tuple(scores.shape)}, of which cross-entropy is '
-            'always 0 or wrong: it needs one a class. For a binary classifier write '
+            f'the model gives one score per sample, {tuple(scores.shape)}, of which cross-entropy '
+            'is always 0 or wrong: it needs one per class. For a binary classifier write '
             f'{_binary(scores, target)}'
         )
     if not isinstance(target, Tensor):
