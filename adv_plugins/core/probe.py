@@ -67,7 +67,8 @@ def probing(adapter: Adapter, batch: Batch, target: Any, path: NormPath) -> Iter
         path (NormPath): The path of the model's norms.
 
     Yields:
-        Probe: With at most four samples, of noise: what is found does not depend on a batch.
+        Probe: With at most four samples, of noise with the batch's mean and deviation: what is
+        found hardly depends on the batch, so that all processes of a run find the same.
     """
     with (
         torch.inference_mode(False),

@@ -19,7 +19,7 @@ _CONTRADICTED = -0.25
 _CLEAR = 0.1
 """A lead above this takes the place of a reading that may be right."""
 
-FUSED = {'ScaledDotProduct': 'attention', 'CudnnRnn': 'recurrent', 'MiopenRnn': 'recurrent'}
+_FUSED = {'ScaledDotProduct': 'attention', 'CudnnRnn': 'recurrent', 'MiopenRnn': 'recurrent'}
 """Nodes of autograd without a second derivative, for which PyTorch has another kernel."""
 
 
@@ -38,7 +38,7 @@ class Candidate:
         behind = nodes_behind(scores, [self.features]) if isinstance(scores, Tensor) else []
         names = [type(node).__name__ for node in behind]
         self.fused = frozenset(
-            kind for part, kind in FUSED.items() if any(part in name for name in names)
+            kind for part, kind in _FUSED.items() if any(part in name for name in names)
         )
         self.features = self.features.detach()
 
@@ -96,7 +96,7 @@ class Response:
         convolution (few frames, which every place sees).
         """
         shape = self.candidate.features.shape
-        for layout in readings(shape, self.batch_size, self.clip):
+        for layout in readings(shape, self.batch_size, self.clip) if self.clip else ():
             believed = layout == LAYOUTS.get(len(shape)) or self.leads(layout)[0] > 0
             if believed and not self.lead(layout) < _CONTRADICTED:
                 return layout
@@ -145,6 +145,10 @@ def settle(
         return better, reading
     if doubtful is not None:
         return doubtful, assumed
+    if problem is not None and not given:
+        for response in seen:
+            if (likely := response.likely()) is not None:
+                return response, likely
     right = f'; cam_layout={reading!r} is right' if lead > 0 else ''
     if problem is not None:
         raise ValueError(f'{problem}{right}')

@@ -244,6 +244,7 @@ def test_the_named_layer_is_read_as_the_clip_confirms():
         (lambda: Recurrent(turned=True), FRAMES_FIRST, 'net.0', '(t b) c h w'),
         (lambda: Tokens(True), CHANNELS_FIRST, 'layers.0', 'b 1+(t h w) c; h=4 w=4'),
         (lambda: Tokens(True), CHANNELS_FIRST, 'patches', None),
+        (Mixed, FRAMES_FIRST, 'last', '(b t) (h w) c; h=4 w=4'),
     ):
         model = make_adversarial(built(make), 'taf', cam_layer=name).eval()
         model.perturb(torch.randn(shape), LABELS)
