@@ -21,11 +21,11 @@ _CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 def possible_axes(shape: Sequence[int], channels: int) -> list[int]:
     """The axes that may hold this number of channels, by their length alone.
 
-    The last two of four and more are height and width, unless no other axis fits.
+    Of four and more, the one before the last is height or width, unless no other axis fits.
     """
     axes = [axis for axis in range(1, len(shape)) if shape[axis] == channels]
-    before = [axis for axis in axes if axis < len(shape) - 2]
-    return before if before and len(shape) > 3 else axes
+    others = [axis for axis in axes if axis != len(shape) - 2]
+    return others if others and len(shape) > 3 else axes
 
 
 class ChannelFinder(TorchFunctionMode):

@@ -61,7 +61,7 @@ def lone_scores(output: Any, size: int) -> Tensor:
     if _logits(parts):
         alike = {n: p for n, p in parts.items() if p.shape == scores.shape or 'logits' in n}
     else:
-        alike = _like_scores(parts, size)
+        alike = {n: p for n, p in _like_scores(parts, size).items() if p.ndim == scores.ndim}
     main = next(name for name, part in parts.items() if part is scores)
     heads = [name for name in alike if name != main]
     losses = [n for n, p in parts.items() if n != main and p.ndim == 0 and p.requires_grad]

@@ -90,6 +90,10 @@ def find_heads(
     if heads is None and len(lead) == 2:
         # (N, heads), as nearly everywhere.
         return above if above.axis == 0 and lead[0] != batch else Reading(1)
+    queries = sources[0].shape[-2]
+    if heads is not None and queries == heads > 1 and heads not in lead and lead[0] % heads:
+        # (N, Q, heads, K): the heads are where the queries should be.
+        return None
     readings = _possible(lead, heads, batch)
     if len(readings) == 1:
         return readings[0]

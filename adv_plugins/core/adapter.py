@@ -87,8 +87,10 @@ class Adapter(ABC):
             return ((3, 4, 5),)
         if values.ndim != 5:
             return ()
-        axes = ((2, 3, 4), (1, 3, 4))
-        return axes[::-1] if values.shape[2] == 3 != values.shape[1] else axes
+        channels = [axis for axis in (1, 2, 4) if values.shape[axis] == 3] or [1, 2]
+        axes = {1: (2, 3, 4), 2: (1, 3, 4), 4: (1, 2, 3)}
+        likely = [axes[axis] for axis in channels]
+        return (*likely, *(each for each in axes.values() if each not in likely))
 
     def feature_map(
         self, layer: str, output: Any, batch: Batch, layout: str | None

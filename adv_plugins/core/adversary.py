@@ -143,7 +143,8 @@ class Adversary:
             ValueError: There is nothing of the kind, or it is read wrongly.
         """
         self.attacker.find_cam_layer(batch, target)
-        if self._verified:
+        # A single sample shows nothing.
+        if self._verified or batch.size < 2:
             return
         with probing(self.adapter, batch, target, self.attacker.path) as probe:
             for regularizer in self._to_verify:
@@ -152,8 +153,7 @@ class Adversary:
                     for seen in (probe.batch, probe.with_another_first_sample())
                 )
                 regularizer.verify(base, changed, probe.batch.size)
-        # A single sample shows nothing.
-        self._verified = batch.size > 1
+        self._verified = True
 
     def _recorded(self, regularizer: Regularizer, probe: Probe, batch: Batch) -> list[Recorded]:
         with regularizer.record(self.model) as recorded:

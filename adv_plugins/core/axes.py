@@ -16,6 +16,8 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
+from .capture import LAYOUTS
+
 ClipAxes = tuple[int, int, int]
 """The axes of an input that are time, height and width."""
 
@@ -102,15 +104,16 @@ def leads(moved: Tensor, grid: Sequence[int]) -> list[float]:
 
     Returns:
         list[float]: For time, height and width, the lead over the other axes, in lengths of the
-        axis; negative where another leads. NaN where a corner changes nothing, and infinite for an
-        axis of size 1, which cannot move.
+        axis and in either direction; negative where another leads. NaN where a corner changes
+        nothing, and infinite for an axis of size 1, which cannot move.
     """
     found = [math.inf] * 3
     own = [axis for axis, size in enumerate(grid) if size > 1]
     for axis in own:
         rest = [other for other in own if other != axis]
         others = torch.cat([moved[axis, rest], moved[rest, axis]]).abs().tolist()
-        found[axis] = float(moved[axis, axis]) - max([_SEEN, *others])
+        # Some models mirror the clip.
+        found[axis] = abs(float(moved[axis, axis])) - max([_SEEN, *others])
     return found
 
 
@@ -121,7 +124,8 @@ def readings(shape: Sequence[int], batch_size: int, clip: Sequence[int]) -> Iter
         shape (Sequence[int]): The shape of the map.
         batch_size (int): B.
         clip (Sequence[int]): Frames, height and width of the clip. A map has no more of any, more
-            than one frame and place, and places in the proportions of the clip.
+            than one frame and place, and places in the proportions of the clip. Only that of a
+            convolution may have a single row or column, or a single channel: pooled maps are none.
     """
     frames, *size = clip
     for pattern in _PATTERNS.get(len(shape), ()):
@@ -133,6 +137,8 @@ def readings(shape: Sequence[int], batch_size: int, clip: Sequence[int]) -> Iter
             for height, width in grids:
                 known = {'b': batch_size, 'h': height, 'w': width}
                 fits = height * width > 1 and height <= size[0] and width <= size[1]
+                if pattern != LAYOUTS.get(len(shape)):
+                    fits = fits and min(height, width, axes.get('c', 2)) > 1
                 if not fits or not 2 <= _solved_time(sizes, known) <= frames:
                     continue
                 if places is None:
@@ -191,5 +197,8 @@ _PATTERNS: dict[int, tuple[str, ...]] = {
         'b c t (h w)',
         'b t c (h w)',
     ),
-    5: tuple(f'b {" ".join(axes)}' for axes in permutations('cthw')),
+    5: (
+        *(f'b {" ".join(axes)}' for axes in permutations('cthw')),
+        *(f't b {" ".join(axes)}' for axes in permutations('chw')),
+    ),
 }

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -63,6 +63,20 @@ class CamLayer:
         return f'CAM layer: {self.name}{entry}{axes}, T×H×W = {"×".join(map(str, self.grid))}'
 
 
+class _Confirmed(NamedTuple):
+    """A layer that may be the CAM layer.
+
+    Args:
+        layer (CamLayer): The layer.
+        stem (bool): Whether it is the first one with weights.
+        certain (bool): Whether all its axes are confirmed, not only its time.
+    """
+
+    layer: CamLayer
+    stem: bool
+    certain: bool
+
+
 _FOUND: WeakKeyDictionary[nn.Module, dict[Any, CamLayer]] = WeakKeyDictionary()
 
 
@@ -95,10 +109,8 @@ def cam_layer_of(
     """
     known = _FOUND.setdefault(adapter.model, {})
     sizes = tuple((key, value.shape[1:]) for key, value in batch.values.items())
-    device = batch.device.type
-    precision = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
     # A single sample does not tell where the batch is, and fused kernels depend on the mode.
-    state = batch.size > 1, adapter.model.training, precision
+    state = batch.size > 1, adapter.model.training
     asked = (name, layout, tuple((key, len(size)) for key, size in sizes), *state)
     for key in (asked, (*asked, sizes)):
         if key in known:
@@ -121,6 +133,8 @@ def _named_or_found(
     """The layer that the user names, that the adapter knows, or that is found, in this order."""
     usual = '' if name else adapter.find_cam_layer()
     if not name and not usual:
+        if layout is not None:
+            raise ValueError(f'cam_layout={layout!r} is that of a layer: write its cam_layer, too')
         return search.search()
     try:
         return search.confirm(name or usual, layout)
@@ -129,7 +143,7 @@ def _named_or_found(
             found = search.search()
         except (ValueError, RuntimeError):
             raise error from None
-        if name:
+        if name or layout is not None:
             right = '' if found.name == name else f'; cam_layer={found.name!r} is right'
             raise ValueError(f'{error}{right}') from error
         warnings.warn(f'{error}. Instead, this is taken: {found}', stacklevel=2)
@@ -178,6 +192,11 @@ class _Search:
         candidates = [c for c in tensors if c.features is features] or sorted(
             tensors, key=lambda candidate: -candidate.features.shape[1:2].numel()
         )
+        if len(calls) > 1 and self.clip_axes and not self._is_cut(candidates, scores):
+            raise ValueError(
+                f'cam_layer={name!r} is called {len(calls)} times in a forward, for different '
+                'parts of the clip, but one map is read; name a layer that sees all of it'
+            )
         for candidate in candidates:
             candidate.note_fused(scores)
         del calls, output, scores, tensors
@@ -205,12 +224,23 @@ class _Search:
                 "between them: write 'advprop' or 'ceaugmentation'"
             )
         with _without_zeros(self.model):
-            for found in self._confirmed(self._cuts):
-                return found
-            branches = [f'cam_layer={found.name!r}' for found in self._confirmed(self._branches)]
+            cuts = self._confirmed(self._cuts)
+            mixed, found = None, next(cuts, None)
+            while found is not None and not found.certain:
+                mixed, found = mixed or found, next(cuts, None)
+            if mixed is not None and (found is None or found.stem):
+                found = mixed
+            if found is not None and not found.stem:
+                return found.layer
+            # Where only the stem is common to all paths, the later maps are those of branches.
+            later = [each.layer.name for each in self._confirmed(self._branches) if each.certain]
+        branches = dict.fromkeys(name for name in later if not found or name != found.layer.name)
+        if found is not None and not branches:
+            return found.layer
         advice = 'name the last stage with cam_layer, and its axes with cam_layout'
         if branches:
-            advice = f'choose a branch: write {" or ".join(branches)}'
+            written = [f'cam_layer={name!r}' for name in branches]
+            advice = f'choose a branch: write {" or ".join(written)}'
         raise ValueError(
             f'no layer of {model} has several frames and places and lies on every path from the '
             f'clip to the class scores; {advice}. Without time there is no attention to move '
@@ -294,7 +324,7 @@ class _Search:
 
     def _confirmed(
         self, kind: Callable[[Calls, Tensor], Iterator[Candidate]]
-    ) -> Iterator[CamLayer]:
+    ) -> Iterator[_Confirmed]:
         """The candidates of a kind with a reading that the clip confirms and the scores need."""
         calls, scores = self.probe.forward(self.batch, None)
         if not isinstance(scores, Tensor) or not scores.requires_grad:
@@ -307,9 +337,11 @@ class _Search:
         while some := list(islice(candidates, _AT_ONCE)):
             self._differentiate(some, scores)
             for response in self._responses(some):
-                layout = response.best()[1] or response.likely()
+                certain = response.best()[1] or response.usual()
+                layout = certain or response.by_time()
                 if layout is not None and response.reaches(layout):
-                    yield _cam_layer(response, layout)
+                    layer, stem = _cam_layer(response, layout), response.candidate.stem
+                    yield _Confirmed(layer, stem, certain is not None)
 
     def _differentiate(self, candidates: Sequence[Candidate], scores: Tensor) -> None:
         """Note how the class scores depend on candidates."""
@@ -318,6 +350,8 @@ class _Search:
         slopes = gradients((scores.float() * signs).sum(), features, retain_graph=True)
         for candidate, slope in zip(candidates, slopes, strict=True):
             candidate.slope = slope
+            before = {*leaves_of(graph_nodes(candidate.features))} - {*self.batch.values.values()}
+            candidate.stem = sum(leaf.ndim > 1 for leaf in before) < 2
             candidate.note_fused(scores)
 
 

@@ -68,7 +68,7 @@ def find_module(model: nn.Module, name: str, option: str) -> nn.Module:
     Raises:
         ValueError: There is no such module; the message names the option and similar names.
     """
-    modules: dict[str, nn.Module] = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     if name in modules and name:
         return modules[name]
     near = near_names(name, filter(None, modules))

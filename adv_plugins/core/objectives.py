@@ -117,6 +117,10 @@ class TemporalCAM(Objective):
     needs_features: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        for option in ('cam_layer', 'cam_layout'):
+            value = getattr(self, option)
+            if value is not None and not isinstance(value, str):
+                raise ValueError(f"{option}={value!r} must be a string, e.g. {option}='layer4'")
         if self.num_frames is not None and self.num_frames < 1:
             raise ValueError(
                 f'num_frames={self.num_frames} must be at least 1; None means all frames'

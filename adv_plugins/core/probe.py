@@ -39,7 +39,10 @@ class Probe:
 
     def forward(self, batch: Batch, names: Collection[str] | None = ()) -> tuple[Calls, Any]:
         """The outputs of the named modules, or of all for None, and the class scores."""
-        known = {module: name for name, module in self.adapter.model.named_modules()}
+        model = self.adapter.model
+        known = {module: name for name, module in model.named_modules()}
+        # A module may have several names.
+        known |= {model.get_submodule(name): name for name in names or ()}
         calls: Calls = []
 
         def note(module: nn.Module, _args: Any, output: Any) -> None:

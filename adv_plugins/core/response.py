@@ -17,7 +17,9 @@ from .capture import LAYOUTS, to_frames
 _CONTRADICTED = -0.25
 """A lead below this says that a reading is wrong, not only that the effects are small."""
 _CLEAR = 0.1
-"""A lead above this takes the place of a reading that may be right."""
+"""A lead that is larger by this takes the place of another reading, which may be right."""
+_CONFIRMED = 0.03
+"""The least lead of a reading other than the usual one: smaller ones may be chance."""
 
 _FUSED = {'ScaledDotProduct': 'attention', 'CudnnRnn': 'recurrent', 'MiopenRnn': 'recurrent'}
 """Nodes of autograd without a second derivative, for which PyTorch has another kernel."""
@@ -25,12 +27,22 @@ _FUSED = {'ScaledDotProduct': 'attention', 'CudnnRnn': 'recurrent', 'MiopenRnn':
 
 @dataclass
 class Candidate:
-    """One tensor in the output of a module, with the gradient of the class scores if asked for."""
+    """One tensor in the output of a module, and what the graph tells of it.
+
+    Args:
+        name (str): The module.
+        entry (int): The number of the tensor.
+        features (Tensor): The tensor.
+        slope (Tensor, optional): The gradient of the class scores. Defaults to None: unknown.
+        stem (bool): Whether a single layer with weights made it. Defaults to False.
+        fused (frozenset[str]): Fused kernels between it and the class scores.
+    """
 
     name: str
     entry: int
     features: Tensor
     slope: Tensor | None = None
+    stem: bool = False
     fused: frozenset[str] = frozenset()
 
     def note_fused(self, scores: Any) -> None:
@@ -86,21 +98,29 @@ class Response:
         shape = self.candidate.features.shape
         layouts = readings(shape, self.batch_size, self.clip) if self.clip else ()
         found = [(self.lead(layout), layout) for layout in layouts]
-        clear = [pair for pair in found if pair[0] > 0]
+        usual = LAYOUTS.get(len(shape))
+        clear = [pair for pair in found if pair[0] > (0 if pair[1] == usual else _CONFIRMED)]
         return max(clear, key=lambda it: (-extra_tokens(it[1]), it[0]), default=(-math.inf, None))
 
-    def likely(self) -> str | None:
-        """A reading that the corners do not contradict; None without any.
-
-        Either they confirm its time (a map in which places are mixed), or it is that of a
-        convolution (few frames, which every place sees).
+    def usual(self) -> str | None:
+        """That of a convolution, unless the corners contradict it: it may have few frames, which
+        every place sees.
         """
+        layout = LAYOUTS.get(self.candidate.features.ndim)
+        return layout if layout in self._not_contradicted() else None
+
+    def by_time(self) -> str | None:
+        """A reading of which the corners confirm the time only: its places may be mixed.
+
+        Only where frames are apart from places. Tokens of frames could be taken for some of places.
+        """
+        apart = (x for x in self._not_contradicted() if 't h w' not in x and 'h w t' not in x)
+        return next((x for x in apart if self.leads(x)[0] > _CONFIRMED), None)
+
+    def _not_contradicted(self) -> list[str]:
         shape = self.candidate.features.shape
-        for layout in readings(shape, self.batch_size, self.clip) if self.clip else ():
-            believed = layout == LAYOUTS.get(len(shape)) or self.leads(layout)[0] > 0
-            if believed and not self.lead(layout) < _CONTRADICTED:
-                return layout
-        return None
+        layouts = readings(shape, self.batch_size, self.clip) if self.clip else ()
+        return [layout for layout in layouts if not self.lead(layout) < _CONTRADICTED]
 
     def reaches(self, layout: str | None) -> bool:
         """Whether the class scores depend on more than one frame, not on a class token only.
@@ -136,9 +156,16 @@ def settle(
             problem = problem or error
             continue
         if lead > 0:
-            return response, assumed
-        # Where the effects are too small to tell, the assumed reading stands.
-        if response.clip == seen[0].clip and not lead < _CONTRADICTED:
+            rival = response.best()[0] if given else -math.inf
+            if rival < lead + _CLEAR:
+                return response, assumed
+            doubtful = None
+            continue
+        # Where the effects are too small to tell, the assumed reading stands, if the clip has as
+        # many frames and places.
+        sizes = zip(response.grid(assumed), response.clip, strict=False)
+        wrong = lead < _CONTRADICTED or any(size > most for size, most in sizes)
+        if response.clip == seen[0].clip and not wrong:
             doubtful = doubtful or response
     (lead, reading), better = max(((each.best(), each) for each in seen), key=lambda it: it[0][0])
     if not given and lead > (_CLEAR if doubtful else 0):
@@ -147,7 +174,7 @@ def settle(
         return doubtful, assumed
     if problem is not None and not given:
         for response in seen:
-            if (likely := response.likely()) is not None:
+            if (likely := response.by_time()) is not None:
                 return response, likely
     right = f'; cam_layout={reading!r} is right' if lead > 0 else ''
     if problem is not None:

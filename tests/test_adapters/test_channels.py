@@ -139,3 +139,22 @@ def test_what_no_convolution_tells_is_asked_for(build):
     net = make_adversarial(build(), mean=shaped - shaped, std=shaped, dual_bn=False)
     assert torch.equal(get_adversary(net).adapter.space(x, '').scale, 1 / shaped)
     net.adversarial_loss(x, LABELS)['loss'].backward()
+
+
+def test_channels_last_of_three_frames():
+    """(B, 3 frames, H, W, 3 channels)."""
+
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv3d(3, 8, 3, 1, 1), nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.fc(self.conv(x.permute(0, 4, 1, 2, 3)).relu().mean((2, 3, 4)))
+
+    options = dict(steps=1, eps=0.1, step_size=0.1, clamp=False)
+    std = (1.0, 0.5, 0.25)
+    model = make_adversarial(Last(), 'advprop', mean=(0.0, 0.1, 0.2), std=std, **options).eval()
+    clips = torch.rand(2, 3, 8, 8, 3)
+    moved = (model.perturb(clips, torch.tensor([1, 3])) - clips).abs().amax((0, 1, 2, 3))
+    torch.testing.assert_close(moved, 0.1 / torch.tensor(std))

@@ -252,3 +252,18 @@ def test_binary_and_multi_label_training(clips):
         net = make_adversarial(Shaped(*shape), loss_fn=nn.BCEWithLogitsLoss(), eps=0.1)
         losses = net.adversarial_loss(clips[0], target)
         assert losses['adv_loss'] > losses['clean_loss'] and not losses['adv_unmoved']
+
+
+def test_feature_maps_are_no_scores():
+    class WithMap(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+        def forward(self, x):
+            maps = self.conv(x)
+            return {'maps': maps, 'scores': self.fc(maps.mean((2, 3)))}
+
+    model = make_adversarial(WithMap(), eps=0.1)
+    losses = model.adversarial_loss(torch.rand(2, 3, 8, 8), torch.tensor([1, 3]))
+    assert losses['adv_unmoved'] == 0

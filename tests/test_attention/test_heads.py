@@ -338,3 +338,19 @@ def test_hugging_face(implementation: str) -> None:
     for found, own in zip(maps, expected, strict=True):
         assert own.shape == (2, 2, 8, 8)
         torch.testing.assert_close(found.weights, own.mean(1))
+
+
+def test_heads_in_the_place_of_queries_are_told():
+    """(N, Q, heads, K) has no queries next to its keys."""
+
+    class Odd(nn.Module):
+        num_heads = 4
+
+        def forward(self, x):
+            q = x.unflatten(-1, (4, -1))
+            scores = torch.einsum('nqhe,nkhe->nqhk', q, q)
+            return torch.einsum('nqhk,nkc->nqc', scores.softmax(-1), x)
+
+    model = nn.Sequential(Odd())
+    with pytest.raises(ValueError, match='nothing tells which'), capture_attention(model):
+        model(torch.randn(2, 7, 8))

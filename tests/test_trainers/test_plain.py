@@ -195,17 +195,20 @@ def test_compiled_forwards_give_the_same_step(name, backend):
     assert first['bn1.adv_num_batches_tracked'] == second['bn1.adv_num_batches_tracked'] == 2
 
 
-def test_compiled_head_without_a_second_derivative_is_an_error():
-    """What AOTAutograd makes of the part behind the CAM layer can be differentiated once."""
+@pytest.mark.parametrize('second_order', [True, False])
+def test_a_model_compiled_as_a_whole_is_attacked_as_it_is(second_order):
+    """Its CAM layer is read at a break of the graph; what follows may have one derivative only."""
     torch._dynamo.reset()
     batch = torch.randn(4, 3, 4, 6, 6), torch.tensor([0, 1, 2, 3])
-    model = make_adversarial(Conv3dNet(), 'taf')
-    model.compile(backend='aot_eager')
-    with pytest.raises(RuntimeError, match='write second_order=False.*leave out compile'):
-        model.adversarial_loss(*batch)
-    model = make_adversarial(Conv3dNet(), 'taf', second_order=False)
-    model.compile(backend='aot_eager')
-    assert model.adversarial_loss(*batch)['adv_unmoved'] == 0
+    plain = make_adversarial(Conv3dNet(), 'taf', second_order=second_order).eval()
+    compiled = copy.deepcopy(plain)
+    compiled.compile(backend='aot_eager')
+    try:
+        found = compiled.perturb(*batch)
+    except RuntimeError as error:
+        assert second_order and 'leave out compile' in str(error)
+    else:
+        torch.testing.assert_close(found, plain.perturb(*batch))
 
 
 def test_compiled_wrapper_trains():
