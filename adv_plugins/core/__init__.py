@@ -10,6 +10,8 @@ In the order in which they are best read:
 - ``adapter``: what the core asks of a family of models. ``norm`` has the auxiliary norms,
   ``buffers`` holds all other state still, ``capture`` reads feature maps, ``autograd`` takes
   gradients ahead of the trainer's backward.
+- ``cam_layer`` finds the layer of the temporal CAM by a ``probe`` of the model; ``axes`` and
+  ``response`` confirm how its output is to be read.
 - ``conversion``: ``make_adversarial`` and its kin. ``adversary`` is what they attach to a model,
   ``schedule`` its clock, ``cost`` what a step costs and what a budget pays for.
 - ``checks``, ``compiling``, ``randomness`` and ``subclass``: small tools.
