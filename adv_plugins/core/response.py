@@ -95,10 +95,8 @@ class Response:
 
         One with fewer tokens that are no places comes first: a frame could be taken for some.
         """
-        shape = self.candidate.features.shape
-        layouts = readings(shape, self.batch_size, self.clip) if self.clip else ()
-        found = [(self.lead(layout), layout) for layout in layouts]
-        usual = LAYOUTS.get(len(shape))
+        usual = LAYOUTS.get(self.candidate.features.ndim)
+        found = [(self.lead(layout), layout) for layout in self._readings()]
         clear = [pair for pair in found if pair[0] > (0 if pair[1] == usual else _CONFIRMED)]
         return max(clear, key=lambda it: (-extra_tokens(it[1]), it[0]), default=(-math.inf, None))
 
@@ -107,20 +105,35 @@ class Response:
         every place sees.
         """
         layout = LAYOUTS.get(self.candidate.features.ndim)
-        return layout if layout in self._not_contradicted() else None
+        allowed = layout in self._readings()
+        return layout if allowed and not self.lead(layout) < _CONTRADICTED else None
 
     def by_time(self) -> str | None:
         """A reading of which the corners confirm the time only: its places may be mixed.
 
         Only where frames are apart from places. Tokens of frames could be taken for some of places.
         """
-        apart = (x for x in self._not_contradicted() if 't h w' not in x and 'h w t' not in x)
-        return next((x for x in apart if self.leads(x)[0] > _CONFIRMED), None)
+        for layout in self._readings():
+            together = 't h w' in layout or 'h w t' in layout
+            if together or self.lead(layout) < _CONTRADICTED:
+                continue
+            if self.leads(layout)[0] > _CONFIRMED:
+                return layout
+        return None
 
-    def _not_contradicted(self) -> list[str]:
+    def contradiction(self, layout: str | None) -> str:
+        """That the axes are others than a reading says, in words."""
+        name, shape = self.candidate.name, tuple(self.candidate.features.shape)
+        return (
+            f'the axes of cam_layer={name!r}, which returns the shape {shape}, are not '
+            f'{layout or LAYOUTS[len(shape)]!r}: changes of the clip along time, height or width '
+            'move the map along others; name another layer with cam_layer, or the axes with '
+            'cam_layout'
+        )
+
+    def _readings(self) -> list[str]:
         shape = self.candidate.features.shape
-        layouts = readings(shape, self.batch_size, self.clip) if self.clip else ()
-        return [layout for layout in layouts if not self.lead(layout) < _CONTRADICTED]
+        return list(readings(shape, self.batch_size, self.clip)) if self.clip else []
 
     def reaches(self, layout: str | None) -> bool:
         """Whether the class scores depend on more than one frame, not on a class token only.
@@ -177,12 +190,4 @@ def settle(
             if (likely := response.by_time()) is not None:
                 return response, likely
     right = f'; cam_layout={reading!r} is right' if lead > 0 else ''
-    if problem is not None:
-        raise ValueError(f'{problem}{right}')
-    name, shape = seen[0].candidate.name, tuple(seen[0].candidate.features.shape)
-    raise ValueError(
-        f'the axes of cam_layer={name!r}, which returns the shape {shape}, are not '
-        f'{assumed or LAYOUTS[len(shape)]!r}: changes of the clip along time, height or width '
-        'move the map along others; name another layer with cam_layer, or the axes with '
-        f'cam_layout{right}'
-    )
+    raise ValueError(f'{problem or seen[0].contradiction(assumed)}{right}')
