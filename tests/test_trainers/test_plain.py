@@ -203,6 +203,11 @@ def test_a_model_compiled_as_a_whole_is_attacked_as_it_is(second_order):
     plain = make_adversarial(Conv3dNet(), 'taf', second_order=second_order).eval()
     compiled = copy.deepcopy(plain)
     compiled.compile(backend='aot_eager')
+    if second_order and tuple(map(int, torch.__version__.split('.')[:2])) < (2, 14):
+        # torch 2.6 also compiles what follows the break, which then has one derivative.
+        with pytest.raises(RuntimeError, match='write second_order=False.*leave out compile'):
+            compiled.perturb(*batch)
+        return
     torch.testing.assert_close(compiled.perturb(*batch), plain.perturb(*batch))
     losses = [net.train().adversarial_loss(*batch)['loss'] for net in (compiled, plain)]
     torch.testing.assert_close(*losses)
