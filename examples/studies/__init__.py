@@ -1,0 +1,1 @@
+"""The parts of the studies: data, nets, training, measurements, statistics and results."""
