@@ -26,18 +26,18 @@ class SmallVideoNet(nn.Module):
         width (int): Channels of the first stage. Defaults to 12.
     """
 
-    def __init__(self, kind: str, num_classes: int, num_frames: int, width: int = 12, stem: int = 1, first: int = 1) -> None:
+    def __init__(self, kind: str, num_classes: int, num_frames: int, width: int = 12) -> None:
         super().__init__()
         norm = dict(type='BN')
         self.num_frames = num_frames
         # The control arm captures the clip here, see arms.RandomSigns.
         self.input = nn.Identity()
-        self.stem = ConvModule(3, width, 3, stride=stem, padding=1, bias=False, norm_cfg=norm)
+        self.stem = ConvModule(3, width, 3, stride=2, padding=1, bias=False, norm_cfg=norm)
         stages, channels = [], width
         for stage in range(3):
-            planes, stride = width * 2**stage, first if stage == 0 else 2
+            planes, stride = width * 2**stage, 1 if stage == 0 else 2
             shortcut = None
-            if stride > 1 or planes != channels:
+            if stride > 1:
                 shortcut = ConvModule(
                     channels, planes, 1, stride=stride, bias=False, norm_cfg=norm, act_cfg=None
                 )

@@ -1,0 +1,112 @@
+"""What the study on TAF measures on a net."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adv_plugins import TAF, CEAugmentation, make_adversarial
+from adv_plugins.core.attack import InputSpace
+from adv_plugins.datasets.corruptions import CORRUPTION_GROUPS, PAPER_CORRUPTIONS
+from adv_plugins.evaluation import attention_entropy, build_attack, frame_attention, gradcam
+
+from .clips import Clips
+from .nets import CAM_LAYER, CAM_LAYOUT
+
+VIDEO_CORRUPTIONS = CORRUPTION_GROUPS['video']
+SEVERITY = 3
+PGD_EPS = (2, 4)
+"""In grey levels."""
+PIXELS = InputSpace(low=0.0, high=1.0)
+BATCH = 24
+
+
+def damaged(val: Clips) -> dict[str, Clips]:
+    """A fifth of the validation clips under every corruption, by name."""
+    part = val.every(5)
+    names = (*PAPER_CORRUPTIONS, *VIDEO_CORRUPTIONS)
+    return {name: part.corrupted(name, SEVERITY) for name in names}
+
+
+def measure(
+    net: nn.Module, train: Clips, val: Clips, corrupted: Mapping[str, Clips]
+) -> dict[str, float]:
+    """All measurements of a trained net; accuracies in percent.
+
+    Args:
+        net (nn.Module): A plain net; it is left in eval mode.
+        train (Clips): The training clips, which are not augmented here.
+        val (Clips): The validation clips.
+        corrupted (Mapping[str, Clips]): From :func:`damaged`.
+    """
+    net.eval()
+    found = {'train': top1(net, train), 'val': top1(net, val), 'ce': cross_entropy(net, val)}
+    accuracies = {name: top1(net, clips) for name, clips in corrupted.items()}
+    for group, names in (('paper', PAPER_CORRUPTIONS), ('video', VIDEO_CORRUPTIONS)):
+        found[f'{group}_corruptions'] = sum(accuracies[n] for n in names) / len(names)
+    found.update(accuracies)
+    found.update(attention_under_attack(net, val.every(10)))
+    for eps in PGD_EPS:
+        found[f'pgd{eps}'] = under_pgd(net, val.every(10), eps / 255)
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+@torch.no_grad()
+def scores(net: nn.Module, clips: Clips) -> Tensor:
+    """The class scores of the clips."""
+    return torch.cat([net(x) for x in clips.inputs().split(BATCH)])
+
+
+def top1(net: nn.Module, clips: Clips) -> float:
+    """Top-1 accuracy in percent."""
+    return 100 * (scores(net, clips).argmax(dim=1) == clips.labels).float().mean().item()
+
+
+def cross_entropy(net: nn.Module, clips: Clips) -> float:
+    """Mean cross-entropy."""
+    return F.cross_entropy(scores(net, clips), clips.labels).item()
+
+
+def under_pgd(net: nn.Module, clips: Clips, eps: float) -> float:
+    """Top-1 accuracy in percent under ten steps of PGD."""
+    attack = build_attack('PGD', eps=eps, steps=10)
+    right = 0
+    for x, y in zip(clips.inputs().split(BATCH), clips.labels.split(BATCH), strict=True):
+        attacked = attack(lambda some, index: net(some), x, y, PIXELS)
+        with torch.no_grad():
+            right += int((net(attacked).argmax(dim=1) == y).sum())
+    return 100 * right / len(clips)
+
+
+def attention_under_attack(net: nn.Module, clips: Clips) -> dict[str, float]:
+    """How the evidence for the predicted class is spread over the frames, and how attacks move it.
+
+    ``entropy`` is 1 where all frames count alike; ``top_frame`` is the share of the frame with the
+    most evidence; ``overlap_taf`` and ``overlap_ce`` say how much of the attention stays where it
+    was when the net's clips are perturbed by TAF's or the CE-based attack: 1 is all of it.
+    """
+    x, y = clips.inputs(), clips.labels
+    before = _attention(net, x, y)
+    found = {
+        'entropy': attention_entropy(before).nanmean().item(),
+        'top_frame': before.amax(dim=1).nanmean().item(),
+    }
+    taf = TAF(cam_layer=CAM_LAYER, cam_layout=CAM_LAYOUT)
+    for name, recipe in (('taf', taf), ('ce', CEAugmentation())):
+        attacked = make_adversarial(copy.deepcopy(net), recipe, value_range=(0, 1)).perturb(x, y)
+        after = _attention(net, attacked, y)
+        found[f'overlap_{name}'] = torch.minimum(before, after).sum(dim=1).nanmean().item()
+    return found
+
+
+def _attention(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Each frame's share of the evidence for the predicted class, (B, T)."""
+    with torch.no_grad():
+        predicted = net(x).argmax(dim=1)
+    maps = gradcam(net, x, y, predicted, cam_layer=CAM_LAYER, cam_layout=CAM_LAYOUT)
+    return frame_attention(maps)
+
