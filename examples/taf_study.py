@@ -27,7 +27,7 @@ from studies.arms import ARMS, MAIN
 from studies.clips import DATA, FRAMES, flipped_labels, load_clips
 from studies.fit import fit
 from studies.measure import damaged, measure
-from studies.nets import MODELS, SmallVideoNet
+from studies.nets import MODELS, SmallVideoNet, build_net
 from studies.store import Results, in_processes
 
 from adv_plugins import make_adversarial, remove_adversarial
@@ -91,7 +91,7 @@ class Seed:
     def untrained(self) -> SmallVideoNet:
         """The net with the weights that the seed draws."""
         torch.manual_seed(self.seed)
-        return SmallVideoNet(self.model, len(self.flipped), FRAMES)
+        return build_net(self.model, len(self.flipped), FRAMES)
 
     def base(self) -> SmallVideoNet:
         """The clean net before the fine-tuning, trained now or read."""

@@ -44,7 +44,12 @@ def measure(
         corrupted (Mapping[str, Clips]): From :func:`damaged`.
     """
     net.eval()
-    found = {'train': top1(net, train), 'val': top1(net, val), 'ce': cross_entropy(net, val)}
+    logits = scores(net, val)
+    found = {
+        'train': top1(net, train),
+        'val': accuracy(logits, val.labels),
+        'ce': F.cross_entropy(logits, val.labels).item(),
+    }
     accuracies = {name: top1(net, clips) for name, clips in corrupted.items()}
     for group, names in (('paper', PAPER_CORRUPTIONS), ('video', VIDEO_CORRUPTIONS)):
         found[f'{group}_corruptions'] = sum(accuracies[n] for n in names) / len(names)
@@ -61,14 +66,14 @@ def scores(net: nn.Module, clips: Clips) -> Tensor:
     return torch.cat([net(x) for x in clips.inputs().split(BATCH)])
 
 
-def top1(net: nn.Module, clips: Clips) -> float:
+def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Top-1 accuracy in percent."""
-    return 100 * (scores(net, clips).argmax(dim=1) == clips.labels).float().mean().item()
+    return 100 * (logits.argmax(dim=1) == labels).float().mean().item()
 
 
-def cross_entropy(net: nn.Module, clips: Clips) -> float:
-    """Mean cross-entropy."""
-    return F.cross_entropy(scores(net, clips), clips.labels).item()
+def top1(net: nn.Module, clips: Clips) -> float:
+    """Top-1 accuracy on clips, in percent."""
+    return accuracy(scores(net, clips), clips.labels)
 
 
 def under_pgd(net: nn.Module, clips: Clips, eps: float) -> float:
