@@ -112,9 +112,7 @@ class Seed:
         fit(net, self.train, self.flipped, self.base_epochs, base_rate, self.seed)
 
 
-def run_seed(
-    name: dict[str, Any], arms: Sequence[str], work_dir: Path, out: Path
-) -> None:
+def run_seed(name: dict[str, Any], arms: Sequence[str], work_dir: Path, out: Path) -> None:
     """Run the arms of one seed that ``out`` does not hold yet."""
     results = Results(out, KEYS)
     missing = [arm for arm in arms if dict(name, arm=arm) not in results]

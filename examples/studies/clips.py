@@ -61,7 +61,9 @@ def load_clips(data: str, seed: int) -> tuple[Clips, Clips]:
         sets = [
             OrderedDigits(split, count, FRAMES, SIZE, seed=seed) for split, count in counts.items()
         ]
-        train, val = (_stack([(d.render(i['label'], i['draw']), i['label']) for i in d]) for d in sets)
+        train, val = (
+            _stack([(d.render(i['label'], i['draw']), i['label']) for i in d]) for d in sets
+        )
         return train, val
     return _arrow_of_time('train'), _arrow_of_time('val')
 
@@ -70,7 +72,7 @@ def _arrow_of_time(split: str) -> Clips:
     """Windows of real footage, centre-cropped to a square and made small."""
     import decord
 
-    windows = ArrowOfTime(split, FRAMES, stride=8 if split == 'train' else 2)
+    windows = ArrowOfTime(split, FRAMES, frame_interval=4, stride=4 if split == 'train' else 2)
     videos: dict[str, np.ndarray] = {}
     clips = []
     for item in windows.load_data_list():

@@ -114,4 +114,3 @@ def _attention(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         predicted = net(x).argmax(dim=1)
     maps = gradcam(net, x, y, predicted, cam_layer=CAM_LAYER, cam_layout=CAM_LAYOUT)
     return frame_attention(maps)
-

@@ -16,7 +16,9 @@ CLAIMS = (('taf', 'clean'), ('taf', 'noise'), ('taf', 'ce'))
 def markdown(results: Results) -> str:
     """All tables that the cells of a file fill, one set for each data set, model and base."""
     parts = []
-    for regime in sorted({(c['data'], c['model'], c['base_epochs']) for c in results.cells.values()}):
+    for regime in sorted(
+        {(c['data'], c['model'], c['base_epochs']) for c in results.cells.values()}
+    ):
         which = dict(zip(('data', 'model', 'base_epochs'), regime, strict=True))
         column = _columns(results, which)
         arms = [arm for arm in ARMS if column('val', arm)]
@@ -108,7 +110,14 @@ def _claims(column: Column, arms: list[str]) -> str:
     if not found or any(each.count < 2 for each in found):
         return ''
     corrected = [holm([getattr(f, test) for f in found]) for test in ('t_test', 'wilcoxon')]
-    header = ['claim', 'seeds', 'difference (95 %)', 'p, t test, Holm', 'p, Wilcoxon, Holm', 'result']
+    header = [
+        'claim',
+        'seeds',
+        'difference (95 %)',
+        'p, t test, Holm',
+        'p, Wilcoxon, Holm',
+        'result',
+    ]
     rows = [
         [
             f'{ARMS[a].title} − {ARMS[b].title}',
