@@ -2,7 +2,7 @@
 
     python examples/taf_study.py --seeds 10 11 12 --arms clean taf noise ce --out taf.json
     python examples/taf_study.py --seeds 10 11 12 --base-epochs 200 --out finished.json
-    python examples/taf_study.py --tables examples/studies/results/taf.json
+    python examples/taf_study.py --tables examples/studies/results/taf*.json --figure gains.png
 
 A small video net is trained on 120 clips; every arm goes on from that checkpoint for 18 epochs, and
 arms are compared by seed, which changes clips, weights and order. The plan and the results are in
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from studies import taf_tables
+from studies import taf_figure, taf_tables
 from studies.arms import ARMS, MAIN
 from studies.clips import DATA, FRAMES, flipped_labels, load_clips
 from studies.fit import fit
@@ -134,19 +134,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/taf_study/results.json'))
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/taf_study'))
     parser.add_argument('--processes', type=int, default=os.cpu_count())
-    parser.add_argument('--tables', type=Path, help='only print the tables of a file of results')
+    parser.add_argument('--tables', type=Path, nargs='+', help='only print the tables of results')
+    parser.add_argument('--figure', type=Path, help='with --tables: also draw the gains')
     args = parser.parse_args(argv)
-    out = args.tables or args.out
     if args.tables is None:
-        Results(out, KEYS).check()
+        Results(args.out, KEYS).check()
         arms = list(dict.fromkeys(['base', 'clean', *args.arms]))
         names = [
             dict(data=args.data, model=args.model, base_epochs=args.base_epochs, seed=seed)
             for seed in args.seeds
         ]
-        tasks = [(name, arms, args.work_dir, out) for name in names]
+        tasks = [(name, arms, args.work_dir, args.out) for name in names]
         in_processes(run_seed, tasks, args.processes)
-    print(taf_tables.markdown(Results(out, KEYS)))
+    files = [Results(file, KEYS) for file in args.tables or [args.out]]
+    print('\n\n'.join(map(taf_tables.markdown, files)))
+    if args.figure is not None:
+        taf_figure.draw(files, args.figure)
 
 
 if __name__ == '__main__':

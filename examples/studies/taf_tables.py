@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+from adv_plugins.core.cost import step_cost, within_budget
 
 from .arms import ARMS
+from .fit import BATCH
 from .measure import PGD_EPS
 from .paired import holm, paired, spread
 from .store import Results
@@ -13,14 +17,26 @@ CLAIMS = (('taf', 'clean'), ('taf', 'noise'), ('taf', 'ce'))
 """Fixed before the confirmation: which arm is compared with which, in validation top-1."""
 
 
+Column = Callable[[str, str], dict[int, float]]
+
+
+def regimes(results: Results) -> list[dict[str, Any]]:
+    """The data sets, models and bases of a file."""
+    names = ('data', 'model', 'base_epochs')
+    found = {tuple(cell[name] for name in names) for cell in results.cells.values()}
+    return [dict(zip(names, values, strict=True)) for values in sorted(found)]
+
+
+def columns(results: Results, which: dict[str, Any]) -> Column:
+    """A function that gives a measured value of an arm by seed."""
+    return lambda value, arm: results.by_seed(value, arm=arm, **which)
+
+
 def markdown(results: Results) -> str:
     """All tables that the cells of a file fill, one set for each data set, model and base."""
     parts = []
-    for regime in sorted(
-        {(c['data'], c['model'], c['base_epochs']) for c in results.cells.values()}
-    ):
-        which = dict(zip(('data', 'model', 'base_epochs'), regime, strict=True))
-        column = _columns(results, which)
+    for which in regimes(results):
+        column = columns(results, which)
         arms = [arm for arm in ARMS if column('val', arm)]
         title = '{data}, {model}, {base_epochs} base epochs'.format(**which)
         parts += [f'### {title}', _accuracy(column, arms), _robustness(column, arms)]
@@ -28,27 +44,29 @@ def markdown(results: Results) -> str:
     return '\n\n'.join(part for part in parts if part)
 
 
-Column = Callable[[str, str], dict[int, float]]
-
-
-def _columns(results: Results, which: dict) -> Column:
-    return lambda value, arm: results.by_seed(value, arm=arm, **which)
-
-
 def _table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ['---'] * len(header), *rows]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
-def _gain(column: Column, value: str, arm: str, digits: int = 2) -> str:
-    """The difference to clean fine-tuning, with its interval."""
-    clean = column(value, 'clean')
-    return '' if arm == 'clean' or not clean else paired(column(value, arm), clean).text(digits)
+def _gain(column: Column, value: str, arm: str, digits: int = 2, over: str = 'clean') -> str:
+    """The difference to another arm, with its interval."""
+    other = column(value, over)
+    return '' if arm == over or not other else paired(column(value, arm), other).text(digits)
+
+
+def _cost(arm: str) -> str:
+    """A step in clean steps, counted."""
+    recipe = ARMS[arm].build()
+    if recipe is None:
+        return '' if arm == 'base' else '1.00'
+    recipe = within_budget(recipe, BATCH)
+    return f'{1 + (step_cost(recipe) - 1) / recipe.interval:.2f}'
 
 
 def _accuracy(column: Column, arms: list[str]) -> str:
     header = ['arm', 'seeds', 'train', 'val', 'val − clean (95 %)', 'seeds above clean']
-    header += ['cross-entropy − clean (95 %)', 'paper', 'CPU s']
+    header += ['val − TAF (95 %)', 'cross-entropy − clean (95 %)', 'paper', 'cost']
     rows = []
     for arm in arms:
         val = column('val', arm)
@@ -60,9 +78,10 @@ def _accuracy(column: Column, arms: list[str]) -> str:
                 *(spread(list(column(value, arm).values())) for value in ('train', 'val')),
                 _gain(column, 'val', arm),
                 '' if arm == 'clean' else f'{above.positive} of {above.count}',
+                _gain(column, 'val', arm, over='taf'),
                 _gain(column, 'ce', arm),
                 ARMS[arm].paper,
-                spread(list(column('seconds', arm).values()), digits=0),
+                _cost(arm),
             ]
         )
     return _table(header, rows)

@@ -16,7 +16,7 @@ sys.path.insert(0, str(EXAMPLES))
 
 import taf_study  # noqa: E402
 from scipy import stats  # noqa: E402
-from studies import store, taf_tables  # noqa: E402
+from studies import store, taf_figure, taf_tables  # noqa: E402
 from studies.arms import ARMS  # noqa: E402
 from studies.clips import Clips, augment, flipped_labels  # noqa: E402
 from studies.fit import fit  # noqa: E402
@@ -245,28 +245,52 @@ def test_a_table_never_mixes_versions(tiny, monkeypatch):
         tiny('--seeds', 2, '--arms', 'clean')
 
 
-def test_claims_are_told_as_noise_unless_both_tests_agree(tmp_path):
+@pytest.fixture
+def made_up(tmp_path):
+    """Results of twelve seeds: TAF and CE gain a point over the others."""
     results = store.Results(tmp_path / 'r.json', taf_study.KEYS)
     rng = np.random.default_rng(0)
     gains = {'base': -2.0, 'clean': 0.0, 'taf': 1.0, 'noise': 0.0, 'ce': 1.0}
+    others = ('train', 'ce', 'paper_corruptions', 'video_corruptions', 'pgd2', 'pgd4')
+    others += ('entropy', 'top_frame', 'overlap_taf', 'overlap_ce')
     for seed in range(12):
         level = rng.normal(50, 5)
         for arm, gain in gains.items():
+            name = dict(data='ordered-digits', model='tsm', base_epochs=1, arm=arm, seed=seed)
             val = level + gain + rng.normal(0, 0.3)
-            rest = dict.fromkeys(
-                ('train', 'ce', 'paper_corruptions', 'video_corruptions', 'pgd2', 'pgd4', 'seconds')
-                + ('entropy', 'top_frame', 'overlap_taf', 'overlap_ce'),
-                float(seed),
-            )
-            name = dict(data='d', model='m', base_epochs=1, arm=arm, seed=seed)
-            results.add(dict(name, val=val, **rest))
-    lines = taf_tables.markdown(results).splitlines()
+            results.add(dict(name, val=val, **dict.fromkeys(others, float(seed))))
+    return results
+
+
+def test_claims_are_told_as_noise_unless_both_tests_agree(made_up):
+    lines = taf_tables.markdown(made_up).splitlines()
     claims = [line.split(' | ') for line in lines if line.startswith('| TAF − ')]
     assert [claim[-1].strip(' |') for claim in claims] == ['+', '+', 'noise']
     assert all(claim[1] == '12' for claim in claims)
     first = next(line for line in lines if line.startswith('| TAF |'))
     gain = float(first.split(' | ')[4].split(' ')[0])
     assert gain == pytest.approx(1, abs=0.3)
+
+
+def test_the_cost_in_the_table_is_what_a_step_costs():
+    # TAF: a backward for the perturbation, and forward and backward of the perturbed clips.
+    assert taf_tables._cost('taf') == '2.33' and taf_tables._cost('ce') == '2.00'
+    assert taf_tables._cost('interval') == '1.67' and float(taf_tables._cost('budget')) <= 1.25
+
+
+def test_figure_has_the_means_of_the_table(made_up, tmp_path, monkeypatch):
+    means = []
+    original = taf_figure.paired
+
+    def spy(some, other):
+        means.append(original(some, other).mean)
+        return original(some, other)
+
+    monkeypatch.setattr(taf_figure, 'paired', spy)
+    taf_figure.draw([made_up], tmp_path / 'gains.png')
+    assert (tmp_path / 'gains.png').stat().st_size > 10_000
+    # TAF, CE and the control in each panel: validation, cross-entropy, entropy.
+    assert means[:3] == pytest.approx([1, 1, 0], abs=0.3) and means[3:] == [0.0] * 6
 
 
 def test_the_processes_of_a_study_have_one_thread_each(tmp_path):

@@ -1,0 +1,90 @@
+"""The study on TAF in one figure: what each regime gains, and whether attention broadens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from .paired import paired
+from .store import Results
+from .taf_tables import Column, columns, regimes
+
+ARMS = {'taf': ('TAF', 'C0'), 'ce': ('CE-based', 'C1'), 'noise': ('random signs', '0.5')}
+PANELS = {
+    'val': 'validation top-1, points',
+    'ce': 'validation cross-entropy',
+    'entropy': 'entropy of attention (1 = even)',
+}
+TITLE = 'Difference to clean fine-tuning: each seed, mean and 95 % interval'
+
+
+def draw(files: Sequence[Results], file: Path) -> None:
+    """Draw the differences to clean fine-tuning, a row for each regime.
+
+    Args:
+        files (Sequence[Results]): Results of the study.
+        file (Path): Where the picture goes.
+    """
+    rows = {
+        _name(which): columns(results, which) for results in files for which in regimes(results)
+    }
+    figure, axes = plt.subplots(
+        1, len(PANELS), figsize=(11, 1.2 + 0.8 * len(rows)), sharey=True, layout='constrained'
+    )
+    for axis, (value, label) in zip(axes, PANELS.items(), strict=True):
+        for row, column in enumerate(rows.values()):
+            _draw_row(axis, row, column, value)
+        axis.axvline(0, color='black', linewidth=0.8)
+        axis.set_xlabel(label)
+    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].invert_yaxis()
+    figure.suptitle(TITLE, fontsize=10)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        *zip(
+            *dict(zip(labels, zip(handles, labels, strict=True), strict=True)).values(), strict=True
+        ),
+        loc='outside lower center',
+        ncols=len(ARMS),
+    )
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def _draw_row(axis: Axes, row: int, column: Column, value: str) -> None:
+    """The arms of one regime, one below the other."""
+    clean = column(value, 'clean')
+    for place, (arm, (title, color)) in enumerate(ARMS.items()):
+        some, height = column(value, arm), row + 0.24 * (place - 1)
+        seeds = sorted(some.keys() & clean.keys())
+        if not seeds:
+            continue
+        axis.plot(
+            [some[seed] - clean[seed] for seed in seeds],
+            [height] * len(seeds),
+            '|',
+            color=color,
+            alpha=0.5,
+            markersize=6,
+        )
+        found = paired(some, clean)
+        reach = [[found.mean - found.low], [found.high - found.mean]]
+        axis.errorbar(
+            found.mean,
+            height,
+            xerr=reach,
+            fmt='o',
+            color=color,
+            markersize=5,
+            capsize=3,
+            label=title,
+        )
+
+
+def _name(which: dict) -> str:
+    """A regime as a reader knows it."""
+    data = {'ordered-digits': '', 'arrow-of-time': 'real footage, '}[which['data']]
+    return f'{data}{which["model"].upper()},\n{which["base_epochs"]} base epochs'
