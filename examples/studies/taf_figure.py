@@ -40,7 +40,7 @@ def draw(files: Sequence[Results], file: Path) -> None:
         axis.axvline(0, color='black', linewidth=0.8)
         axis.set_xlabel(label)
     axes[0].set_yticks(range(len(rows)), rows)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
     figure.suptitle(TITLE, fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(
