@@ -1,4 +1,4 @@
-"""The study on TAF: what fine-tuning with it changes where the clean model overfits.
+"""The study on TAF: under which checkpoint does fine-tuning with it help?
 
     python examples/taf_study.py --seeds 10 11 12 --arms clean taf noise ce --out taf.json
     python examples/taf_study.py --seeds 10 11 12 --base-epochs 200 --out finished.json
@@ -28,12 +28,11 @@ from studies.clips import DATA, FRAMES, flipped_labels, load_clips
 from studies.fit import fit
 from studies.measure import damaged, measure
 from studies.nets import MODELS, SmallVideoNet, build_net
-from studies.store import Results, in_processes
+from studies.store import Results, in_processes, one_thread
 
 from adv_plugins import make_adversarial, remove_adversarial
 
 KEYS = ('data', 'model', 'base_epochs', 'arm', 'seed')
-FINE_TUNING_EPOCHS = 18
 
 
 def base_rate(part: float) -> float:
@@ -85,7 +84,8 @@ class Seed:
             make_adversarial(net, recipe, value_range=(0, 1))
         if from_scratch:
             self.fit_base(net)
-        fit(net, self.train, self.flipped, FINE_TUNING_EPOCHS, fine_tuning_rate, self.seed + 1000)
+        epochs, order = ARMS[arm].epochs, self.seed + 1000
+        fit(net, self.train, self.flipped, epochs, fine_tuning_rate, order)
         return net if recipe is None else remove_adversarial(net)
 
     def untrained(self) -> SmallVideoNet:
@@ -96,7 +96,9 @@ class Seed:
     def base(self) -> SmallVideoNet:
         """The clean net before the fine-tuning, trained now or read."""
         net = self.untrained()
-        file = self.work_dir / f'{"-".join(map(str, self.name.values()))}.pth'
+        # Another torch rounds differently, and trains another base.
+        folder = self.work_dir / f'torch-{torch.__version__}'
+        file = folder / f'{"-".join(map(str, self.name.values()))}.pth'
         if file.exists():
             net.load_state_dict(torch.load(file))
             return net
@@ -121,7 +123,7 @@ def run_seed(name: dict[str, Any], arms: Sequence[str], work_dir: Path, out: Pat
         for arm in missing:
             cell = seed.run(arm)
             results.add(cell)
-            print(f'{cell}', flush=True)
+            print(cell, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -137,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--tables', type=Path, nargs='+', help='only print the tables of results')
     parser.add_argument('--figure', type=Path, help='with --tables: also draw the gains')
     args = parser.parse_args(argv)
+    one_thread()
     if args.tables is None:
         Results(args.out, KEYS).check()
         arms = list(dict.fromkeys(['base', 'clean', *args.arms]))

@@ -36,8 +36,9 @@ class Clips:
         """The frames as the net takes them, float32 in [0, 1]."""
         return self.frames.float() / 255
 
-    def every(self, step: int) -> Clips:
-        """Every ``step``-th clip, from all classes alike."""
+    def about(self, count: int) -> Clips:
+        """About so many clips, from all classes alike; all of them if there are fewer."""
+        step = max(1, len(self) // count)
         return Clips(self.frames[::step], self.labels[::step])
 
     def corrupted(self, name: str, severity: int) -> Clips:

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adv_plugins import TAF, CEAugmentation, make_adversarial
+from adv_plugins import make_adversarial
 from adv_plugins.core.attack import InputSpace
 from adv_plugins.datasets.corruptions import CORRUPTION_GROUPS, PAPER_CORRUPTIONS
 from adv_plugins.evaluation import attention_entropy, build_attack, frame_attention, gradcam
 
+from .arms import ARMS
 from .clips import Clips
 from .nets import CAM_LAYER, CAM_LAYOUT
 
@@ -26,8 +27,8 @@ BATCH = 24
 
 
 def damaged(val: Clips) -> dict[str, Clips]:
-    """A fifth of the validation clips under every corruption, by name."""
-    part = val.every(5)
+    """240 validation clips, or all if there are fewer, under every corruption, by name."""
+    part = val.about(240)
     names = (*PAPER_CORRUPTIONS, *VIDEO_CORRUPTIONS)
     return {name: part.corrupted(name, SEVERITY) for name in names}
 
@@ -54,9 +55,10 @@ def measure(
     for group, names in (('paper', PAPER_CORRUPTIONS), ('video', VIDEO_CORRUPTIONS)):
         found[f'{group}_corruptions'] = sum(accuracies[n] for n in names) / len(names)
     found.update(accuracies)
-    found.update(attention_under_attack(net, val.every(10)))
+    part = val.about(120)
+    found.update(attention_under_attack(net, part))
     for eps in PGD_EPS:
-        found[f'pgd{eps}'] = under_pgd(net, val.every(10), eps / 255)
+        found[f'pgd{eps}'] = under_pgd(net, part, eps / 255)
     return {name: round(value, 4) for name, value in found.items()}
 
 
@@ -88,29 +90,31 @@ def under_pgd(net: nn.Module, clips: Clips, eps: float) -> float:
 
 
 def attention_under_attack(net: nn.Module, clips: Clips) -> dict[str, float]:
-    """How the evidence for the predicted class is spread over the frames, and how attacks move it.
+    """How the evidence is spread over the frames, and how an attack moves it.
 
-    ``entropy`` is 1 where all frames count alike; ``top_frame`` is the share of the frame with the
-    most evidence; ``overlap_taf`` and ``overlap_ce`` say how much of the attention stays where it
-    was when the net's clips are perturbed by TAF's or the CE-based attack: 1 is all of it.
+    It is the evidence for the class that the net predicts on the clean clip, on the attacked clip
+    too. ``entropy`` is 1 where all frames count alike; ``top_frame`` is the share of the frame
+    with the most evidence. ``overlap_*`` is the part of the attention that stays where it was
+    under an attack on this net: TAF's, the CE-based one, and random signs of the same size.
     """
     x, y = clips.inputs(), clips.labels
-    before = _attention(net, x, y)
+    with torch.no_grad():
+        predicted = net(x).argmax(dim=1)
+    before = _attention(net, x, predicted)
     found = {
         'entropy': attention_entropy(before).nanmean().item(),
         'top_frame': before.amax(dim=1).nanmean().item(),
     }
-    taf = TAF(cam_layer=CAM_LAYER, cam_layout=CAM_LAYOUT)
-    for name, recipe in (('taf', taf), ('ce', CEAugmentation())):
-        attacked = make_adversarial(copy.deepcopy(net), recipe, value_range=(0, 1)).perturb(x, y)
-        after = _attention(net, attacked, y)
+    for name in ('taf', 'ce', 'noise'):
+        # The random numbers of the attack are those of every other net.
+        torch.manual_seed(0)
+        attacker = make_adversarial(copy.deepcopy(net), ARMS[name].build(), value_range=(0, 1))
+        after = _attention(net, attacker.perturb(x, y), predicted)
         found[f'overlap_{name}'] = torch.minimum(before, after).sum(dim=1).nanmean().item()
     return found
 
 
-def _attention(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Each frame's share of the evidence for the predicted class, (B, T)."""
-    with torch.no_grad():
-        predicted = net(x).argmax(dim=1)
-    maps = gradcam(net, x, y, predicted, cam_layer=CAM_LAYER, cam_layout=CAM_LAYOUT)
+def _attention(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
+    """Each frame's share of the evidence for a class, (B, T)."""
+    maps = gradcam(net, x, classes, classes, cam_layer=CAM_LAYER, cam_layout=CAM_LAYOUT)
     return frame_attention(maps)

@@ -10,6 +10,7 @@ import json
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,19 @@ Cell = dict[str, Any]
 
 
 def environment() -> dict[str, Any]:
-    """What results depend on besides the seed; a study trains with one thread per process."""
+    """What results depend on besides the seed."""
+    packages = ('torch', 'numpy', 'opencv-python', 'scikit-learn', 'mmaction2')
     return {
-        'torch': torch.__version__,
-        'threads': 1,
+        **{name: metadata.version(name) for name in packages},
+        'threads': torch.get_num_threads(),
         'machine': f'{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}',
     }
 
 
 class Results:
     """The cells in a file, in the order of their keys; several processes may add to one file.
+
+    A study computes with one thread (:func:`one_thread`), also where it checks its file.
 
     Args:
         file (Path): The file; it need not exist.

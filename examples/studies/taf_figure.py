@@ -17,6 +17,7 @@ PANELS = {
     'val': 'validation top-1, points',
     'ce': 'validation cross-entropy',
     'entropy': 'entropy of attention (1 = even)',
+    'top_frame': 'share of the top frame',
 }
 TITLE = 'Difference to clean fine-tuning: each seed, mean and 95 % interval'
 
@@ -27,34 +28,34 @@ def draw(files: Sequence[Results], file: Path) -> None:
     Args:
         files (Sequence[Results]): Results of the study.
         file (Path): Where the picture goes.
+
+    Raises:
+        ValueError: Two files have the same regime.
     """
-    rows = {
-        _name(which): columns(results, which) for results in files for which in regimes(results)
-    }
+    rows: dict[str, Column] = {}
+    for results in files:
+        for which in regimes(results):
+            if (name := _name(which)) in rows:
+                raise ValueError(f'{results.file} has {which}, as an earlier file has; give one')
+            rows[name] = columns(results, which)
     figure, axes = plt.subplots(
-        1, len(PANELS), figsize=(11, 1.2 + 0.8 * len(rows)), sharey=True, layout='constrained'
+        1, len(PANELS), figsize=(13, 1.2 + 0.8 * len(rows)), sharey=True, layout='constrained'
     )
     for axis, (value, label) in zip(axes, PANELS.items(), strict=True):
         for row, column in enumerate(rows.values()):
-            _draw_row(axis, row, column, value)
+            # A label in the legend for each arm, not for each row and panel.
+            _draw_row(axis, row, column, value, labelled=axis is axes[0] and row == 0)
         axis.axvline(0, color='black', linewidth=0.8)
         axis.set_xlabel(label)
     axes[0].set_yticks(range(len(rows)), rows)
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     figure.suptitle(TITLE, fontsize=10)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        *zip(
-            *dict(zip(labels, zip(handles, labels, strict=True), strict=True)).values(), strict=True
-        ),
-        loc='outside lower center',
-        ncols=len(ARMS),
-    )
+    figure.legend(loc='outside lower center', ncols=len(ARMS))
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
 
-def _draw_row(axis: Axes, row: int, column: Column, value: str) -> None:
+def _draw_row(axis: Axes, row: int, column: Column, value: str, labelled: bool) -> None:
     """The arms of one regime, one below the other."""
     clean = column(value, 'clean')
     for place, (arm, (title, color)) in enumerate(ARMS.items()):
@@ -80,7 +81,7 @@ def _draw_row(axis: Axes, row: int, column: Column, value: str) -> None:
             color=color,
             markersize=5,
             capsize=3,
-            label=title,
+            label=title if labelled else None,
         )
 
 
