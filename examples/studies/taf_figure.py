@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -85,7 +86,8 @@ def _draw_row(axis: Axes, row: int, column: Column, value: str, labelled: bool) 
         )
 
 
-def _name(which: dict) -> str:
+def _name(which: dict[str, Any]) -> str:
     """A regime as a reader knows it."""
-    data = {'ordered-digits': '', 'arrow-of-time': 'real footage, '}[which['data']]
+    special = {'ordered-digits-few': '60 clips, ', 'arrow-of-time': 'real footage, '}
+    data = special.get(which['data'], '')
     return f'{data}{which["model"].upper()},\n{which["base_epochs"]} base epochs'

@@ -205,6 +205,9 @@ def test_all_measurements_of_a_real_net_and_real_clips():
     assert len(train) == 120 and train.labels.bincount().tolist() == [10] * 12
     assert val.about(240).labels.bincount().tolist() == [20] * 12
     assert val.about(120).labels.bincount().tolist() == [10] * 12
+    half, same = load_clips('ordered-digits-few', 0)
+    assert torch.equal(same.frames, val.frames) and half.labels.bincount().tolist() == [10] * 12
+    assert len(half.frames.flatten(1).unique(dim=0)) == 60
     few = val.about(24)
     assert len(few.about(240)) == 24
     torch.manual_seed(0)
