@@ -108,8 +108,9 @@ class TemporalCAM(Objective):
             the CAM layer). Defaults to True.
         cam_of (str): What the channel weights are the gradient of: ``'loss'``, the cross-entropy
             at ŷ, as eq. 2 is printed; or ``'score'``, the class score of ŷ before the softmax, as
-            GradCAM (Selvaraju et al., ICCV 2017) and the prose of section 3.2 have it. The
-            cross-entropy falls where the score rises, so the two maps have opposite signs.
+            in GradCAM (Selvaraju et al., ICCV 2017), to which the paper refers. The cross-entropy
+            falls where the score rises. So a clip that the model gets wrong becomes harder with
+            ``'loss'``, and easier, as section 3.2 wants it, with ``'score'`` and a small step.
             Defaults to ``'loss'``.
     """
 
