@@ -380,15 +380,11 @@ def test_figure_has_the_means_of_the_table(made_up, tmp_path, monkeypatch):
         taf_figure.draw([made_up, made_up], tmp_path / 'gains.png')
 
 
-def test_the_processes_of_a_study_have_one_thread_each(tmp_path):
-    store.in_processes(_write_threads, [(tmp_path / 'a',), (tmp_path / 'b',)], 2)
-    assert (tmp_path / 'a').read_text() == (tmp_path / 'b').read_text() == '1'
-
-
-def _write_threads(file):
-    file.write_text(str(torch.get_num_threads()))
-
-
-def test_an_error_in_a_process_is_the_commands():
+def test_processes_have_one_thread_and_an_error_in_one_is_the_commands(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        store.in_processes(divmod, [(1, 0)], 1)
+        store.in_processes(_threads_over, [(tmp_path / 'a', 1), (tmp_path / 'b', 0)], 1)
+    assert (tmp_path / 'a').read_text() == '1.0' and not (tmp_path / 'b').exists()
+
+
+def _threads_over(file, divisor):
+    file.write_text(f'{torch.get_num_threads() / divisor}')
