@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ pytest.importorskip('sklearn', reason='needs adv_plugins[data]')
 EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
 sys.path.insert(0, str(EXAMPLES))
 
+import taf_sign  # noqa: E402
 import taf_study  # noqa: E402
 from scipy import stats  # noqa: E402
 from studies import store, taf_figure, taf_tables  # noqa: E402
@@ -388,3 +390,43 @@ def test_processes_have_one_thread_and_an_error_in_one_is_the_commands(tmp_path)
 
 def _threads_over(file, divisor):
     file.write_text(f'{torch.get_num_threads() / divisor}')
+
+
+def test_sign_of_eq_2_from_the_base_to_the_table(tmp_path, monkeypatch, capsys):
+    """The losses of clips that the net gets right and wrong, before and after one step."""
+
+    class Brightness(SmallVideoNet):
+        """Class 0 is bright. Its evidence is everywhere, so the attacks move all pixels alike."""
+
+        def forward(self, x):
+            pooled = (
+                self.stages(self.input(x).flatten(0, 1)).mean(dim=(1, 2, 3)).unflatten(0, (-1, 8))
+            )
+            return 20 * torch.stack([pooled.mean(1) - 0.5, 0.5 - pooled.mean(1)], dim=1)
+
+    net = Brightness('tsm', 2, 8)
+    net.stages = torch.nn.Sequential(*(torch.nn.Identity() for _ in range(3)))
+    frames = torch.randint(80, 136, (8, 8, 3, 32, 32), dtype=torch.uint8)
+    frames[::2] += 40
+    clips = Clips(frames, torch.tensor([0, 1, 0, 1, 1, 0, 1, 0]))
+    fake = SimpleNamespace(base=lambda: net, val=clips)
+    monkeypatch.setattr(taf_sign, 'Seed', lambda *_: fake)
+    monkeypatch.setattr(
+        taf_sign, 'in_processes', lambda work, tasks, count: [work(*task) for task in tasks]
+    )
+    out = tmp_path / 'sign.json'
+    taf_sign.main(['--seeds', '0', '1', '--out', str(out)])
+    cells = {(c['cam_of'], c['step_size']): c for c in json.loads(out.read_text())['cells']}
+    scores = net(clips.inputs())
+    losses = torch.nn.functional.cross_entropy(scores, clips.labels, reduction='none')
+    right = scores.argmax(1) == clips.labels
+    assert right.tolist() == [True] * 4 + [False] * 4
+    for source in ('loss', 'score'):
+        assert cells[source, 0]['right'] == pytest.approx(losses[right].mean().item(), abs=1e-3)
+        assert cells[source, 0]['wrong'] == pytest.approx(losses[~right].mean().item(), abs=1e-3)
+    # As printed, hard clips become harder; with the score they become easier.
+    assert cells['loss', 8]['wrong'] > cells['loss', 0]['wrong'] + 0.1
+    assert cells['score', 8]['wrong'] < cells['score', 0]['wrong'] - 0.1
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith('| 8 |'))
+    gain = cells['score', 8]['wrong'] - cells['score', 0]['wrong']
+    assert row.split(' | ')[4].startswith(f'{gain:+.2f} ')
