@@ -26,7 +26,7 @@ from studies import taf_figure, taf_tables
 from studies.arms import ARMS, MAIN
 from studies.clips import DATA, FRAMES, flipped_labels, load_clips
 from studies.fit import fit
-from studies.measure import damaged, measure
+from studies.measure import damaged, measure, measure_attacked
 from studies.nets import MODELS, SmallVideoNet, build_net
 from studies.store import Results, in_processes, one_thread
 
@@ -70,6 +70,9 @@ class Seed:
         net = self.trained(arm)
         seconds = round(time.process_time() - start, 1)
         measured = measure(net, self.train, self.val, self.corrupted)
+        # As long as a training, so for the main arms only.
+        if arm in ('base', *MAIN):
+            measured |= measure_attacked(net, self.val)
         return dict(self.name, arm=arm, **measured, seconds=seconds)
 
     def trained(self, arm: str) -> SmallVideoNet:
@@ -150,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tasks = [(name, arms, args.work_dir, args.out) for name in names]
         in_processes(run_seed, tasks, args.processes)
     files = [Results(file, KEYS) for file in args.tables or [args.out]]
-    print('\n\n'.join(map(taf_tables.markdown, files)))
+    print('\n\n'.join([taf_tables.summary(files), *map(taf_tables.markdown, files)]))
     if args.figure is not None:
         taf_figure.draw(files, args.figure)
 

@@ -40,6 +40,26 @@ def markdown(results: Results) -> str:
     return '\n\n'.join(part for part in parts if part)
 
 
+def summary(files: Sequence[Results]) -> str:
+    """The regimes of several files: how far the base is, and what the main arms gain over clean."""
+    header = ('regime', 'seeds', 'base: train', 'base: val', 'clean − base (95 %)')
+    header += tuple(f'{ARMS[arm].title} − clean' for arm in MAIN if arm != 'clean')
+    rows = []
+    for results in files:
+        for which in regimes(results):
+            column = columns(results, which)
+            rows.append(
+                (
+                    '{data}, {model}, {base_epochs} base epochs'.format(**which),
+                    str(len(column('val', 'taf'))),
+                    *(spread(list(column(value, 'base').values())) for value in ('train', 'val')),
+                    _gain(column, 'val', 'clean', over='base'),
+                    *(_gain(column, 'val', arm) for arm in MAIN if arm != 'clean'),
+                )
+            )
+    return _table(header, rows)
+
+
 def regimes(results: Results) -> list[dict[str, Any]]:
     """The data sets, models and bases of a file."""
     names = ('data', 'model', 'base_epochs')
@@ -145,6 +165,7 @@ ATTENTION = {
 def _differences(column: Column, arms: Sequence[str], values: dict[str, str], digits: int) -> str:
     """Clean fine-tuning's own values, and the other arms' differences to them."""
     values = {value: name for value, name in values.items() if column(value, 'clean')}
+    arms = [arm for arm in arms if any(column(value, arm) for value in values)]
     rows = []
     for arm in arms if values else ():
         own = arm == 'clean'

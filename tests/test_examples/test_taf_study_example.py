@@ -27,6 +27,7 @@ from studies.measure import (  # noqa: E402
     accuracy,
     attention_under_attack,
     measure,
+    measure_attacked,
     top1,
     under_pgd,
 )
@@ -217,7 +218,7 @@ def test_all_measurements_of_a_real_net_and_real_clips():
     torch.nn.init.normal_(net.fc.weight, std=0.1)
     corrupted = {name: few.corrupted(name, 3) for name in ('brightness', 'freeze')}
     corrupted |= dict.fromkeys([n for n in CORRUPTIONS if n not in corrupted], few)
-    found = measure(net, train, few, corrupted)
+    found = measure(net, train, few, corrupted) | measure_attacked(net, few)
     plain, bright, frozen = (
         top1(net, c) for c in (few, *map(corrupted.get, ('brightness', 'freeze')))
     )
@@ -247,6 +248,7 @@ def tiny(monkeypatch, tmp_path):
     clips = few_clips(24)
     monkeypatch.setattr(taf_study, 'load_clips', lambda data, seed: (clips, few_clips(30, seed)))
     monkeypatch.setattr(taf_study, 'damaged', lambda val: {})
+    monkeypatch.setattr(taf_study, 'measure_attacked', lambda net, val: {})
     short = {name: dataclasses.replace(arm, epochs=1) for name, arm in ARMS.items()}
     monkeypatch.setattr(taf_study, 'ARMS', short)
     monkeypatch.setattr(
