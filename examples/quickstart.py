@@ -43,7 +43,9 @@ ROWS = (
     ('entropy', 'attention entropy (1 = even)', 3),
 )
 CONCLUSION = (
-    'One seed is no evidence. What many seeds show, with intervals: examples/studies/README.md.'
+    'One seed is no evidence. Over twenty seeds of a small TSM whose fit is not finished, TAF '
+    'gains 1.6 points over clean fine-tuning (95 %: 0.9 to 2.2); after a finished fit it gains '
+    'nothing. See examples/studies/README.md.'
 )
 
 

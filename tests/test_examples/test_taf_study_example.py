@@ -432,3 +432,17 @@ def test_sign_of_eq_2_from_the_base_to_the_table(tmp_path, monkeypatch, capsys):
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith('| 8 |'))
     gain = cells['score', 8]['wrong'] - cells['score', 0]['wrong']
     assert row.split(' | ')[4].startswith(f'{gain:+.2f} ')
+
+
+def test_pages_have_the_tables_of_their_results():
+    """Made again from the JSON, every line of every table is on a page."""
+    studies = EXAMPLES / 'studies'
+    files = [store.Results(f, taf_study.KEYS) for f in sorted(studies.glob('results/taf_*.json'))]
+    assert len(files) > 3
+    front, details = ((studies / page).read_text() for page in ('README.md', 'tables.md'))
+    assert taf_tables.summary(files) in front and taf_tables.summary(files) in details
+    for results in files:
+        assert taf_tables.markdown(results) in details
+    sign = store.Results(studies / 'results/sign.json', taf_sign.KEYS)
+    assert taf_sign.markdown(sign) in front
+    assert len({str(results.environment) for results in [*files, sign]}) == 1
