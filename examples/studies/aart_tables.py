@@ -1,0 +1,129 @@
+"""The tables of the A-ART study, in Markdown."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from .aart_cells import BETAS, REGIMES
+from .paired import holm, paired, spread
+from .store import Results
+
+# Ten steps, in the ball of training and in one of twice its radius.
+CLAIMS = {'pgd': 'ε', 'pgd2': '2 ε'}
+
+
+def exploration(results: Results) -> str:
+    """Gain of A-ART over ART by β, on the validation split: in both balls, and their mean."""
+    rows = []
+    for name in _regimes(results, 'validate'):
+        for arm in (f'aart-{beta:g}' for beta in BETAS):
+            some, art = (
+                {v: _values(results, name, a, v, 'validate') for v in CLAIMS} for a in (arm, 'art')
+            )
+            if not some['pgd'].keys() & art['pgd'].keys():
+                continue
+            gains = [paired(some[value], art[value]) for value in CLAIMS]
+            mean = np.mean([gain.mean for gain in gains])
+            texts = [gain.text(1) for gain in gains]
+            rows.append([f'`{name}`', arm.partition('-')[2], *texts, f'{mean:+.2f}'])
+    return _table(
+        ['regime', 'β', *(f'attacks of {ball}' for ball in CLAIMS.values()), 'mean'], rows
+    )
+
+
+def tables(results: Results) -> str:
+    """The tables of the confirmation: the claims, clean and one step, the controls, the replay."""
+    parts = [
+        ('A-ART over ART under ten steps', _claims(results)),
+        ('A-ART over ART elsewhere', _elsewhere(results)),
+        ('A-ART over the controls', _controls(results)),
+        ('Replay', _replay(results)),
+    ]
+    return '\n\n'.join(f'**{title}**\n\n{table}' for title, table in parts)
+
+
+def _claims(results: Results) -> str:
+    """The gains by regime and ball, with Holm's correction over all of them."""
+    rows, p_values = [], []
+    for name, value in itertools.product(_regimes(results, 'test'), CLAIMS):
+        arms = {arm: _values(results, name, arm, value) for arm in ('non-art', 'art', 'aart')}
+        if not arms['art'].keys() & arms['aart'].keys():
+            continue
+        gain = paired(arms['aart'], arms['art'])
+        p_values.append(gain.t_test)
+        columns = [spread(list(by_seed.values())) if by_seed else '' for by_seed in arms.values()]
+        tests = [gain.text(), f'{gain.positive} of {gain.count}', f'{gain.wilcoxon:.3f}']
+        rows.append([f'`{name}`', f'{REGIMES[name].beta:g}', CLAIMS[value], *columns, *tests])
+    for row, p in zip(rows, holm(p_values), strict=True):
+        row.append(f'{p:.4f}')
+    head = ['regime', 'β', 'ball', 'Non-ART', 'ART', 'A-ART', 'A-ART − ART (95 %)', 'better in']
+    return _table([*head, 'Wilcoxon p', 'Holm p'], rows)
+
+
+def _elsewhere(results: Results) -> str:
+    values = {
+        'clean': 'clean',
+        'fgm': 'one step, ε',
+        'fgm2': 'one step, 2 ε',
+        'strong2': '40 steps, 2 ε',
+    }
+    rows = [
+        [f'`{name}`', *(_gain(results, name, 'art', value) for value in values)]
+        for name in _regimes(results, 'test')
+    ]
+    return _table(['regime', *values.values()], rows)
+
+
+def _controls(results: Results) -> str:
+    """What is left of the gain where ART has no attention to lose, or a larger ball to train in."""
+    values = {'clean': 'clean', 'pgd': 'ε', 'pgd2': '2 ε'}
+    cases = list(itertools.product(('uniform', 'wide'), values))
+    rows = [
+        [f'`{name}`', *(_gain(results, name, arm, value) for arm, value in cases)]
+        for name in _regimes(results, 'test')
+    ]
+    head = [f'{values[value]}: A-ART − {arm}' for arm, value in cases]
+    return _table(['regime', *head], [row for row in rows if any(row[1:])])
+
+
+def _gain(results: Results, name: str, other: str, value: str) -> str:
+    """How much A-ART is better than another arm."""
+    some, base = (_values(results, name, arm, value) for arm in ('aart', other))
+    return paired(some, base).text() if some.keys() & base.keys() else ''
+
+
+def _replay(results: Results) -> str:
+    """How much of the damage goes through the maps."""
+    columns = ['clean', 'pgd', 'clean_maps', 'attacked_maps', 'held']
+    rows = []
+    for name in _regimes(results, 'test'):
+        for arm in ('non-art', 'art', 'aart'):
+            values = {c: list(_values(results, name, arm, c).values()) for c in (*columns, 'moved')}
+            if not values['clean']:
+                continue
+            mean = {column: float(np.mean(found)) for column, found in values.items()}
+            damage = mean['clean'] - mean['pgd']
+            share = f'{100 * (mean["held"] - mean["pgd"]) / damage:.0f} %' if damage > 0 else ''
+            numbers = [f'{mean[column]:.1f}' for column in columns]
+            rows.append([f'`{name}`', arm, *numbers, share, f'{mean["moved"]:.3f}'])
+    head = ['clean', 'attacked', 'attacked, clean maps', 'clean, attacked maps']
+    return _table(['regime', 'arm', *head, 'attacked, maps held', 'reach', '‖A − A′‖'], rows)
+
+
+def _values(
+    results: Results, regime: str, arm: str, value: str, split: str = 'test'
+) -> dict[int, float]:
+    return results.by_seed(value, split=split, regime=regime, arm=arm)
+
+
+def _regimes(results: Results, split: str) -> list[str]:
+    """The regimes with results, in the order of the study."""
+    return [name for name in REGIMES if results.select(split=split, regime=name)]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
