@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +19,7 @@ from .sequences import Sequences, Splits, japanese_vowels, youtube8m_sample
 
 ARMS = ('non-art', 'art', 'aart', 'uniform', 'wide')
 BETAS = (0.1, 1.0, 10.0)
-# Radius, in that of the regime, and steps; several steps have 2.5 radii together, the recipe's rule.
+# Radius, in units of the regime's, and steps; several steps are 2.5 radii long together.
 ATTACKS = {'fgm': (1, 1), 'pgd': (1, 10), 'fgm2': (2, 1), 'pgd2': (2, 10), 'strong2': (2, 40)}
 
 
@@ -97,7 +95,8 @@ def run_cell(split: str, name: str, arm: str, seed: int) -> dict[str, float]:
     if arm != 'non-art':
         remove_adversarial(net)
     values = measure(net, splits[split], regime.eps)
-    return values | {'cpu_seconds': round(time.process_time() - start, 1)}
+    values['cpu_seconds'] = time.process_time() - start
+    return {key: round(value, 4) for key, value in values.items()}
 
 
 def _convert(net: nn.Module, arm: str, regime: Regime) -> None:
@@ -145,12 +144,12 @@ def measure(net: nn.Module, data: Sequences, eps: float) -> dict[str, float]:
         eps (float): Radius of the ball.
 
     Returns:
-        dict[str, float]: In percent, accuracy or GAP: ``clean`` and every one of ``ATTACKS``. Of
-        ``pgd``: ``clean_maps``, attacked sequences with
-        the clean maps; ``attacked_maps``, clean sequences with the attacked maps; ``held``, under
-        an attack of its own on the net with its clean maps held fixed. ``loss`` and ``pgd_loss``.
-        ``ratio_<name>``: ‖R‖ / ‖X‖ of ``pgd``. ``moved``: ‖A - A'‖ per sequence, over the maps of
-        all heads.
+        dict[str, float]: In percent, accuracy or GAP: ``clean``, every one of ``ATTACKS``, and
+        three of replay: ``clean_maps``, the sequences of ``pgd`` with the clean maps;
+        ``attacked_maps``, the clean sequences with the maps of ``pgd``; ``held``, under an attack
+        of its own on the net with its clean maps held fixed. ``loss``, and ``pgd_loss`` under
+        attack. ``ratio_<name>``: ‖R‖ / ‖X‖ of ``pgd``. ``moved``: ‖A - A'‖ per sequence, over all
+        heads, and the mean over the modules.
     """
     net.eval()
     clean = data.inputs
@@ -166,7 +165,8 @@ def measure(net: nn.Module, data: Sequences, eps: float) -> dict[str, float]:
         values['held'] = quality(attack(net, data, eps, ATTACKS['pgd'][1]))
     with replayed_maps(attacked_maps):
         values['attacked_maps'] = quality(clean)
-    values |= {'loss': _loss(net, data, clean), 'pgd_loss': _loss(net, data, attacked)}
+    for name, inputs in (('loss', clean), ('pgd_loss', attacked)):
+        values[name] = _loss(net, data.labels, inputs)
     values |= {f'ratio_{name}': _ratio(attacked[name], clean[name]) for name in data.modalities}
     moved = [(a - b).flatten(1).norm(dim=1) for a, b in zip(maps, attacked_maps, strict=True)]
     values['moved'] = float(torch.stack(moved).mean())
@@ -200,15 +200,12 @@ def _quality(net: nn.Module, labels: Tensor, inputs: Mapping[str, Tensor]) -> fl
 
 
 @torch.no_grad()
-def _loss(net: nn.Module, data: Sequences, inputs: Mapping[str, Any]) -> float:
-    return float(net.loss_cls(net(inputs), _targets(net, data.labels)))
-
-
-def _targets(net: nn.Module, labels: Tensor) -> Tensor:
-    return labels if labels.ndim > 1 else F.one_hot(labels, net.num_classes).float()
+def _loss(net: nn.Module, labels: Tensor, inputs: Mapping[str, Tensor]) -> float:
+    targets = labels if labels.ndim > 1 else F.one_hot(labels, net.num_classes).float()
+    return float(net.loss_cls(net(inputs), targets))
 
 
 def _ratio(attacked: Tensor, clean: Tensor) -> float:
     """Mean of ‖R‖ / ‖X‖ over the sequences."""
-    shift, whole = ((x.flatten(1).norm(dim=1)) for x in (attacked - clean, clean))
-    return float((shift / whole.clamp(min=math.ulp(1.0))).mean())
+    shift, whole = (x.flatten(1).norm(dim=1) for x in (attacked - clean, clean))
+    return float((shift / whole).mean())

@@ -64,11 +64,14 @@ def _claims(results: Results) -> str:
 
 
 def _elsewhere(results: Results) -> str:
+    """What A-ART gains on clean inputs, by other attacks, and in the loss (lower is better)."""
     values = {
         'clean': 'clean',
         'fgm': 'one step, ε',
         'fgm2': 'one step, 2 ε',
         'strong2': '40 steps, 2 ε',
+        'loss': 'loss, clean',
+        'pgd_loss': 'loss, ten steps, ε',
     }
     rows = [
         [f'`{name}`', *(_gain(results, name, 'art', value) for value in values)]
@@ -90,9 +93,11 @@ def _controls(results: Results) -> str:
 
 
 def _gain(results: Results, name: str, other: str, value: str) -> str:
-    """How much A-ART is better than another arm."""
+    """The difference of A-ART to another arm."""
     some, base = (_values(results, name, arm, value) for arm in ('aart', other))
-    return paired(some, base).text() if some.keys() & base.keys() else ''
+    if not some.keys() & base.keys():
+        return ''
+    return paired(some, base).text(3 if 'loss' in value else 2)
 
 
 def _replay(results: Results) -> str:
