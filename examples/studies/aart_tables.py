@@ -58,7 +58,7 @@ def _claims(results: Results) -> str:
         tests = [gain.text(), f'{gain.positive} of {gain.count}', f'{gain.wilcoxon:.3f}']
         rows.append([f'`{name}`', f'{REGIMES[name].beta:g}', CLAIMS[value], *columns, *tests])
     for row, p in zip(rows, holm(p_values), strict=True):
-        row.append(f'{p:.4f}')
+        row.append('< 0.0001' if p < 1e-4 else f'{p:.4f}')
     head = ['regime', 'β', 'ball', 'Non-ART', 'ART', 'A-ART', 'A-ART − ART (95 %)', 'better in']
     return _table([*head, 'Wilcoxon p', 'Holm p'], rows)
 
@@ -101,21 +101,35 @@ def _gain(results: Results, name: str, other: str, value: str) -> str:
 
 
 def _replay(results: Results) -> str:
-    """How much of the damage goes through the maps."""
+    """How much of the damage of ten steps in the ball of ε goes through the maps."""
     columns = ['clean', 'pgd', 'clean_maps', 'attacked_maps', 'held']
     rows = []
     for name in _regimes(results, 'test'):
-        for arm in ('non-art', 'art', 'aart'):
-            values = {c: list(_values(results, name, arm, c).values()) for c in (*columns, 'moved')}
-            if not values['clean']:
-                continue
-            mean = {column: float(np.mean(found)) for column, found in values.items()}
-            damage = mean['clean'] - mean['pgd']
-            share = f'{100 * (mean["held"] - mean["pgd"]) / damage:.0f} %' if damage > 0 else ''
-            numbers = [f'{mean[column]:.1f}' for column in columns]
-            rows.append([f'`{name}`', arm, *numbers, share, f'{mean["moved"]:.3f}'])
-    head = ['clean', 'attacked', 'attacked, clean maps', 'clean, attacked maps']
-    return _table(['regime', 'arm', *head, 'attacked, maps held', 'reach', '‖A − A′‖'], rows)
+        found = {arm: _means(results, name, arm) for arm in ('non-art', 'art', 'aart')}
+        if not found['art']:
+            continue
+        reach = [_reach(mean) for mean in found.values()]
+        moved = [f'{mean["moved"]:.3f}' if mean else '' for mean in found.values()]
+        numbers = [f'{found["art"][column]:.1f}' for column in columns]
+        rows.append([f'`{name}`', *numbers, ' / '.join(reach), ' / '.join(moved)])
+    head = ['ART: clean', 'attacked', 'attacked, clean maps', 'clean, attacked maps']
+    arms = 'Non-ART / ART / A-ART'
+    return _table(
+        ['regime', *head, 'attacked, maps held', f'reach, %: {arms}', f'‖A − A′‖: {arms}'], rows
+    )
+
+
+def _means(results: Results, name: str, arm: str) -> dict[str, float]:
+    """Every measured value of an arm, averaged over the seeds; empty if it was not run."""
+    cells = results.select(split='test', regime=name, arm=arm)
+    values = ('clean', 'pgd', 'clean_maps', 'attacked_maps', 'held', 'moved')
+    return {value: float(np.mean([c[value] for c in cells])) for value in values} if cells else {}
+
+
+def _reach(mean: dict[str, float]) -> str:
+    """The share of the damage that is gone where the maps are held, in percent."""
+    damage = mean['clean'] - mean['pgd'] if mean else 0
+    return f'{100 * (mean["held"] - mean["pgd"]) / damage:.0f}' if damage > 0 else ''
 
 
 def _values(
