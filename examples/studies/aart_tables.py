@@ -35,11 +35,10 @@ def exploration(results: Results) -> str:
 
 
 def tables(results: Results) -> str:
-    """The tables of the confirmation: the claims, clean and one step, the controls, the replay."""
+    """The tables of the confirmation: the claims, everything beside them, and the replay."""
     parts = [
         ('A-ART over ART under ten steps', _claims(results)),
-        ('A-ART over ART elsewhere', _elsewhere(results)),
-        ('A-ART over the controls', _controls(results)),
+        ('A-ART minus ART elsewhere, and minus the controls', _others(results)),
         ('Replay', _replay(results)),
     ]
     return '\n\n'.join(f'**{title}**\n\n{table}' for title, table in parts)
@@ -63,41 +62,27 @@ def _claims(results: Results) -> str:
     return _table([*head, 'Wilcoxon p', 'Holm p'], rows)
 
 
-def _elsewhere(results: Results) -> str:
-    """What A-ART gains on clean inputs, by other attacks, and in the loss (lower is better)."""
-    values = {
-        'clean': 'clean',
-        'fgm': 'one step, ε',
-        'fgm2': 'one step, 2 ε',
-        'strong2': '40 steps, 2 ε',
-        'loss': 'loss, clean',
-        'pgd_loss': 'loss, ten steps, ε',
+def _others(results: Results) -> str:
+    """A-ART against ART elsewhere, and against ART without attention or with a larger ball."""
+    columns = {
+        'art': {'clean': 'clean', 'fgm': 'one step, ε', 'strong2': '40 steps, 2 ε'},
+        'uniform': {'clean': 'clean', 'pgd': 'ε', 'pgd2': '2 ε'},
+        'wide': {'clean': 'clean', 'pgd': 'ε', 'pgd2': '2 ε'},
     }
     rows = [
-        [f'`{name}`', *(_gain(results, name, 'art', value) for value in values)]
+        [f'`{name}`']
+        + [_gain(results, name, arm, value) for arm, values in columns.items() for value in values]
         for name in _regimes(results, 'test')
     ]
-    return _table(['regime', *values.values()], rows)
-
-
-def _controls(results: Results) -> str:
-    """What is left of the gain where ART has no attention to lose, or a larger ball to train in."""
-    values = {'clean': 'clean', 'pgd': 'ε', 'pgd2': '2 ε'}
-    cases = list(itertools.product(('uniform', 'wide'), values))
-    rows = [
-        [f'`{name}`', *(_gain(results, name, arm, value) for arm, value in cases)]
-        for name in _regimes(results, 'test')
-    ]
-    head = [f'{values[value]}: A-ART − {arm}' for arm, value in cases]
-    return _table(['regime', *head], [row for row in rows if any(row[1:])])
+    names = {'art': 'ART', 'uniform': 'uniform', 'wide': 'wide'}
+    head = [f'− {names[a]}: {text}' for a, values in columns.items() for text in values.values()]
+    return _table(['regime', *head], rows)
 
 
 def _gain(results: Results, name: str, other: str, value: str) -> str:
     """The difference of A-ART to another arm."""
     some, base = (_values(results, name, arm, value) for arm in ('aart', other))
-    if not some.keys() & base.keys():
-        return ''
-    return paired(some, base).text(3 if 'loss' in value else 2)
+    return paired(some, base).text() if some.keys() & base.keys() else ''
 
 
 def _replay(results: Results) -> str:
