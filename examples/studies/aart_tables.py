@@ -74,8 +74,7 @@ def _others(results: Results) -> str:
         + [_gain(results, name, arm, value) for arm, values in columns.items() for value in values]
         for name in _regimes(results, 'test')
     ]
-    names = {'art': 'ART', 'uniform': 'uniform', 'wide': 'wide'}
-    head = [f'− {names[a]}: {text}' for a, values in columns.items() for text in values.values()]
+    head = [f'− {arm}: {text}' for arm, values in columns.items() for text in values.values()]
     return _table(['regime', *head], rows)
 
 
