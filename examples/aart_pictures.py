@@ -13,6 +13,9 @@ FeatureTransformer does; with several encoder layers, the last one is shown.
 
 from __future__ import annotations
 
+import passive_waiting  # noqa: F401
+
+# isort: split
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass

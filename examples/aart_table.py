@@ -12,6 +12,9 @@ different seeds of one work dir at the same time.
 
 from __future__ import annotations
 
+import passive_waiting  # noqa: F401
+
+# isort: split
 import argparse
 import json
 from collections.abc import Callable

@@ -14,6 +14,9 @@ interrupted. Writes ``sweep.md`` and ``sweep.png`` and prints the former.
 
 from __future__ import annotations
 
+import passive_waiting  # noqa: F401
+
+# isort: split
 import argparse
 import inspect
 import json

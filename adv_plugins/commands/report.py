@@ -1,7 +1,8 @@
 r"""A robustness report on one HTML page, for one or more checkpoints of a config.
 
     adv-plugins report mm_configs/baselines/tsm_r18_1x1x8_ordered-digits-rgb.py \
-        work_dirs/quickstart/baseline/epoch_27.pth work_dirs/quickstart/taf/epoch_27.pth \
+        work_dirs/tsm_r18_1x1x8_ordered-digits-rgb/epoch_27.pth \
+        work_dirs/taf-tsm_r18_1x1x8_ordered-digits-rgb/epoch_27.pth \
         --names baseline TAF --out work_dirs/report
 
 Evaluates every checkpoint on clean, corrupted and attacked test videos, compares them with the

@@ -14,17 +14,19 @@ from .checks import check_choice
 NORMS = ('linf', 'l2')
 CAM_WEIGHTINGS = ('gap', 'elementwise')
 CAM_NORMALIZATIONS = ('minmax', 'max')
+CAM_SOURCES = ('loss', 'score')
 
 
 def temporal_cam(features: Tensor, gradients: Tensor, weighting: str = 'gap') -> Tensor:
     """Class activation map of every frame (TAF, eq. 2).
 
-    ``CAM_t = sum_c w_tc F'_tc`` without a ReLU, where ``w_tc`` is the gradient of the cross-entropy
-    averaged over height and width, for each frame and channel.
+    ``CAM_t = sum_c w_tc F'_tc`` without a ReLU, where ``w_tc`` is the gradient averaged over height
+    and width, for each frame and channel.
 
     Args:
         features (Tensor): The feature maps F', shape (B, T, C, H, W).
-        gradients (Tensor): The gradient of the loss with respect to ``features``, same shape.
+        gradients (Tensor): The gradient with respect to ``features``, same shape: of the
+            cross-entropy at ŷ, as eq. 2 is printed, or of the class score of ŷ, as in GradCAM.
         weighting (str): ``'gap'`` pools the gradient over height and width first, as GradCAM
             does; ``'elementwise'`` multiplies gradient and feature at each position, which is the
             literal reading of eq. 2. Defaults to ``'gap'``.

@@ -20,6 +20,7 @@ from .capture import to_frames
 from .checks import check_choice
 from .functional import (
     CAM_NORMALIZATIONS,
+    CAM_SOURCES,
     CAM_WEIGHTINGS,
     random_wrong_labels,
     temporal_cam,
@@ -105,6 +106,12 @@ class TemporalCAM(Objective):
         second_order (bool): Whether the CAM's channel weights are differentiated too. False
             treats them as constants, for heads without a second derivative (SyncBatchNorm after
             the CAM layer). Defaults to True.
+        cam_of (str): What the channel weights are the gradient of: ``'loss'``, the cross-entropy
+            at ŷ, as eq. 2 is printed; or ``'score'``, the class score of ŷ before the softmax, as
+            in GradCAM (Selvaraju et al., ICCV 2017), to which the paper refers. The cross-entropy
+            falls where the score rises. So a clip that the model gets wrong becomes harder with
+            ``'loss'``, and easier, as section 3.2 wants it, with ``'score'`` and a small step.
+            Defaults to ``'loss'``.
     """
 
     num_frames: int | None = None
@@ -113,6 +120,7 @@ class TemporalCAM(Objective):
     weighting: str = 'gap'
     normalize: str = 'minmax'
     second_order: bool = True
+    cam_of: str = 'loss'
 
     needs_features: ClassVar[bool] = True
 
@@ -127,6 +135,7 @@ class TemporalCAM(Objective):
             )
         check_choice('weighting', self.weighting, CAM_WEIGHTINGS)
         check_choice('normalize', self.normalize, CAM_NORMALIZATIONS)
+        check_choice('cam_of', self.cam_of, CAM_SOURCES)
 
     def targets(self, record: Record) -> Tensor:
         """ŷ of every clip, shape (B,); a clip that the loss leaves out is not attacked."""
@@ -139,10 +148,11 @@ class TemporalCAM(Objective):
         """The temporal loss of every clip, shape (B,)."""
         assert targets is not None
         maps = to_frames(record.features, record.batch_size, record.layer, record.layout)
-        logits = record.logits.float()
-        loss = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction='sum')
         (slope,) = gradients(
-            loss, [record.features], retain_graph=True, create_graph=self.second_order
+            self._explained(record.logits.float(), targets),
+            [record.features],
+            retain_graph=True,
+            create_graph=self.second_order,
         )
         if slope is None:
             raise ValueError(
@@ -153,6 +163,14 @@ class TemporalCAM(Objective):
         slope = to_frames(slope, record.batch_size, record.layer, record.layout)
         cam = temporal_cam(maps.float(), slope.float(), self.weighting)
         return temporal_cam_loss(cam, self.num_frames, self.normalize)
+
+    def _explained(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The sum over the batch of what the map explains; samples without a label are left out."""
+        if self.cam_of == 'loss':
+            return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction='sum')
+        labelled = targets != IGNORED
+        scores = logits.gather(1, targets.where(labelled, 0)[:, None])[:, 0]
+        return scores.where(labelled, 0).sum()
 
 
 OBJECTIVES: dict[str, type[Objective]] = {

@@ -1,8 +1,8 @@
 """GradCAM of every frame of a clip, and the attention that each frame receives.
 
 A measurement, not a training loss: these maps show the evidence for a class (the gradient of its
-score, then a ReLU), as MMAction2's own tool does, whereas the temporal CAM loss takes the gradient
-of a cross-entropy and no ReLU (TAF, eq. 2).
+score, then a ReLU), as MMAction2's own tool does, whereas the temporal CAM loss takes no ReLU and,
+by default, the gradient of a cross-entropy (TAF, eq. 2).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.checks import check_choice
-from ..core.functional import CAM_NORMALIZATIONS, CAM_WEIGHTINGS
+from ..core.functional import CAM_NORMALIZATIONS, CAM_SOURCES, CAM_WEIGHTINGS
 from ..core.objectives import TemporalCAM
 from ..core.option_values import as_number
 from ..core.recipe import Recipe, register_recipe
@@ -23,6 +23,7 @@ def TAF(
     cam_weighting: str = CAM_WEIGHTINGS[0],
     cam_normalize: str = CAM_NORMALIZATIONS[0],
     second_order: bool = True,
+    cam_of: str = CAM_SOURCES[0],
     **options: Any,
 ) -> Recipe:
     """Temporal Video Adversarial Fine-tuning (TAF, eq. 2-7), for fine-tuning a trained model.
@@ -41,6 +42,9 @@ def TAF(
         cam_normalize (str): ``'minmax'`` or ``'max'``. Defaults to ``'minmax'``.
         second_order (bool): Whether the CAM's channel weights are differentiated. Defaults to
             True.
+        cam_of (str): ``'loss'``: the map is that of the cross-entropy at ŷ, as eq. 2 is printed;
+            ``'score'``: that of the class score of ŷ, as in GradCAM. See
+            :class:`adv_plugins.TemporalCAM`. Defaults to ``'loss'``.
         **options: The other options of :class:`adv_plugins.Recipe`, except ``objective`` and the
             weights.
 
@@ -55,6 +59,7 @@ def TAF(
     """
     check_choice('cam_weighting', cam_weighting, CAM_WEIGHTINGS)
     check_choice('cam_normalize', cam_normalize, CAM_NORMALIZATIONS)
+    check_choice('cam_of', cam_of, CAM_SOURCES)
     objective = TemporalCAM(
         num_frames=num_frames,
         cam_layer=cam_layer,
@@ -62,6 +67,7 @@ def TAF(
         weighting=cam_weighting,
         normalize=cam_normalize,
         second_order=second_order,
+        cam_of=cam_of,
     )
     return _fine_tuning(objective, alpha, eps=eps, step_size=step_size, **options)
 

@@ -94,8 +94,8 @@ def look(
             inputs; see :func:`recipe_attack`. Defaults to None: clean clips only.
         cam_of (str): The class whose evidence is shown: ``'label'``, the true class, for both the
             clean and the adversarial clip; ``'predicted'``, the predicted class of each of them;
-            or ``'both'``, the true class, and where the prediction is wrong that as well. Defaults
-            to ``'label'``.
+            or ``'both'``, the true class, and where the prediction is wrong that as well. TAF's
+            option of the same name is about its attack. Defaults to ``'label'``.
         cam_layer (str, optional): Dotted name of the layer whose maps are shown. Defaults to
             None: found.
         cam_layout (str, optional): Axes of its output, see

@@ -14,7 +14,7 @@ from adv_plugins.datasets import ArrowOfTime, OrderedDigits
 from adv_plugins.datasets.corruptions import corrupt
 
 SIZE, FRAMES = 32, 8
-DATA = ('ordered-digits', 'arrow-of-time')
+DATA = ('ordered-digits', 'ordered-digits-few', 'arrow-of-time')
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Clips:
         """The frames as the net takes them, float32 in [0, 1]."""
         return self.frames.float() / 255
 
-    def every(self, step: int) -> Clips:
-        """Every ``step``-th clip, from all classes alike."""
+    def about(self, count: int) -> Clips:
+        """About so many clips, from all classes alike; all of them if there are fewer."""
+        step = max(1, len(self) // count)
         return Clips(self.frames[::step], self.labels[::step])
 
     def corrupted(self, name: str, severity: int) -> Clips:
@@ -52,25 +53,28 @@ def load_clips(data: str, seed: int) -> tuple[Clips, Clips]:
     """Training and validation clips of a study.
 
     Args:
-        data (str): ``'ordered-digits'``: 120 and 1,200 rendered clips, others for every seed.
+        data (str): ``'ordered-digits'``: 120 and 1,200 rendered clips, others for every seed;
+            ``'ordered-digits-few'``: 60 of the 120, each twice, so that an epoch has as many steps;
             ``'arrow-of-time'``: windows of real footage, the same for every seed.
         seed (int): The seed of the study.
     """
-    if data == 'ordered-digits':
-        counts = {'train': 10, 'val': 100}
-        sets = [
-            OrderedDigits(split, count, FRAMES, SIZE, seed=seed) for split, count in counts.items()
-        ]
-        train, val = (_stack([(d.render(i['label'], i['draw']), i['label']) for i in d]) for d in sets)
-        return train, val
-    return _arrow_of_time('train'), _arrow_of_time('val')
+    if data == 'arrow-of-time':
+        return _arrow_of_time('train'), _arrow_of_time('val')
+    counts = {'train': 5 if data == 'ordered-digits-few' else 10, 'val': 100}
+    train, val = (
+        _stack([(clips.render(i['label'], i['draw']), i['label']) for i in clips])
+        for clips in (OrderedDigits(s, n, FRAMES, SIZE, seed=seed) for s, n in counts.items())
+    )
+    if data == 'ordered-digits-few':
+        train = Clips(train.frames.repeat(2, 1, 1, 1, 1), train.labels.repeat(2))
+    return train, val
 
 
 def _arrow_of_time(split: str) -> Clips:
     """Windows of real footage, centre-cropped to a square and made small."""
     import decord
 
-    windows = ArrowOfTime(split, FRAMES, stride=8 if split == 'train' else 2)
+    windows = ArrowOfTime(split, FRAMES, frame_interval=4, stride=4 if split == 'train' else 2)
     videos: dict[str, np.ndarray] = {}
     clips = []
     for item in windows.load_data_list():

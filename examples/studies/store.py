@@ -7,59 +7,56 @@ another number of threads rounds differently and trains other models.
 from __future__ import annotations
 
 import json
-import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 Cell = dict[str, Any]
 
 
 def environment() -> dict[str, Any]:
-    """What results depend on besides the seed; a study trains with one thread per process."""
+    """What results depend on besides the seed."""
+    packages = ('torch', 'numpy', 'opencv-python', 'scikit-learn', 'mmaction2')
     return {
-        'torch': torch.__version__,
-        'threads': 1,
+        **{name: metadata.version(name) for name in packages},
+        'threads': torch.get_num_threads(),
         'machine': f'{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}',
     }
 
 
 class Results:
-    """The cells in a file, in the order of their keys.
+    """The cells in a file, in the order of their keys; several processes may add to one file.
+
+    A study computes with one thread (:func:`one_thread`), also where it checks its file.
 
     Args:
         file (Path): The file; it need not exist.
         keys (Iterable[str]): The entries of a cell that tell it from others, such as
             ``('arm', 'seed')``.
-
-    Raises:
-        SystemExit: The file was made with other versions or on another kind of CPU.
     """
 
     def __init__(self, file: Path, keys: Iterable[str]) -> None:
         self.file, self.keys = file, tuple(keys)
         self.cells: dict[tuple, Cell] = {}
         self.environment: dict[str, Any] | None = None
-        if file.exists():
-            content = json.loads(file.read_text())
-            self.environment = content['environment']
-            for cell in content['cells']:
-                self.cells[self.key(cell)] = cell
-
-    def key(self, cell: Mapping[str, Any]) -> tuple:
-        """What tells a cell from others."""
-        return tuple(cell[name] for name in self.keys)
+        self._read()
 
     def __contains__(self, cell: Mapping[str, Any]) -> bool:
-        return self.key(cell) in self.cells
+        return self._key(cell) in self.cells
 
     def check(self) -> None:
-        """Raise ``SystemExit`` if cells that are computed now may not be added to the file."""
+        """Check that cells which are computed now may be added to the file.
+
+        Raises:
+            SystemExit: The file was made with other versions or on another kind of CPU.
+        """
         if self.environment not in (None, environment()):
             raise SystemExit(
                 f'{self.file} was made with {self.environment}, and this is {environment()}: one '
@@ -67,16 +64,32 @@ class Results:
             )
 
     def add(self, cell: Cell) -> None:
-        """Keep a cell. The file is replaced as a whole, so that it is never half written."""
-        self.environment = environment()
-        self.cells[self.key(cell)] = cell
-        cells = sorted(self.cells.values(), key=lambda c: [str(c[k]).zfill(9) for k in self.keys])
-        lines = ',\n'.join(json.dumps(entry) for entry in cells)
-        text = f'{{"environment": {json.dumps(self.environment)}, "cells": [\n{lines}\n]}}\n'
+        """Keep a cell, beside those that others have added meanwhile.
+
+        The file is replaced as a whole, so that it is never half written.
+        """
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.file.with_suffix(f'.{os.getpid()}.part')
-        draft.write_text(text)
-        draft.replace(self.file)
+        with FileLock(f'{self.file}.lock'):
+            self._read()
+            self.check()
+            self.environment = environment()
+            self.cells[self._key(cell)] = cell
+            ordered = [self.cells[key] for key in sorted(self.cells)]
+            lines = ',\n'.join(json.dumps(entry) for entry in ordered)
+            draft = self.file.with_suffix('.part')
+            draft.write_text(
+                f'{{"environment": {json.dumps(self.environment)}, "cells": [\n{lines}\n]}}\n'
+            )
+            draft.replace(self.file)
+
+    def _read(self) -> None:
+        if self.file.exists():
+            content = json.loads(self.file.read_text())
+            self.environment = content['environment']
+            self.cells = {self._key(cell): cell for cell in content['cells']}
+
+    def _key(self, cell: Mapping[str, Any]) -> tuple:
+        return tuple(cell[name] for name in self.keys)
 
     def select(self, **wanted: Any) -> list[Cell]:
         """The cells with these entries."""
@@ -90,31 +103,27 @@ class Results:
 
 
 def one_thread() -> None:
-    """Compute with one thread: a process per core is faster, and the same on every machine."""
+    """Compute with one thread: a process per core is faster, and the result does not depend on the
+    number of cores."""
     import cv2
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 
 
-def in_processes(
-    work: Callable[..., Any], tasks: Iterable[tuple], processes: int
-) -> Iterator[tuple[tuple, Any]]:
-    """Run independent tasks in processes of one thread each; give the results as they come.
+def in_processes(work: Callable[..., None], tasks: Iterable[tuple], processes: int) -> None:
+    """Run independent tasks in processes of one thread each; the first error stops all.
 
     Args:
-        work (Callable): A function at the top level of a module.
+        work (Callable): A function at the top level of a module; it keeps its results itself.
         tasks (Iterable[tuple]): Its arguments, one tuple a task.
         processes (int): How many at a time.
-
-    Yields:
-        tuple: The arguments of a task and its result.
     """
     context = get_context('spawn')
     with ProcessPoolExecutor(processes, mp_context=context, initializer=one_thread) as pool:
-        running: dict[Future, tuple] = {pool.submit(work, *task): task for task in tasks}
+        running = [pool.submit(work, *task) for task in tasks]
         try:
             for done in as_completed(running):
-                yield running[done], done.result()
+                done.result()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -102,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parser.add_argument('--recipe', default='taf')
     parser.add_argument('--out', type=Path, default=None)
     options = parser.parse_args(arguments)
+    # Two threads on so small a network wait for each other, which a busy machine makes long.
+    torch.set_num_threads(1)
     out = Path(tempfile.mkdtemp()) if options.out is None else options.out
 
     train(options.recipe, out, epochs=2)

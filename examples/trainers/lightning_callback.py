@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parser.add_argument('--recipe', default='advprop')
     parser.add_argument('--out', type=Path, default=None)
     options = parser.parse_args(arguments)
+    # Two threads on so small a network wait for each other, which a busy machine makes long.
+    torch.set_num_threads(1)
     out = Path(tempfile.mkdtemp()) if options.out is None else options.out
     pl.seed_everything(0, verbose=False)
 

@@ -1,6 +1,7 @@
-"""The quickstart's models on clean, corrupted and attacked OrderedDigits.
+"""The small TSMs on clean, corrupted and attacked OrderedDigits.
 
-mim test mmaction2 THIS_FILE --checkpoint work_dirs/quickstart/taf/epoch_27.pth
+mim test mmaction2 THIS_FILE --checkpoint \
+    work_dirs/taf-tsm_r18_1x1x8_ordered-digits-rgb/epoch_27.pth
 """
 
 _base_ = [

@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from helpers import Conv3dNet
 from torch import nn
 
-from adv_plugins import TAF, Objective, Recipe, TemporalCAM, make_adversarial
+from adv_plugins import (
+    TAF,
+    Objective,
+    Recipe,
+    TemporalCAM,
+    make_adversarial,
+    remove_adversarial,
+)
 from adv_plugins.core.batch import Batch
 from adv_plugins.core.conversion import get_adversary
 from adv_plugins.core.randomness import private_random
@@ -68,6 +75,45 @@ def test_gradient_of_the_inputs_by_the_order_of_differentiation(clips, second_or
     cam = temporal_cam(features.transpose(1, 2), slope.transpose(1, 2))
     (expected,) = torch.autograd.grad(temporal_cam_loss(cam).sum(), x)
     torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize('second_order', [True, False])
+def test_cam_of_the_score_agrees_with_captum_in_value_and_input_gradient(clips, second_order):
+    """Its LayerGradCam explains the class score. It pools the gradient over all axes but the
+    channels, and here the gradient is the same in all frames."""
+    attr = pytest.importorskip('captum.attr', reason='needs adv_plugins[test]')
+    inputs, labels = clips
+    net = make_adversarial(Conv3dNet().eval(), TAF(cam_of='score', second_order=second_order))
+    adversary = get_adversary(net)
+    batch = Batch(inputs).leaves()
+    record = adversary.attacker.forward(batch, labels)
+    ours = adversary.recipe.objective(record, labels)
+    (our_slope,) = torch.autograd.grad(ours.sum(), batch.values[''])
+
+    x = inputs.clone().requires_grad_()
+    explainer = attr.LayerGradCam(net, net.layer4)
+    oracle = explainer.attribute(x, target=labels, relu_attributions=False)
+    expected = temporal_cam_loss(oracle.squeeze(1))
+    torch.testing.assert_close(ours, expected)
+    (slope,) = torch.autograd.grad(expected.sum(), x)
+    torch.testing.assert_close(our_slope, slope)
+
+
+def test_maps_of_loss_and_score_have_opposite_signs(clips):
+    """Where a clip is far from its label, so that p(ŷ) is 0, and two classes are alone."""
+    inputs, _ = clips
+    net = Conv3dNet(num_classes=2).eval()
+    net.fc.bias.data = torch.tensor([60.0, 0.0])
+    labels = torch.ones(len(inputs), dtype=torch.long)
+    # Both classes have opposite weights: the loss at ŷ is then minus twice the score of ŷ.
+    net.fc.weight.data[0] = -net.fc.weight.data[1]
+    found = {}
+    for cam_of in ('loss', 'score'):
+        make_adversarial(net, TAF(cam_of=cam_of))
+        found[cam_of] = objective_at(net, inputs, labels, labels)
+        remove_adversarial(net)
+    # The map turned upside down: what was at the minimum is at the maximum.
+    torch.testing.assert_close(found['loss'], 1 - found['score'])
 
 
 class TokenNet(nn.Module):

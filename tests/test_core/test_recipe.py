@@ -197,6 +197,7 @@ def test_composed_from_parts():
         (lambda: TAF(dims=(-2, -1)), 'positive axes'),
         (lambda: TAF(num_frames=0), 'num_frames=0 must be at least 1'),
         (lambda: TAF(cam_normalize='mean'), "cam_normalize='minmax' or cam_normalize='max'"),
+        (lambda: TAF(cam_of='logits'), "cam_of='loss' or cam_of='score'"),
         (lambda: TAF(cam_weighting='x'), "cam_weighting='gap' or cam_weighting='elementwise'"),
         (lambda: TemporalCAM(normalize='mean'), "mean' is unknown; write normalize='minmax'"),
         (lambda: ART(alpha=float('inf')), 'alpha=inf'),

@@ -43,7 +43,12 @@ def test_a_part_of_the_batch_has_samples_that_count(kind, recipe, part):
 
 
 @pytest.mark.parametrize(
-    'recipe', [dict(type='TAF'), dict(type='Recipe', objective='CrossEntropy')]
+    'recipe',
+    [
+        dict(type='TAF'),
+        dict(type='TAF', cam_of='score'),
+        dict(type='Recipe', objective='CrossEntropy'),
+    ],
 )
 @pytest.mark.parametrize('kind', LOSSES)
 def test_a_sample_that_the_loss_leaves_out_is_not_attacked(kind, recipe):

@@ -2,16 +2,19 @@
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
 from mmengine.config import Config  # noqa: E402
-from mmengine.registry import MODELS, init_default_scope  # noqa: E402
+from mmengine.registry import DATASETS, MODELS, init_default_scope  # noqa: E402
 
 EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
 sys.path.insert(0, str(EXAMPLES))
@@ -36,6 +39,17 @@ model = dict(
         _delete_=True, type='MobileNetV2TSM', num_segments=8, shift_div=8, widen_factor=0.1,
         pretrained2d=False),
     cls_head=dict(in_channels=1280))
+"""
+SHORT = """
+_base_ = '{base}'
+clean_epochs = 1
+train_cfg = dict(max_epochs=2, val_begin=1, val_interval=1)
+train_dataloader = dict(dataset=dict(clips_per_class=1))
+val_dataloader = dict(dataset=dict(clips_per_class=1))
+test_dataloader = dict(dataset=dict(clips_per_class=1))
+param_scheduler = []
+default_hooks = dict(checkpoint=dict(interval=1))
+custom_hooks = {hooks}
 """
 HOOKS = {
     'baseline': '[]',
@@ -62,23 +76,87 @@ def configs(tmp_path, monkeypatch):
     return files
 
 
-def test_quickstart(configs, tmp_path, monkeypatch):
-    monkeypatch.setattr(quickstart, 'BASELINE', configs['tsm', 'baseline'])
-    monkeypatch.setattr(quickstart, 'TAF', configs['tsm', 'TAF'])
+def test_quickstart(tmp_path, monkeypatch):
+    for name in ('BASELINE', 'TAF'):
+        file = tmp_path / f'{name}.py'
+        hooks = HOOKS['TAF' if name == 'TAF' else 'baseline']
+        file.write_text(SHORT.format(base=getattr(quickstart, name), hooks=hooks))
+        monkeypatch.setattr(quickstart, name, file)
     monkeypatch.setattr(quickstart, 'SHOWN', ((10, 0), (11, 0)))
-    monkeypatch.setattr(sys, 'argv', ['quickstart.py', '--work-dir', str(tmp_path / 'out')])
+    arguments = ['--work-dir', str(tmp_path / 'out'), '--seed', '3']
+    monkeypatch.setattr(sys, 'argv', ['quickstart.py', *arguments])
     quickstart.main()
     numbers = json.loads((tmp_path / 'out/quickstart.json').read_text())
     assert set(numbers) == {'baseline', 'TAF'}
+    assert numbers['baseline'].keys() == {'train', 'val', 'val_loss', 'entropy'}
     assert all(0 <= value <= 100 for result in numbers.values() for value in result.values())
     assert (tmp_path / 'out/quickstart.png').stat().st_size > 20_000
     table = (tmp_path / 'out/quickstart.md').read_text()
     assert 'val top-1' in table and 'attention entropy' in table and 'lift then drop' in table
+    assert table.rstrip().endswith(quickstart.CONCLUSION)
     baseline, taf = (
         next((tmp_path / 'out' / name).glob('*/*.log')).read_text() for name in ('baseline', 'taf')
     )
     assert 'adv_loss_cls' in taf and 'adv_loss_cls' not in baseline
     assert 'resumed epoch: 1' in taf
+    # The seed draws the clips, too.
+    for file in ('baseline/BASELINE.py', 'taf/TAF.py'):
+        config = Config.fromfile(tmp_path / 'out' / file)
+        assert config.train_dataloader.dataset.seed == config.val_dataloader.dataset.seed == 3
+
+
+def test_evaluation_gives_the_cross_entropy(configs):
+    config = Config.fromfile(configs['tsm', 'baseline'])
+    init_default_scope('mmaction')
+    model = MODELS.build(config.model).eval()
+    nn.init.normal_(model.cls_head.fc_cls.weight)
+    dataset = DATASETS.build(config.val_dataloader.dataset)
+    result = quickstart.evaluate(model, dataset)
+    data = quickstart.preprocess(model, [dataset[i] for i in range(len(dataset))])
+    with torch.no_grad():
+        scores = model(**data, mode='tensor')
+        expected = model.cls_head(scores, 8)
+    labels = torch.tensor([int(sample.gt_label) for sample in data['data_samples']])
+    losses = nn.functional.cross_entropy(expected, labels, reduction='none')
+    torch.testing.assert_close(result['losses'], losses)
+    torch.testing.assert_close(result['predictions'], expected.argmax(dim=1))
+
+
+SCRIPTS = (
+    'aart_pictures',
+    'aart_sweep',
+    'aart_table',
+    'cheaper',
+    'ordered_digits_table',
+    'quickstart',
+    'taf_sweep',
+)
+FIRST_TORCH = """
+import importlib.abc, os, sys
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == 'torch':
+            print(os.environ.get('OMP_WAIT_POLICY'), flush=True)
+            os._exit(0)
+
+sys.meta_path.insert(0, Finder())
+import {script}
+"""
+
+
+@pytest.mark.parametrize(
+    ('script', 'given', 'expected'),
+    [*((script, None, 'PASSIVE') for script in SCRIPTS), ('quickstart', 'ACTIVE', 'ACTIVE')],
+)
+def test_threads_wait_passively_before_torch_is_imported(script, given, expected):
+    """OpenMP reads the policy when torch loads it, and never again."""
+    environment = {key: value for key, value in os.environ.items() if key != 'OMP_WAIT_POLICY'}
+    if given is not None:
+        environment['OMP_WAIT_POLICY'] = given
+    command = [sys.executable, '-c', FIRST_TORCH.format(script=script)]
+    done = subprocess.run(command, cwd=EXAMPLES, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == expected, done.stderr
 
 
 @pytest.mark.parametrize(
