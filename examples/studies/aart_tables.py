@@ -74,7 +74,11 @@ def _others(results: Results) -> str:
         + [_gain(results, name, arm, value) for arm, values in columns.items() for value in values]
         for name in _regimes(results, 'test')
     ]
-    head = [f'− {arm}: {text}' for arm, values in columns.items() for text in values.values()]
+    head = [
+        f'− {"ART" if arm == "art" else arm}: {text}'
+        for arm, values in columns.items()
+        for text in values.values()
+    ]
     return _table(['regime', *head], rows)
 
 

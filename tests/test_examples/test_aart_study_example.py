@@ -44,7 +44,7 @@ def tiny(monkeypatch):
 def serial(work, tasks, _processes):
     """In place of processes, which would not see what a test has replaced."""
     for task in tasks:
-        yield task, work(*task)
+        work(*task)
 
 
 class Chooser(nn.Module):
@@ -155,7 +155,7 @@ def test_an_interrupted_study_goes_on(tiny, tmp_path, monkeypatch, capsys):
     arguments = ['--regimes', 'vowels', 'slots', '--seeds', '3', '4', '--out', str(out)]
 
     def interrupted(work, tasks, processes):
-        yield from serial(work, tasks[:2], processes)
+        serial(work, tasks[:2], processes)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(aart_study, 'in_processes', interrupted)
@@ -167,7 +167,7 @@ def test_an_interrupted_study_goes_on(tiny, tmp_path, monkeypatch, capsys):
 
     def recording(work, tasks, processes):
         computed.extend(tasks)
-        yield from serial(work, tasks, processes)
+        serial(work, tasks, processes)
 
     monkeypatch.setattr(aart_study, 'in_processes', recording)
     aart_study.main([*arguments, '--tables', str(table)])
