@@ -5,8 +5,8 @@
     python examples/aart_study.py --seeds --out FILE.json --tables FILE.md      # prints them again
 
 The vowels come with a package of 6 MB: ``pip install --no-deps aeon``. A cell of one regime, arm
-and seed takes 1 to 9 CPU seconds, with ``yt8m`` up to 30. Finished cells are kept in ``--out``, so that
-a run can be interrupted and repeated.
+and seed takes 1 to 9 CPU seconds, with ``yt8m`` up to 30. Finished cells are kept in ``--out``, so
+that a run can be interrupted and repeated.
 """
 
 from __future__ import annotations
