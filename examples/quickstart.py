@@ -45,7 +45,8 @@ ROWS = (
 CONCLUSION = (
     'One seed is no evidence. Over twenty seeds of a small TSM whose fit is not finished, TAF '
     'gains 1.6 points over clean fine-tuning (95 %: 0.9 to 2.2), as much as clean training of the '
-    'same cost; after a finished fit it gains nothing. See examples/studies/README.md.'
+    'same cost; after a finished fit it gains only under corruptions and attacks. See '
+    'examples/studies/README.md.'
 )
 
 
