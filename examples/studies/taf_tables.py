@@ -32,7 +32,7 @@ def markdown(results: Results) -> str:
         parts.append('### {data}, {model}, {base_epochs} base epochs'.format(**which))
         if which == CONFIRMATION:
             parts.append(_claims(column))
-        parts += [_accuracy(column, main), _further(column, further)]
+        parts += [_accuracy(column, main, ('train', 'val')), _accuracy(column, further)]
         parts += [
             _differences(column, arms, ROBUSTNESS, 2),
             _differences(column, main, ATTENTION, 4),
@@ -106,8 +106,12 @@ def _cost(column: Column, arm: str) -> str:
     return f'{cost * ARMS[arm].epochs / ARMS["clean"].epochs:.2f}; {seconds} s'
 
 
-def _accuracy(column: Column, arms: Sequence[str]) -> str:
-    header = ('arm', 'seeds', 'train', 'val', 'val − clean (95 %)', 'above clean')
+def _accuracy(column: Column, arms: Sequence[str], absolute: Sequence[str] = ()) -> str:
+    """Gains in validation top-1, each over the arm's own seeds.
+
+    ``absolute`` names accuracies to show as they are, where all arms have the same seeds.
+    """
+    header = ('arm', 'seeds', *absolute, 'val − clean (95 %)', 'above clean')
     header += ('val − TAF (95 %)', 'cross-entropy − clean (95 %)', 'cost')
     return _table(
         header,
@@ -115,28 +119,7 @@ def _accuracy(column: Column, arms: Sequence[str]) -> str:
             (
                 ARMS[arm].title,
                 str(len(column('val', arm))),
-                *(spread(list(column(value, arm).values())) for value in ('train', 'val')),
-                _gain(column, 'val', arm),
-                _above(column, arm),
-                _gain(column, 'val', arm, over='taf'),
-                _gain(column, 'ce', arm),
-                _cost(column, arm),
-            )
-            for arm in arms
-        ],
-    )
-
-
-def _further(column: Column, arms: Sequence[str]) -> str:
-    """Arms with other seeds than the main ones: differences only, each over its own seeds."""
-    header = ('arm', 'seeds', 'val − clean (95 %)', 'above clean', 'val − TAF (95 %)')
-    header += ('cross-entropy − clean (95 %)', 'cost')
-    return _table(
-        header,
-        [
-            (
-                ARMS[arm].title,
-                str(len(column('val', arm))),
+                *(spread(list(column(value, arm).values())) for value in absolute),
                 _gain(column, 'val', arm),
                 _above(column, arm),
                 _gain(column, 'val', arm, over='taf'),
