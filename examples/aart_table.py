@@ -19,11 +19,12 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.runner import Runner
+from studies import markdown
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'mm_configs/aart'
 METHODS = {'Non-ART': 'transformer', 'ART': 'art-transformer', 'A-ART': 'aart-transformer'}
@@ -81,8 +82,7 @@ def best_gap(work_dir: Path) -> float:
 
 def spread(values: list[float], factor: float = 100, digits: int = 2, sign: str = '') -> str:
     """``mean ± standard deviation``."""
-    text = f'{factor * mean(values):{sign}.{digits}f}'
-    return f'{text} ± {factor * stdev(values):.{digits}f}' if len(values) > 1 else text
+    return markdown.spread([factor * value for value in values], digits, sign)
 
 
 def table_1(cells: dict[str, dict[int, Cell]], column: Callable[[list[Cell], str], str]) -> str:

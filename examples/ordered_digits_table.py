@@ -15,9 +15,9 @@ import argparse
 import itertools
 import json
 from pathlib import Path
-from statistics import mean, stdev
 
 from quickstart import CONFIGS, evaluate, evaluation_copy, fork_point, top1, train
+from studies.markdown import spread
 
 from adv_plugins.visualization import attention_entropy
 
@@ -75,12 +75,6 @@ def markdown(cells: dict[tuple[str, str], dict[int, dict[str, float]]]) -> str:
         row = (model.upper(), how, str(len(seeds)), *columns, delta, entropy)
         lines.append(f'| {" | ".join(row)} |')
     return '\n'.join(lines)
-
-
-def spread(values: list[float], digits: int = 1, sign: str = '') -> str:
-    """``mean ± standard deviation``."""
-    text = f'{mean(values):{sign}.{digits}f}'
-    return f'{text} ± {stdev(values):.{digits}f}' if len(values) > 1 else text
 
 
 def main() -> None:

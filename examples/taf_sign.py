@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from studies.markdown import table
 from studies.nets import CAM_LAYER, CAM_LAYOUT
 from studies.paired import paired
 from studies.store import Results, in_processes, one_thread
@@ -64,8 +65,7 @@ def _losses_after(
 
 def markdown(results: Results) -> str:
     """The change of the cross-entropy by one step, with its 95 % interval over seeds."""
-    header = [f'{c}: {g} clips' for c in SOURCES for g in GROUPS]
-    lines = [f'| β · 255 | {" | ".join(header)} |', '|---' * (len(header) + 1) + '|']
+    rows = []
     for step_size in STEPS:
         cells = []
         for source in SOURCES:
@@ -75,8 +75,9 @@ def markdown(results: Results) -> str:
                 )
                 mean = f'{sum(before.values()) / len(before):.2f}'
                 cells.append(paired(after, before).text() if step_size else mean)
-        lines.append(f'| {step_size} | {" | ".join(cells)} |')
-    return '\n'.join(lines)
+        rows.append([str(step_size), *cells])
+    header = [f'{c}: {g} clips' for c in SOURCES for g in GROUPS]
+    return table(['β · 255', *header], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

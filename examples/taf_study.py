@@ -2,7 +2,7 @@
 
     python examples/taf_study.py --seeds 10 11 12 --arms clean taf noise ce --out taf.json
     python examples/taf_study.py --seeds 10 11 12 --base-epochs 200 --out finished.json
-    python examples/taf_study.py --tables examples/studies/results/taf*.json --figure gains.png
+    python examples/taf_study.py --tables examples/studies/results/taf_*.json --figure gains.png
 
 A small video net is trained on 120 clips; every arm goes on from that checkpoint for 18 epochs, and
 arms are compared by seed, which changes clips, weights and order. The plan and the results are in
@@ -18,13 +18,14 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from studies import taf_figure, taf_tables
 from studies.arms import ARMS, MAIN
-from studies.clips import DATA, FRAMES, flipped_labels, load_clips
+from studies.clips import DATA, FRAMES, Clips, flipped_labels, load_clips
 from studies.fit import fit
 from studies.measure import damaged, measure, measure_attacked
 from studies.nets import MODELS, SmallVideoNet, build_net
@@ -61,8 +62,12 @@ class Seed:
         self.name = dict(data=data, model=model, base_epochs=base_epochs, seed=seed)
         self.work_dir = work_dir
         self.train, self.val = load_clips(data, seed)
-        self.corrupted = damaged(self.val)
         self.flipped = flipped_labels(data)
+
+    @cached_property
+    def corrupted(self) -> dict[str, Clips]:
+        """Validation clips under every corruption."""
+        return damaged(self.val)
 
     def run(self, arm: str) -> dict[str, Any]:
         """Train and measure one arm."""

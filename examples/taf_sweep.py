@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.runner import Runner
-from ordered_digits_table import spread
 from quickstart import CONFIGS, fork_point
+from studies.markdown import spread
 
 from adv_plugins import TAF
 from adv_plugins.visualization import plot_sweep

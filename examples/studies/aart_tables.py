@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 
 from .aart_cells import BETAS, REGIMES
-from .paired import holm, paired, spread
+from .markdown import spread, table
+from .paired import holm, paired
 from .store import Results
 
 # Ten steps, in the ball of training and in one of twice its radius.
@@ -29,9 +29,7 @@ def exploration(results: Results) -> str:
             mean = np.mean([gain.mean for gain in gains])
             texts = [gain.text(1) for gain in gains]
             rows.append([f'`{name}`', arm.partition('-')[2], *texts, f'{mean:+.2f}'])
-    return _table(
-        ['regime', 'β', *(f'attacks of {ball}' for ball in CLAIMS.values()), 'mean'], rows
-    )
+    return table(['regime', 'β', *(f'attacks of {ball}' for ball in CLAIMS.values()), 'mean'], rows)
 
 
 def tables(results: Results) -> str:
@@ -41,7 +39,7 @@ def tables(results: Results) -> str:
         ('A-ART minus ART elsewhere, and minus the controls', _others(results)),
         ('Replay', _replay(results)),
     ]
-    return '\n\n'.join(f'**{title}**\n\n{table}' for title, table in parts)
+    return '\n\n'.join(f'**{title}**\n\n{text}' for title, text in parts)
 
 
 def _claims(results: Results) -> str:
@@ -59,7 +57,7 @@ def _claims(results: Results) -> str:
     for row, p in zip(rows, holm(p_values), strict=True):
         row.append('< 0.0001' if p < 1e-4 else f'{p:.4f}')
     head = ['regime', 'β', 'ball', 'Non-ART', 'ART', 'A-ART', 'A-ART − ART (95 %)', 'better in']
-    return _table([*head, 'Wilcoxon p', 'Holm p'], rows)
+    return table([*head, 'Wilcoxon p', 'Holm p'], rows)
 
 
 def _others(results: Results) -> str:
@@ -79,7 +77,7 @@ def _others(results: Results) -> str:
         for arm, values in columns.items()
         for text in values.values()
     ]
-    return _table(['regime', *head], rows)
+    return table(['regime', *head], rows)
 
 
 def _gain(results: Results, name: str, other: str, value: str) -> str:
@@ -102,7 +100,7 @@ def _replay(results: Results) -> str:
         rows.append([f'`{name}`', *numbers, ' / '.join(reach), ' / '.join(moved)])
     head = ['ART: clean', 'attacked', 'attacked, clean maps', 'clean, attacked maps']
     arms = 'Non-ART / ART / A-ART'
-    return _table(
+    return table(
         ['regime', *head, 'attacked, maps held', f'reach, %: {arms}', f'‖A − A′‖: {arms}'], rows
     )
 
@@ -129,8 +127,3 @@ def _values(
 def _regimes(results: Results, split: str) -> list[str]:
     """The regimes with results, in the order of the study."""
     return [name for name in REGIMES if results.select(split=split, regime=name)]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)

@@ -20,7 +20,6 @@ def fit(
     epochs: int,
     rate: Callable[[float], float],
     seed: int,
-    on_epoch: Callable[[int], None] | None = None,
 ) -> None:
     """Train a net, plain or converted, with SGD; the order and the crops depend on the seed alone.
 
@@ -31,7 +30,6 @@ def fit(
         epochs (int): Number of epochs.
         rate (Callable): The learning rate at a fraction of the training, 0 to 1.
         seed (int): Seed of order, crops and dropout.
-        on_epoch (Callable, optional): Called with the number of every finished epoch.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -51,5 +49,3 @@ def fit(
                 loss = F.cross_entropy(net(x), y)
             loss.backward()
             optimizer.step()
-        if on_epoch is not None:
-            on_epoch(epoch + 1)

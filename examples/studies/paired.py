@@ -94,9 +94,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """``mean ± standard deviation``."""
-    text = f'{np.mean(values):.{digits}f}'
-    return f'{text} ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else text

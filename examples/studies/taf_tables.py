@@ -9,8 +9,9 @@ from adv_plugins.core.cost import step_cost, within_budget
 
 from .arms import ARMS, MAIN
 from .fit import BATCH
+from .markdown import spread, table
 from .measure import PGD_EPS
-from .paired import holm, paired, spread
+from .paired import holm, paired
 from .store import Results
 
 CLAIMS = (('taf', 'clean'), ('taf', 'noise'), ('taf', 'ce'))
@@ -57,7 +58,7 @@ def summary(files: Sequence[Results]) -> str:
                     *(_gain(column, 'val', arm) for arm in MAIN if arm != 'clean'),
                 )
             )
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def regimes(results: Results) -> list[dict[str, Any]]:
@@ -70,11 +71,6 @@ def regimes(results: Results) -> list[dict[str, Any]]:
 def columns(results: Results, which: dict[str, Any]) -> Column:
     """A function that gives a measured value of an arm by seed."""
     return lambda value, arm: results.by_seed(value, arm=arm, **which)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ['---'] * len(header), *rows]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines) if rows else ''
 
 
 def _gain(column: Column, value: str, arm: str, digits: int = 2, over: str = 'clean') -> str:
@@ -100,6 +96,8 @@ def _cost(column: Column, arm: str) -> str:
         return ''
     seconds = spread(list(column('seconds', arm).values()), digits=0)
     recipe, cost = ARMS[arm].build(), 1.0
+    if ARMS[arm].from_scratch:
+        return f'{seconds} s, base included'
     if recipe is not None:
         recipe = within_budget(recipe, BATCH)
         cost += (step_cost(recipe) - 1) / recipe.interval
@@ -113,7 +111,7 @@ def _accuracy(column: Column, arms: Sequence[str], absolute: Sequence[str] = ())
     """
     header = ('arm', 'seeds', *absolute, 'val − clean (95 %)', 'above clean')
     header += ('val − TAF (95 %)', 'cross-entropy − clean (95 %)', 'cost')
-    return _table(
+    return table(
         header,
         [
             (
@@ -159,7 +157,7 @@ def _differences(column: Column, arms: Sequence[str], values: dict[str, str], di
             for v in values
         )
         rows.append((f'{ARMS[arm].title}{"" if own else " − clean"}', *cells))
-    return _table(('arm', *values.values()), rows)
+    return table(('arm', *values.values()), rows)
 
 
 def _claims(column: Column) -> str:
@@ -172,7 +170,7 @@ def _claims(column: Column) -> str:
         return ''
     found = [paired(planned(a), planned(b)) for a, b in CLAIMS]
     corrected = [holm([getattr(f, test) for f in found]) for test in ('t_test', 'wilcoxon')]
-    return _table(
+    return table(
         ('claim', 'seeds', 'difference (95 %)', 'p, t test', 'p, Wilcoxon', 'result'),
         [
             (

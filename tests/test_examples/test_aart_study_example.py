@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
 sys.path.insert(0, str(EXAMPLES))
 
 import aart_study  # noqa: E402
-from studies import aart_cells, sequences  # noqa: E402
+from studies import aart_cells, aart_tables, sequences, store  # noqa: E402
 from studies.aart_cells import REGIMES, Regime, fit, measure, run_cell  # noqa: E402
 from studies.aart_nets import build_net, recorded_maps, replayed_maps  # noqa: E402
 from studies.sequences import Sequences, japanese_vowels  # noqa: E402
@@ -151,7 +151,7 @@ def test_arms_are_the_packages_recipes(tiny, monkeypatch):
 
 
 def test_an_interrupted_study_goes_on(tiny, tmp_path, monkeypatch, capsys):
-    out, table = tmp_path / 'out.json', tmp_path / 'table.md'
+    out = tmp_path / 'out.json'
     arguments = ['--regimes', 'vowels', 'slots', '--seeds', '3', '4', '--out', str(out)]
 
     def interrupted(work, tasks, processes):
@@ -170,15 +170,18 @@ def test_an_interrupted_study_goes_on(tiny, tmp_path, monkeypatch, capsys):
         serial(work, tasks, processes)
 
     monkeypatch.setattr(aart_study, 'in_processes', recording)
-    aart_study.main([*arguments, '--tables', str(table)])
+    aart_study.main(arguments)
     cells = json.loads(out.read_text())['cells']
     # Two seeds of five arms and of four: slots have no arm without attention.
     assert len(cells) == 18 and len(computed) == 16 and all(c in cells for c in first)
-    assert table.read_text() in capsys.readouterr().out
     # Two balls, a row of what is beside them, and one of the replay.
-    assert table.read_text().count('`slots`') == 4
+    table = capsys.readouterr().out
+    assert table.count('`slots`') == 4
     aart_study.main(arguments)
     assert len(computed) == 16
+    capsys.readouterr()
+    aart_study.main(['--tables', str(out)])
+    assert capsys.readouterr().out in table
 
 
 def test_exploration_compares_values_of_beta_on_the_other_split(
@@ -208,7 +211,7 @@ def test_tables_say_what_the_cells_hold(tmp_path, capsys):
         ]
     out = tmp_path / 'out.json'
     out.write_text(json.dumps(dict(environment={}, cells=cells)))
-    aart_study.main(['--seeds', '--out', str(out)])
+    aart_study.main(['--tables', str(out)])
     rows = [line.strip('| ').split(' | ') for line in capsys.readouterr().out.splitlines()]
     claims = {(row[0], row[2]): row[3:] for row in rows if row[2:3] in (['ε'], ['2 ε'])}
     # t = 2 / (1 / sqrt(3)) with two degrees of freedom: p = 0.0742, and four times that by Holm.
@@ -289,3 +292,9 @@ def test_the_sample_of_youtube8m(tmp_path):
     assert train.modalities == {'rgb': 1024, 'audio': 128}
     assert train.labels.shape == (4, 28) and set(train.labels.unique().tolist()) == {0, 1}
     assert train.inputs['rgb'].dtype == torch.float32 and train.inputs['rgb'].abs().max() <= 2.01
+
+
+def test_the_page_has_the_tables_of_its_results():
+    studies = EXAMPLES / 'studies'
+    results = store.Results(studies / 'results/aart.json', aart_study.KEYS)
+    assert aart_tables.tables(results) in (studies / 'aart.md').read_text()
