@@ -2,8 +2,8 @@
 
 Two OpenMP threads share every operation of a training on two cores, and each waits for the other by
 default in a busy loop. Where another process takes one of the cores, that makes a step several
-times slower; ``examples/README.md`` has the figures. OpenMP reads the variable when torch loads it, and a
-value that is set already stays.
+times slower; ``examples/README.md`` has the figures. OpenMP reads the variable when torch loads it,
+and a value that is set already stays.
 """
 
 import os
