@@ -88,6 +88,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
     """
 
     mixin = AdversarialPreTrainedModel
+    calls_model = False
 
     def __init__(
         self, model: nn.Module, loss_fn: Callable[[Any, Any], Tensor] | None = None, **options: Any

@@ -67,6 +67,7 @@ class RecognizerAdapter(Adapter):
     """
 
     mixin = AdversarialRecognizer
+    calls_model = False
 
     def __init__(self, model: nn.Module, **options: Any) -> None:
         super().__init__(model)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .adapter import Adapter
 from .attacker import Attacker
-from .autograd import gradients, inject_gradients
+from .autograd import gradients, inject_gradients, parameters_of
 from .batch import Batch, Inputs, fresh
 from .compiling import not_compiled
 from .cost import within_budget
@@ -33,6 +33,7 @@ from .recipe import Recipe
 from .record import Recorded, StepResult
 from .regularizers import Regularizer
 from .schedule import Schedule
+from .sharding import check_sharding, gathered, in_forward, is_sharded, reshard, shards
 from .step import Step, trainable
 from .watch import BypassWatch, OptimizerWatch
 
@@ -84,7 +85,7 @@ class Adversary:
         begins. Under ``no_grad`` and ``inference_mode`` nothing is trained and the schedule does
         not advance.
         """
-        schedule, trains, batch = self.schedule, torch.is_grad_enabled(), Batch(inputs)
+        trains, batch = torch.is_grad_enabled(), Batch(inputs)
         self._bypass.stop()
         if trains:
             self._optimizer.look()
@@ -93,8 +94,20 @@ class Adversary:
                 'the inputs require a gradient, but an adversarial step passes no gradient on to '
                 'what computed them; convert the whole model, or pass inputs.detach()'
             )
-        first = trains and not schedule.rehearsed
         self._check_model()
+        alone = not self.adapter.calls_model and is_sharded(self.model)
+        if trains and alone and not in_forward(self.model):
+            raise TypeError(
+                f'{type(self.model).__name__} is sharded, and FSDP2 reduces the gradients of what '
+                'its forward returns: call the model itself, which takes the step in its forward, '
+                'in place of adversarial_loss'
+            )
+        with gathered(self.model):
+            return self._losses(batch, target, trains)
+
+    def _losses(self, batch: Batch, target: Any, trains: bool) -> dict[str, Tensor]:
+        schedule = self.schedule
+        first = trains and not schedule.rehearsed
         if first and self.recipe.budget is not None:
             self.settle_budget(batch.size)
         active = schedule.is_active(self.recipe)
@@ -134,7 +147,12 @@ class Adversary:
         self._bypass.stop()
         trained = self.model.training and self.schedule.started
         branch = self.recipe.attack_path if trained else CLEAN
-        return self.attacker.perturb(inputs, target, self.schedule.stream(), branch)
+        try:
+            with gathered(self.model):
+                return self.attacker.perturb(inputs, target, self.schedule.stream(), branch)
+        finally:
+            # No backward follows, and what is gathered would miss the optimizer's next step.
+            reshard(self.model)
 
     def examine(self, batch: Batch, target: Any) -> None:
         """Find and check what the recipe reads of the model, at the first batch.
@@ -201,6 +219,7 @@ class Adversary:
         """
         steps = self.schedule.adversarial_steps
         if steps == since:
+            reshard(self.model)
             for _, auxiliary in auxiliary_parameters(self.model):
                 auxiliary.grad = None
         return steps
@@ -216,7 +235,8 @@ class Adversary:
 
     def _adversarial_losses(self, batch: Batch, target: Any) -> dict[str, Tensor]:
         if not self.schedule.started:
-            copy_clean_to_auxiliary(self.model)
+            with shards(self.model):
+                copy_clean_to_auxiliary(self.model)
         mirror_requires_grad(self.model)
         result = self._step(batch, target)
         return self.adapter.beside(self.adapter.report(result, self.recipe), result.metrics)
@@ -232,7 +252,8 @@ class Adversary:
         random = private_random(batch.device, self.schedule.stream())
         with random, self.attacker.path.use(CLEAN, tracking=False):
             result = self._step(batch, target)
-            parameters = trainable(self.model)
+            sharded = is_sharded(self.model)
+            parameters = parameters_of(result.total) if sharded else trainable(self.model)
             if parameters:
                 with self.attacker.path.use(ADVERSARIAL), self.attacker.buffers.hold():
                     gradients(result.total, parameters)
@@ -280,11 +301,7 @@ class Adversary:
         )
         if counts == self._checked:
             return
-        if any(getattr(part, '_is_fsdp_managed_module', False) for part in parts):
-            raise TypeError(
-                'the model is sharded by FSDP, which frees the parameters after each backward, but '
-                'an adversarial step has several; wrap it in DistributedDataParallel instead'
-            )
+        check_sharding(self.model)
         check_inference(self.model)
         plain = plain_batch_norms(self.model)
         added = [name for name in plain if name not in self._left_plain]

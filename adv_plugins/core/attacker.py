@@ -26,6 +26,7 @@ from .norm import CLEAN, NormPath
 from .randomness import private_random
 from .recipe import Recipe
 from .record import Record
+from .sharding import on_all_ranks, staying_gathered
 from .units import check_before, tell_after
 
 logger = logging.getLogger('adv_plugins')
@@ -175,11 +176,13 @@ class Attacker:
         leaves = list(batch.values.values())
         # Activation checkpointing repeats parts of the forward here.
         with self.path.use(branch, tracking=False), self.buffers.hold():
-            value = self.recipe.objective(record, labels).sum()
+            with staying_gathered(self.adapter.model):
+                value = self.recipe.objective(record, labels).sum()
             if ran_in_fp16(graph_nodes(value), leaves):
                 # Small gradients would underflow. Scaling does not change the step's direction.
                 scaled = by_modality(batch, gradients(value * 2.0**14, leaves, retain_graph=True))
-                if all(gradient.isfinite().all() for gradient in scaled.values()):
+                finite = all(bool(gradient.isfinite().all()) for gradient in scaled.values())
+                if on_all_ranks(self.adapter.model, finite):
                     return scaled
             return by_modality(batch, gradients(value, leaves, retain_graph))
 

@@ -17,7 +17,7 @@ def gradients(
 ) -> tuple[Tensor | None, ...]:
     """Compute the gradients of a scalar, without side effects.
 
-    No other gradient is computed, no ``.grad`` is written and no hook of an input is called.
+    No other gradient is computed, no ``.grad`` is written and no hook of a leaf is called.
 
     Args:
         value (Tensor): The scalar.
@@ -74,8 +74,12 @@ def gradients(
 
 @contextmanager
 def _without_hooks(inputs: Sequence[Tensor]) -> Iterator[None]:
-    """Disable hooks on the inputs: they are meant for the gradient of the trainer's backward."""
-    hooks: list[dict[int, Any]] = [v._backward_hooks for v in inputs if v._backward_hooks]
+    """Disable hooks on the leaves: they are meant for the gradient of the trainer's backward.
+
+    Those on features are part of the model: FSDP2 gathers a module by a hook on what it returns.
+    """
+    leaves = [value for value in inputs if value.is_leaf]
+    hooks: list[dict[int, Any]] = [v._backward_hooks for v in leaves if v._backward_hooks]
     kept = [dict(entries) for entries in hooks]
     for entries in hooks:
         entries.clear()
@@ -212,6 +216,12 @@ def nodes_behind(value: Tensor, features: Sequence[Tensor]) -> list[Any]:
 def leaves_of(nodes: Iterable[Any]) -> list[Tensor]:
     """All leaves among the nodes of a graph, i.e. the tensors that a backward would reach."""
     return [node.variable for node in nodes if type(node).__name__ == 'AccumulateGrad']
+
+
+def parameters_of(value: Tensor) -> list[Tensor]:
+    """The parameters that a scalar depends on; of a sharded model they are the gathered ones."""
+    leaves = leaves_of(graph_nodes(value))
+    return [leaf for leaf in leaves if isinstance(leaf, torch.nn.Parameter)]
 
 
 def depends_on_earlier_graph(nodes: Iterable[Any], clock: int) -> bool:

@@ -28,6 +28,7 @@ from .capture import find_module, last_output
 from .norm import NormPath
 from .probe import Calls, Probe, probing
 from .response import Candidate, Response, settle
+from .sharding import copy_whole, shards, whole
 
 _AT_ONCE = 12
 """So many outputs are looked at together, from the last one back."""
@@ -372,18 +373,19 @@ def _without_zeros(model: nn.Module) -> Iterator[None]:
 
     New heads often start at zero.
     """
-    zeros = [
-        value
-        for value in model.parameters()
-        if value.ndim > 1 and value.is_floating_point() and not value.any()
-    ]
-    with torch.no_grad(), _keeping_versions(zeros):
-        for value in zeros:
-            value.normal_(std=0.02)
+    with torch.no_grad(), shards(model):
+        zeros = [
+            value
+            for value in model.parameters()
+            if value.ndim > 1 and value.is_floating_point() and not whole(value).any()
+        ]
+        with _keeping_versions(zeros):
+            for value in zeros:
+                copy_whole(value, 0.02 * torch.randn(value.shape, device=value.device))
     try:
         yield
     finally:
-        with torch.no_grad(), _keeping_versions(zeros):
+        with torch.no_grad(), shards(model), _keeping_versions(zeros):
             for value in zeros:
                 value.zero_()
 

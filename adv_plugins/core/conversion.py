@@ -26,6 +26,7 @@ from .norm import (
     shared_parameters,
 )
 from .recipe import Recipe, build_recipe
+from .sharding import ORDER, copy_whole, is_sharded, shards, whole
 from .subclass import Swapped, restore_class, swap_class
 
 Model = TypeVar('Model', bound=nn.Module)
@@ -201,6 +202,12 @@ def remove_adversarial(model: Model) -> Model:
         nn.Module: ``model``, of its former class.
     """
     get_adversary(model)
+    if is_sharded(model):
+        raise TypeError(
+            f'{type(model).__name__} is sharded, and FSDP2 keeps the auxiliary parameters in the '
+            'groups that it gathers together; its state dict is that of the plain model: load it '
+            'into one (torch.distributed.checkpoint.state_dict.get_model_state_dict)'
+        )
     revert_norms(model)
     del model.__dict__[_STATE]
     restore_class(model)
@@ -219,7 +226,8 @@ def adversarial_state_dict(model: nn.Module) -> dict[str, Tensor]:
         random stream under ``adversary.*``.
     """
     adversary = get_adversary(model)
-    state = {name: value.detach() for name, value in _auxiliary(model).items()}
+    with shards(model):
+        state = {name: whole(value.detach()) for name, value in _auxiliary(model).items()}
     bookkeeping = adversary.schedule.state_dict()
     return state | {_SCHEDULE + name: value for name, value in bookkeeping.items()}
 
@@ -256,8 +264,9 @@ def load_adversarial_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -
             f'shape: {", ".join(wrong[:5])}{" ..." if len(wrong) > 5 else ""}'
         )
     adversary.schedule.load_state_dict({name: given[_SCHEDULE + name] for name in bookkeeping})
-    for name, value in auxiliary.items():
-        value.copy_(given[name])
+    with shards(model):
+        for name, value in _auxiliary(model).items():
+            copy_whole(value, given[name])
 
 
 def is_adversarial(model: nn.Module) -> bool:
@@ -334,7 +343,8 @@ def _check_convertible(model: nn.Module) -> None:
         if not names.isdisjoint(_WRAPPERS):
             raise TypeError(
                 f'the model is wrapped in {type(module).__name__}, which would not see the '
-                'adversarial parameters; convert first, then wrap in DistributedDataParallel'
+                'adversarial parameters; convert first, then wrap in DistributedDataParallel, or '
+                f'shard with FSDP2: {ORDER}'
             )
 
 

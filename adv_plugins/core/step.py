@@ -34,10 +34,11 @@ from .autograd import (
     graph_nodes,
     inject_gradients,
     leaves_of,
+    parameters_of,
     ran_in_fp16,
 )
 from .batch import Batch, Values
-from .norm import ADVERSARIAL, CLEAN, auxiliary_parameters
+from .norm import ADVERSARIAL, CLEAN
 from .randomness import private_random, random_state, set_random_state
 from .recipe import Recipe
 from .record import Record, StepResult
@@ -99,6 +100,7 @@ class Step:
         clock = autograd_clock()
         with attacker.path.use(CLEAN):
             clean = self._forward(batch, target, features=recipe.starts_at_clean)
+        untrained = [] if recipe.clean_weight > 0 else parameters_of(clean.loss)
         with private_random(batch.device, seed):
             labels = recipe.objective.targets(clean)
             gradient, clean_loss, known = self._read_clean_graph(clean, labels, batch, clock)
@@ -118,6 +120,8 @@ class Step:
                 adversarial = self._forward(perturbed, part.target, features=False)
         for value in {adversarial.loss, *adversarial.losses.values()}:
             attacker.buffers.hold_in_backward(value)
+        if untrained and known is not None:
+            known |= self._zero_gradients(untrained, adversarial)
         clean_loss = inject_gradients(clean_loss, known)
         del known
         adv_loss = recipe.adv_weight * adversarial.loss
@@ -172,7 +176,7 @@ class Step:
             # A positive weight of the loss does not change the direction of the attack step.
             gradient = by_modality(batch, by_leaves) if wanted else gradient
         else:
-            known = self._no_gradients()
+            known = dict.fromkeys(trainable(self.model))
         clean.drop_graph()
         return gradient, loss.detach(), known
 
@@ -181,7 +185,7 @@ class Step:
     ) -> tuple[tuple[Tensor | None, ...], dict[Tensor, Tensor | None]]:
         """The gradients of the clean loss w.r.t. the wanted leaves and w.r.t. each parameter."""
         inside = {*self.model.parameters(), *leaves}
-        # The loss may have parameters of its own, besides those of the model.
+        # The loss may have parameters of its own, and those of a sharded model are gathered ones.
         foreign = [leaf for leaf in leaves_of(nodes) if leaf not in inside]
         parameters = [*trainable(self.model), *foreign]
         inputs = [*parameters, *wanted]
@@ -190,18 +194,16 @@ class Step:
         count = len(parameters)
         return taken[count:], dict(zip(parameters, taken[:count], strict=True))
 
-    def _no_gradients(self) -> dict[Tensor, Tensor | None]:
-        """The parameter gradients of a clean loss of weight 0.
+    def _zero_gradients(
+        self, untrained: Sequence[Tensor], adversarial: Record
+    ) -> dict[Tensor, Tensor]:
+        """The gradients of a clean loss of weight 0, where the adversarial loss has none.
 
-        They are zero for the parameters that the adversarial loss does not reach.
         DistributedDataParallel would fill in the same zeros, so any number of processes trains
         alike.
         """
-        clean_only = {id(value) for value, _ in auxiliary_parameters(self.model)}
-        return {
-            value: torch.zeros_like(value) if id(value) in clean_only else None
-            for value in trainable(self.model)
-        }
+        trained = set(parameters_of(adversarial.loss))
+        return {value: torch.zeros_like(value) for value in untrained if value not in trained}
 
     def _regularize(
         self, clean: Record, adversarial: Record

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .norm import auxiliary_parameters
+from .sharding import local, shards
 
 _PATIENCE = 3
 """Training forwards without the step before that is told: a few may well be meant."""
@@ -54,10 +55,12 @@ class OptimizerWatch:
         """An adversarial step was taken, so all auxiliary parameters are about to be trained."""
         if self._settled or self._before:
             return
-        for clean, twin in auxiliary_parameters(model):
-            if twin.requires_grad:
-                self._before.append((clean, clean.detach().clone()))
-                self._twins.append((twin, twin.detach().clone()))
+        # An optimizer has the shards of a sharded model.
+        with shards(model):
+            for clean, twin in auxiliary_parameters(model):
+                if twin.requires_grad:
+                    self._before.append((clean, clean.detach().clone()))
+                    self._twins.append((twin, twin.detach().clone()))
 
     def look(self) -> None:
         """See whether an optimizer has stepped since, and on what."""
@@ -81,8 +84,8 @@ class OptimizerWatch:
 
 def _changed(values: Sequence[tuple[Tensor, Tensor]]) -> list[bool]:
     # By value, because fused optimizers do not raise the version of what they write.
-    return [not torch.equal(now, before) for now, before in values]
+    return [not torch.equal(local(now), local(before)) for now, before in values]
 
 
 def _has_gradient(value: Tensor) -> bool:
-    return value.grad is not None and bool(value.grad.any())
+    return value.grad is not None and bool(local(value.grad).any())

@@ -14,7 +14,7 @@ from helpers import Conv3dNet
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from adv_plugins import TAF, AdvProp, CEAugmentation, adversarial_state_dict, make_adversarial
 from adv_plugins.core.conversion import get_adversary
@@ -329,20 +329,22 @@ def test_ddp_over_clean_iterations_is_the_loop_without(one_process):
 
 
 @pytest.mark.filterwarnings('ignore:.*(FSDP|world size|NO_SHARD)')
-@pytest.mark.parametrize('version', [1, 2])
-def test_sharded_models_are_one_clear_error(one_process, recipe, version):
+def test_fsdp1_is_one_clear_error(one_process, recipe):
     clips, labels = micro_batches(1)[0]
     model = make_adversarial(plain_amp.VideoNet(), recipe)
-    if version == 1:
-        wrapped = FullyShardedDataParallel(model, device_id=torch.device('cpu'))
-        late = FullyShardedDataParallel(plain_amp.VideoNet(), device_id=torch.device('cpu'))
-    else:
-        fully_shard = pytest.importorskip('torch.distributed.fsdp').fully_shard
-        mesh = init_device_mesh('cpu', (1,))
-        wrapped, late = fully_shard(model, mesh=mesh), fully_shard(plain_amp.VideoNet(), mesh=mesh)
+    wrapped = FullyShardedDataParallel(model, device_id=torch.device('cpu'))
     for call in (model.adversarial_loss, model.perturb):
-        with pytest.raises(TypeError, match='wrap it in DistributedDataParallel instead'):
+        with pytest.raises(TypeError, match=r'FSDP1 .* shard it with FSDP2, after make_advers'):
             call(clips, labels)
+    late = FullyShardedDataParallel(plain_amp.VideoNet(), device_id=torch.device('cpu'))
     with pytest.raises(TypeError, match='convert first, then wrap in DistributedDataParallel'):
         make_adversarial(late, recipe)
     assert wrapped is not None
+
+
+def test_sharding_before_conversion_is_one_clear_error(one_process, recipe):
+    late = fully_shard(plain_amp.VideoNet(), mesh=init_device_mesh('cpu', (1,)))
+    with pytest.raises(
+        TypeError, match=r'shard with FSDP2: make_adversarial\(model\); fully_shard'
+    ):
+        make_adversarial(late, recipe)

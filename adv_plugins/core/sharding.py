@@ -1,0 +1,176 @@
+"""Models sharded by FSDP2 (``torch.distributed.fsdp.fully_shard``): what the step does differently.
+
+Each process holds a shard of every parameter. The hooks of FSDP2 gather the whole parameters of a
+module before its forward and its backward and free them afterwards. So a graph's leaves are the
+gathered parameters, while ``model.parameters()`` are shards, unless a module is gathered just then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+_FSDP2 = 'FSDPModule'
+ORDER = 'make_adversarial(model); fully_shard(block) for each block; fully_shard(model)'
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether a module was given to ``fully_shard``."""
+    # By name, because a torch without torch.distributed does not have the class.
+    return any(kind.__name__ == _FSDP2 for kind in type(module).__mro__)
+
+
+def check_sharding(model: nn.Module) -> None:
+    """Raise a TypeError if a model is sharded in a way that the step cannot follow."""
+    parts = list(model.modules())
+    if is_sharded(model) or not any(hasattr(part, '_is_fsdp_managed_module') for part in parts):
+        return
+    if any(map(is_sharded, parts)):
+        raise TypeError(
+            f'parts of {type(model).__name__} are sharded, but the converted model itself is not, '
+            'so the step cannot keep the rest of its parameters; shard it last: fully_shard(model)'
+        )
+    raise TypeError(
+        'the model is sharded by FSDP1 (FullyShardedDataParallel), which moves the parameters out of '
+        f'the norms; shard it with FSDP2, after make_adversarial: {ORDER}; or wrap it in '
+        'DistributedDataParallel'
+    )
+
+
+def in_forward(model: nn.Module) -> bool:
+    """Whether the forward of a sharded model is running."""
+    running: str = cast(Any, model)._get_fsdp_state()._training_state.name
+    return running == 'FORWARD'
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Inside the block, a sharded model's own parameters stay gathered, and nothing is reduced.
+
+    Its own are those that ``fully_shard(model)`` left to it after the blocks. A step may run inside
+    the model's forward, which gathers them once, but whose end no backward of the step awaits.
+    Gradients that a trainer accumulates are not touched by the backwards of a step.
+    """
+    if not is_sharded(model):
+        yield
+        return
+    root: Any = model
+    state = root._get_fsdp_state()
+    # The first module to run is the root for FSDP2, and the step may begin with a part.
+    state._lazy_init()
+    root.unshard()
+    every, own = _groups(model.modules()), _groups([model])
+    with _settings(every, reduce_grads=False), _settings(own, reshard_after_backward=False):
+        yield
+
+
+@contextmanager
+def staying_gathered(model: nn.Module) -> Iterator[None]:
+    """Inside the block, what a backward gathers stays gathered.
+
+    A gradient that is differentiated again needs the parameters a second time, and so does one that
+    starts in the middle of the graph, where no hook has gathered them.
+    """
+    parts = model.modules() if is_sharded(model) else ()
+    with _settings(_groups(parts), reshard_after_backward=False):
+        yield
+
+
+@contextmanager
+def shards(model: nn.Module) -> Iterator[None]:
+    """Inside the block, the parameters are the shards: what is written into others is lost.
+
+    Afterwards the model's own parameters are gathered again, if they were.
+    """
+    parts: list[Any] = [part for part in model.modules() if is_sharded(part)]
+    root = parts[0] if parts and is_sharded(model) else None
+    again = root is not None and any(group.is_unsharded for group in _groups([root]))
+    for part in parts:
+        part.reshard()
+    try:
+        yield
+    finally:
+        if root is not None and again:
+            root.unshard()
+
+
+def reshard(model: nn.Module) -> None:
+    """Free what is gathered of a sharded model."""
+    for part in model.modules():
+        if is_sharded(part):
+            cast(Any, part).reshard()
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor with the shards of all processes; each of them has to call this."""
+    gather = getattr(value, 'full_tensor', None)
+    return value if gather is None else cast(Tensor, gather())
+
+
+def local(value: Tensor) -> Tensor:
+    """This process's shard of a tensor."""
+    shard = getattr(value, 'to_local', None)
+    return value if shard is None else cast(Tensor, shard())
+
+
+def copy_whole(into: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor into one that may be sharded."""
+    if hasattr(into, 'placements'):
+        from torch.distributed.tensor import distribute_tensor
+
+        # Every process has the whole tensor, so none has to send it.
+        value = value.to(into.device, into.dtype)
+        mesh: Any = cast(Any, into).device_mesh
+        value = distribute_tensor(value, mesh, cast(Any, into).placements, src_data_rank=None)
+    into.copy_(value)
+
+
+def on_all_ranks(model: nn.Module, condition: bool) -> bool:
+    """Whether a condition holds on every process of a sharded model; as given for any other.
+
+    What one process differentiates, all must: they gather together.
+    """
+    if not is_sharded(model):
+        return condition
+    for mesh in {group.mesh_info.mesh for group in _groups(model.modules())}:
+        for axis in range(mesh.ndim):
+            count = torch.tensor(float(not condition), device=mesh.device_type)
+            dist.all_reduce(count, group=mesh.get_group(axis))
+            condition = not count.item()
+    return condition
+
+
+def _groups(modules: Iterable[nn.Module]) -> list[Any]:
+    """FSDP2's own records of the parameters that it gathers together."""
+    groups: dict[int, Any] = {}
+    for module in modules:
+        if is_sharded(module):
+            state = cast(Any, module)._get_fsdp_state()
+            found = getattr(state, '_fsdp_param_groups', None)
+            # Before torch 2.11 there was one at most.
+            found = [state._fsdp_param_group] if found is None else found
+            groups |= {id(group): group for group in found if group is not None}
+    return list(groups.values())
+
+
+@contextmanager
+def _settings(groups: Iterable[Any], **settings: bool) -> Iterator[None]:
+    # FSDPModule can set them, but does not tell how they were set.
+    before = [(group, {name: getattr(group, name) for name in settings}) for group in groups]
+    try:
+        for group, _ in before:
+            _set(group, settings)
+        yield
+    finally:
+        for group, values in before:
+            _set(group, values)
+
+
+def _set(group: Any, values: Mapping[str, bool]) -> None:
+    for name, value in values.items():
+        setattr(group, name, value)
