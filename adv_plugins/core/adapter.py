@@ -28,7 +28,7 @@ class Adapter(ABC):
     mixin: ClassVar[type[Swapped]]
     """The class mixed into the model's class; it routes the model's calls to the step."""
     calls_model: ClassVar[bool] = True
-    """Whether :meth:`forward` calls the model, and so its hooks, or what its forward consists of."""
+    """Whether :meth:`forward` calls the model, and so its hooks, or only what is in its forward."""
 
     def __init__(self, model: nn.Module, **options: Any) -> None:
         self.model = model

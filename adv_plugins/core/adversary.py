@@ -227,7 +227,7 @@ class Adversary:
     def _clean_losses(self, batch: Batch, target: Any) -> dict[str, Tensor]:
         losses = dict(self.adapter.losses(batch, target))
         auxiliary = [value for _, value in auxiliary_parameters(self.model) if value.requires_grad]
-        if auxiliary:
+        if auxiliary and not is_sharded(self.model):
             first = next(name for name in losses if 'loss' in name)
             zero = losses[first].detach().new_zeros(())
             losses[first] = losses[first] + inject_gradients(zero, dict.fromkeys(auxiliary))
@@ -252,8 +252,7 @@ class Adversary:
         random = private_random(batch.device, self.schedule.stream())
         with random, self.attacker.path.use(CLEAN, tracking=False):
             result = self._step(batch, target)
-            sharded = is_sharded(self.model)
-            parameters = parameters_of(result.total) if sharded else trainable(self.model)
+            parameters = trainable(self.model) or parameters_of(result.total)
             if parameters:
                 with self.attacker.path.use(ADVERSARIAL), self.attacker.buffers.hold():
                     gradients(result.total, parameters)

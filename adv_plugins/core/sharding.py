@@ -36,8 +36,8 @@ def check_sharding(model: nn.Module) -> None:
             'so the step cannot keep the rest of its parameters; shard it last: fully_shard(model)'
         )
     raise TypeError(
-        'the model is sharded by FSDP1 (FullyShardedDataParallel), which moves the parameters out of '
-        f'the norms; shard it with FSDP2, after make_adversarial: {ORDER}; or wrap it in '
+        'the model is sharded by FSDP1 (FullyShardedDataParallel), which moves the parameters out '
+        f'of the norms; shard it with FSDP2, after make_adversarial: {ORDER}; or wrap it in '
         'DistributedDataParallel'
     )
 

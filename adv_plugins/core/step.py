@@ -42,6 +42,7 @@ from .norm import ADVERSARIAL, CLEAN
 from .randomness import private_random, random_state, set_random_state
 from .recipe import Recipe
 from .record import Record, StepResult
+from .sharding import is_sharded
 
 
 @dataclass
@@ -184,10 +185,10 @@ class Step:
         self, loss: Tensor, nodes: Sequence[Any], leaves: Sequence[Tensor], wanted: Sequence[Tensor]
     ) -> tuple[tuple[Tensor | None, ...], dict[Tensor, Tensor | None]]:
         """The gradients of the clean loss w.r.t. the wanted leaves and w.r.t. each parameter."""
-        inside = {*self.model.parameters(), *leaves}
-        # The loss may have parameters of its own, and those of a sharded model are gathered ones.
-        foreign = [leaf for leaf in leaves_of(nodes) if leaf not in inside]
-        parameters = [*trainable(self.model), *foreign]
+        known = trainable(self.model)
+        others = {*known, *leaves}
+        # The loss may have parameters of its own, and a sharded model is known by its graph only.
+        parameters = [*known, *(leaf for leaf in leaves_of(nodes) if leaf not in others)]
         inputs = [*parameters, *wanted]
         with self.attacker.path.use(CLEAN), self.attacker.buffers.hold():
             taken = gradients(loss, inputs) if inputs else ()
@@ -235,7 +236,9 @@ class Step:
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that require a gradient."""
+    """The parameters that require a gradient; none of a sharded model, whose graphs hold others."""
+    if is_sharded(model):
+        return []
     return [value for value in model.parameters() if value.requires_grad]
 
 

@@ -1,0 +1,567 @@
+"""Models sharded by FSDP2 on two gloo processes train as unsharded ones with averaged gradients.
+
+All cases run one after another in one pair of processes, because starting a pair takes longest.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import traceback
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import two_ranks
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.utils.checkpoint import checkpoint
+
+from adv_plugins import (
+    adversarial_state_dict,
+    load_adversarial_state_dict,
+    make_adversarial,
+    remove_adversarial,
+)
+from adv_plugins.core import adversary
+from adv_plugins.core.autograd import gradients
+from adv_plugins.core.conversion import get_adversary
+
+pytest.importorskip('torch.distributed.fsdp', reason='torch was built without torch.distributed')
+from torch.distributed.checkpoint.state_dict import (  # noqa: E402
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import (  # noqa: E402
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor  # noqa: E402
+from torch.distributed.tensor.debug import CommDebugMode  # noqa: E402
+
+STEPS = 4
+WHOLE = StateDictOptions(full_state_dict=True)
+
+
+class Block(nn.Module):
+    """A residual block, the unit that is sharded."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(width, width, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm3d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bn(self.conv(x)).relu()
+
+
+class TokenBlock(nn.Module):
+    """A Transformer's block, with a map of attention and dropout."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ln = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 1, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.Dropout(0.2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.ln(x)
+        x = x + self.attention(y, y, y)[0]
+        return x + self.mlp(x)
+
+
+class Net(nn.Module):
+    """A classifier of clips (B, 3, 4, 6, 6). Its width is odd, so the shards are uneven."""
+
+    def __init__(self, tokens: bool = False, checkpointing: bool = False, zeros: bool = False):
+        super().__init__()
+        self.tokens, self.checkpointing = tokens, checkpointing
+        self.stem = nn.Conv3d(3, 7, (1, 2, 2), (1, 2, 2), bias=tokens)
+        self.norm = nn.Identity() if tokens else nn.BatchNorm3d(7)
+        self.blocks = nn.ModuleList(TokenBlock(7) if tokens else Block(7) for _ in range(3))
+        self.fc = nn.Linear(7, 6)
+        if zeros:
+            nn.init.zeros_(self.fc.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x)).relu()
+        if self.tokens:
+            x = x.flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            again = self.checkpointing and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+        return self.fc(x.mean(dim=1) if self.tokens else x.mean(dim=(2, 3, 4)))
+
+
+class Tempered(nn.Module):
+    """A loss with a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.full((1,), 2.0))
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits * self.temperature, labels)
+
+
+@dataclass
+class Case:
+    """What is trained, and how.
+
+    Args:
+        recipe (str): Its name.
+        options (dict): Its options.
+        net (dict): Those of :class:`Net`.
+        shard (dict): Those of ``fully_shard``.
+        evaluate (bool): Whether a forward in eval mode and an attack come before each step.
+        micro (int): Number of micro-batches of a step.
+        stay (bool): Whether the parameters stay gathered between micro-batches.
+        own_loss (str): ``'plain'`` or ``'sharded'`` if the loss has a parameter of its own.
+        freeze (bool): Whether the first block is frozen from the third step on.
+        differs (float): By how much the trainings may differ.
+    """
+
+    recipe: str
+    options: dict[str, Any] = field(default_factory=dict)
+    net: dict[str, Any] = field(default_factory=dict)
+    shard: dict[str, Any] = field(default_factory=dict)
+    evaluate: bool = False
+    micro: int = 1
+    stay: bool = False
+    own_loss: str = ''
+    freeze: bool = False
+    differs: float = 0.0
+
+
+TOKENS = dict(tokens=True)
+LAST = dict(cam_layer='blocks.2', cam_layout='b (t h w) c; t=4 h=3')
+CASES = {
+    'AdvProp': Case('advprop', dict(steps=1)),
+    'AdvProp, K=3': Case('advprop', dict(steps=3)),
+    'AdvProp, tokens': Case('advprop', dict(steps=2), TOKENS),
+    'AdvProp, dual LayerNorm': Case('advprop', dict(steps=1, dual_ln=True), TOKENS),
+    'AdvProp, clean_weight=0': Case('advprop', dict(steps=2, clean_weight=0.0)),
+    'AdvProp, interval': Case('advprop', dict(steps=1, interval=2)),
+    'AdvProp, fraction': Case('advprop', dict(steps=1, fraction=0.5)),
+    'AdvProp, random start': Case('advprop', dict(steps=2, random_start=True)),
+    'AdvProp, attack in bf16': Case('advprop', dict(steps=2, attack_dtype='bfloat16')),
+    'CEAugmentation': Case('ceaugmentation'),
+    'ART': Case('art', net=TOKENS),
+    'AART': Case('aart', dict(beta=0.5), TOKENS),
+    'AART, interval': Case('aart', dict(beta=0.5, interval=2), TOKENS),
+    'TAF': Case('taf'),
+    'TAF, K=3': Case('taf', dict(steps=3)),
+    'TAF, first block': Case('taf', dict(cam_layer='blocks.0')),
+    'TAF, stem': Case('taf', dict(cam_layer='stem')),
+    'TAF, tokens': Case('taf', LAST, TOKENS),
+    'TAF, tokens, layer found': Case('taf', {}, TOKENS),
+    'TAF, head of zeros': Case('taf', {}, dict(zeros=True)),
+    'TAF, first order': Case('taf', dict(second_order=False, cam_layer='blocks.1')),
+    'TAF, of the score': Case('taf', dict(cam_of='score')),
+    'TAF, begins later': Case('taf', dict(begin=2)),
+    'AART, begins later': Case('aart', dict(begin=2), TOKENS),
+}
+for raf in (True, False):
+    for name in ('AdvProp, K=3', 'TAF, first block', 'TAF, begins later', 'AART'):
+        case = CASES[name]
+        CASES[f'{name}, reshard={raf}'] = Case(
+            case.recipe, case.options, case.net, dict(reshard_after_forward=raf)
+        )
+for name in ('AdvProp, K=3', 'TAF, first block', 'TAF, tokens', 'AART', 'TAF, begins later'):
+    case = CASES[name]
+    recomputed = Case(case.recipe, case.options, dict(case.net, checkpointing=True))
+    CASES[f'{name}, checkpointing'] = recomputed
+    CASES[f'{name}, evaluation'] = Case(case.recipe, case.options, case.net, evaluate=True)
+CASES |= {
+    'TAF, evaluation, reshard=False': Case(
+        'taf', shard=dict(reshard_after_forward=False), evaluate=True
+    ),
+    'AdvProp, accumulation': Case('advprop', dict(steps=2), micro=2),
+    'AdvProp, accumulation, stays gathered': Case('advprop', dict(steps=2), micro=2, stay=True),
+    'TAF, accumulation': Case('taf', dict(interval=2), micro=3),
+    # The micro-batches' gradients of two graphs are added up in another order.
+    'AART, accumulation': Case('aart', dict(beta=0.5), TOKENS, micro=2, differs=1e-6),
+    'AdvProp, own loss': Case('advprop', dict(steps=1), own_loss='plain'),
+    'AdvProp, own sharded loss': Case('advprop', dict(steps=1), own_loss='sharded'),
+    'TAF, replicated shards': Case('taf', shard=dict(replicated=True)),
+    'AdvProp, frozen later': Case('advprop', dict(steps=1), freeze=True),
+}
+
+
+def sharded(net: nn.Module, replicated: bool = False, **options: Any) -> nn.Module:
+    """A net as users shard it: the blocks, then all of it."""
+    mesh = mesh_of((2, 1) if replicated else (2,))
+    for part in (*net.blocks, net):
+        fully_shard(part, mesh=mesh, **options)
+    return net
+
+
+@functools.cache
+def mesh_of(shape: tuple[int, ...]) -> Any:
+    """The mesh of both ranks; with two axes each rank has all, and gradients are all-reduced."""
+    names = ('replicate', 'shard')[-len(shape) :]
+    return dist.device_mesh.init_device_mesh('cpu', shape, mesh_dim_names=names)
+
+
+def batch_of(number: int, rank: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(10 * number + rank)
+    labels = torch.randint(6, (4,), generator=generator)
+    return torch.randn(4, 3, 4, 6, 6, generator=generator), labels
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, 0.05, momentum=0.9, weight_decay=1e-2)
+
+
+def average(parameters: Any) -> None:
+    """Average the gradients over the two ranks."""
+    for value in parameters:
+        if value.grad is not None:
+            dist.all_reduce(value.grad)
+            value.grad /= 2
+
+
+class Run:
+    """One of the two trainings that are compared."""
+
+    def __init__(self, case: Case, model: nn.Module) -> None:
+        self.case = case
+        self.loss_fn = Tempered() if case.own_loss else None
+        self.model = make_adversarial(model, case.recipe, loss_fn=self.loss_fn, **case.options)
+        self.is_sharded = False
+        self.optimizer: Any = None
+        self.seen: list[Tensor] = []
+
+    def shard(self) -> Run:
+        sharded(self.model, **self.case.shard)
+        if self.case.own_loss == 'sharded':
+            fully_shard(self.loss_fn, mesh=mesh_of((2,)))
+        self.is_sharded = True
+        return self
+
+    def train(self, rank: int, first: int = 0, last: int = STEPS) -> None:
+        own = list(self.loss_fn.parameters()) if self.loss_fn else []
+        self.optimizer = self.optimizer or sgd([*self.model.parameters(), *own])
+        for step in range(first, last):
+            self.step(rank, step)
+            if not self.is_sharded:
+                average([*self.model.parameters(), *own])
+            elif self.case.own_loss == 'plain':
+                average(own)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def step(self, rank: int, step: int) -> None:
+        model, case = self.model, self.case
+        if case.freeze and step == 2:
+            model.blocks[0].requires_grad_(False)
+        for micro in range(case.micro):
+            clips, labels = batch_of(case.micro * step + micro, rank)
+            torch.manual_seed(100 * step + micro)
+            if case.evaluate:
+                model.eval()
+                with torch.no_grad():
+                    self.seen.append(model(clips))
+                self.seen.append(model.perturb(clips, labels))
+                model.train()
+                self.seen.append(model.perturb(clips, labels))
+            if self.is_sharded:
+                ends = micro == case.micro - 1
+                model.set_requires_gradient_sync(ends)
+                model.set_reshard_after_backward(ends or not case.stay)
+            losses = model.adversarial_loss(clips, labels)
+            losses['loss'].backward()
+            self.seen += [value.detach() for value in losses.values()]
+
+    def ends(self) -> dict[str, Tensor]:
+        """All that training has changed, the parameters of other ranks included."""
+        own = list(self.loss_fn.named_parameters()) if self.loss_fn else []
+        values = dict([*self.model.named_parameters(), *self.model.named_buffers(), *own])
+        return {n: getattr(v, 'full_tensor', lambda v=v: v)().detach() for n, v in values.items()}
+
+
+def unequal(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, float]:
+    """By how much values of the same names differ, where they do."""
+    assert one.keys() == other.keys()
+    return {
+        name: float((value - other[name]).abs().max())
+        for name, value in one.items()
+        if not torch.equal(value, other[name])
+    }
+
+
+def settings(model: nn.Module) -> list[tuple[bool, ...]]:
+    """How FSDP2 was told to treat each of its modules."""
+    parts = [part for part in model.modules() if isinstance(part, FSDPModule)]
+    groups = [part._get_fsdp_state()._fsdp_param_group for part in parts]
+    return [
+        (group.reduce_grads, group.all_reduce_grads, group.reshard_after_backward)
+        for group in groups
+    ]
+
+
+def compare(case: Case, rank: int) -> dict[str, Any]:
+    """Train unsharded and sharded, and tell by how much they differ."""
+    torch.manual_seed(0)
+    net = Net(**case.net)
+    one, other = Run(case, copy.deepcopy(net)), Run(case, net).shard()
+    before = settings(other.model)
+    for run in (one, other):
+        run.train(rank)
+    start = Run(case, Net(**case.net)).ends()
+    ends, found = one.ends(), other.ends()
+    return dict(
+        differs=unequal(ends, found),
+        sees=unequal(dict(enumerate(one.seen)), dict(enumerate(other.seen))),
+        moved=len(unequal(ends, start)),
+        kept=before == settings(other.model),
+    )
+
+
+def all_cases(rank: int, folder: str) -> None:
+    found: dict[str, Any] = {}
+    for name, case in CASES.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            try:
+                found[name] = compare(case, rank)
+            except Exception:
+                found[name] = traceback.format_exc()
+    torch.save(found, f'{folder}/{rank}.pt')
+
+
+@pytest.fixture(scope='module')
+def found(tmp_path_factory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp('sharding')
+    two_ranks(all_cases, str(folder))
+    return [torch.load(folder / f'{rank}.pt') for rank in range(2)]
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_sharded_equals_unsharded(found, name):
+    for rank in range(2):
+        result = found[rank][name]
+        assert isinstance(result, dict), result
+        assert result['moved'] > 10
+        assert result['kept'], 'settings of FSDP2 were left changed'
+        for differences in (result['differs'], result['sees']):
+            assert all(value <= CASES[name].differs for value in differences.values()), differences
+
+
+class Low(Net):
+    """A net that computes in bfloat16, whatever its inputs are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.bfloat16())
+
+
+def in_bfloat16(rank: int, folder: str, recipe: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net = Net(tokens=True)
+    low = Low(tokens=True)
+    low.load_state_dict(net.state_dict())
+    low = make_adversarial(low.bfloat16(), recipe, **options)
+    model = make_adversarial(net, recipe, **options)
+    masters = [value.detach().clone() for value in model.parameters()]
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    sharded(model, mp_policy=policy)
+    optimizers = [sgd(masters), sgd(model.parameters())]
+    for step in range(STEPS):
+        clips, labels = batch_of(step, rank)
+        with torch.no_grad():
+            for value, master in zip(low.parameters(), masters, strict=True):
+                value.copy_(master)
+        losses = []
+        for each in (low, model):
+            torch.manual_seed(step)
+            losses.append(each.adversarial_loss(clips, labels)['loss'])
+            losses[-1].backward()
+        assert torch.equal(*losses)
+        for value, master in zip(low.parameters(), masters, strict=True):
+            master.grad = value.grad.float()
+        low.zero_grad()
+        average(masters)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    for (name, value), master in zip(model.named_parameters(), masters, strict=True):
+        assert torch.equal(value.full_tensor(), master), name
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'options'),
+    [('advprop', dict(steps=2, dual_ln=True)), ('taf', LAST), ('aart', {})],
+    ids=lambda value: value if isinstance(value, str) else '',
+)
+def test_bfloat16_policy(tmp_path, recipe, options):
+    two_ranks(in_bfloat16, str(tmp_path), recipe, options)
+
+
+def in_float16(rank: int, folder: str) -> None:
+    """On one rank alone the scaled gradient of the attack overflows."""
+    model = make_adversarial(Net(tokens=True), 'ceaugmentation')
+    sharded(model, mp_policy=MixedPrecisionPolicy(param_dtype=torch.float16))
+    clips, labels = batch_of(0, rank)
+    if rank:
+        clips[0] *= 1e6
+    losses = model.adversarial_loss(clips, labels)
+    losses['loss'].backward()
+    assert (losses['adv_nonfinite'] > 0) == bool(rank)
+
+
+def test_what_one_rank_repeats_in_float16_all_repeat(tmp_path):
+    two_ranks(in_float16, str(tmp_path))
+
+
+def saved_and_loaded(rank: int, folder: str) -> None:
+    case = Case('taf', dict(cam_layer='blocks.1', random_start=True))
+    torch.manual_seed(0)
+    net = Net()
+    one, other = Run(case, copy.deepcopy(net)), Run(case, net).shard()
+    for run in (one, other):
+        run.train(rank, 0, 2)
+    other.model.eval()
+    with torch.no_grad():
+        # A forward alone leaves the model's own parameters gathered.
+        other.model(batch_of(0, rank)[0])
+    other.model.train()
+    states = [copy.deepcopy(adversarial_state_dict(run.model)) for run in (one, other)]
+    assert list(states[0]) == list(states[1])
+    for name, value in states[0].items():
+        assert type(states[1][name]) is type(value), name
+        assert torch.equal(states[1][name], value), name
+    weights = copy.deepcopy(get_model_state_dict(other.model, options=WHOLE))
+    momenta = get_optimizer_state_dict(other.model, other.optimizer, options=WHOLE)
+    momenta = copy.deepcopy(momenta)
+    assert list(weights) == list(Net().state_dict())
+    for run in (one, other):
+        run.train(rank, 2, STEPS)
+    for again in (Run(case, Net()), Run(case, Net()).shard()):
+        again.optimizer = sgd(again.model.parameters())
+        set_model_state_dict(again.model, copy.deepcopy(weights), options=WHOLE)
+        load_adversarial_state_dict(again.model, states[1])
+        set_optimizer_state_dict(again.model, again.optimizer, momenta, options=WHOLE)
+        again.train(rank, 2, STEPS)
+        assert not unequal(one.ends(), again.ends())
+
+
+def test_a_checkpoint_is_the_unsharded_one_and_resumes_on_any_number_of_ranks(tmp_path):
+    """Momenta are in the middle of a run; the unsharded one goes on from the sharded one's."""
+    two_ranks(saved_and_loaded, str(tmp_path))
+
+
+def from_meta(rank: int, folder: str) -> None:
+    torch.manual_seed(0)
+    net = Net()
+    with torch.device('meta'):
+        empty = Net()
+    one = make_adversarial(copy.deepcopy(net), 'advprop')
+    other = sharded(make_adversarial(empty, 'advprop')).to_empty(device='cpu')
+    for value in other.buffers():
+        value.fill_(9)
+    set_model_state_dict(other, net.state_dict(), options=WHOLE)
+    clips, labels = batch_of(0, rank)
+    losses = [model.adversarial_loss(clips, labels) for model in (one, other)]
+    for name, value in losses[0].items():
+        assert torch.equal(losses[1][name], value), name
+
+
+def test_a_model_without_weights_gets_them_after_it_was_sharded(tmp_path):
+    two_ranks(from_meta, str(tmp_path))
+
+
+def refused(rank: int, folder: str) -> None:
+    clips, labels = batch_of(0, rank)
+    mesh = mesh_of((2,))
+
+    parts = make_adversarial(Net(), 'advprop')
+    fully_shard(parts.blocks[0], mesh=mesh)
+    for call in (parts.adversarial_loss, parts.perturb):
+        with pytest.raises(TypeError, match=r'shard it last: fully_shard\(model\)'):
+            call(clips, labels)
+
+    class Wrapper(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.net.adversarial_loss(x, y)['loss']
+
+    wrapper = fully_shard(Wrapper(make_adversarial(Net(), 'advprop')), mesh=mesh)
+    with pytest.raises(TypeError, match=r'FullyShardedDataParallel|shard it last'):
+        wrapper(clips, labels)
+
+    reentrant = make_adversarial(Net(), 'advprop')
+    forward = reentrant.blocks[1].forward
+    reentrant.blocks[1].forward = lambda x: checkpoint(forward, x, use_reentrant=True)
+    with pytest.raises(RuntimeError, match='reentrant activation checkpointing'):
+        sharded(reentrant).adversarial_loss(clips, labels)
+
+    outside = sharded(make_adversarial(Net(), 'advprop'))
+    get_adversary(outside).adapter.calls_model = False
+    with pytest.raises(TypeError, match='call the model itself'):
+        outside.adversarial_loss(clips, labels)
+    with pytest.raises(TypeError, match='FSDP2 keeps the auxiliary parameters'):
+        remove_adversarial(outside)
+    get_adversary(outside).adapter.calls_model = True
+    assert isinstance(outside, FSDPModule)
+    outside.adversarial_loss(clips, labels)['loss'].backward()
+
+
+def test_what_cannot_work_is_one_clear_error(tmp_path):
+    two_ranks(refused, str(tmp_path))
+
+
+def watched(rank: int, folder: str) -> None:
+    clips, labels = batch_of(0, rank)
+    model = sharded(make_adversarial(Net(), 'taf', cam_layer='blocks.2'))
+    groups = len(settings(model))
+    with CommDebugMode() as communication:
+        model.perturb(clips, labels)
+    assert not [kind for kind in communication.get_comm_counts() if 'reduce' in str(kind)]
+    for _ in range(2):
+        with CommDebugMode() as communication:
+            model.adversarial_loss(clips, labels)['loss'].backward()
+        counts = {str(kind): n for kind, n in communication.get_comm_counts().items()}
+        assert sum(n for kind, n in counts.items() if 'reduce_scatter' in kind) == groups
+        assert all(isinstance(value.grad, DTensor) for value in model.parameters())
+
+    lacking = sharded(make_adversarial(Net(), 'advprop'))
+    plain = [value for name, value in lacking.named_parameters() if 'adv_' not in name]
+    optimizer = sgd(plain)
+    with pytest.warns(UserWarning, match='none trains their auxiliary twins'):
+        for _ in range(3):
+            lacking.adversarial_loss(clips, labels)['loss'].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    waiting = sharded(make_adversarial(Net(), 'taf', begin=5))
+    taken: list[Any] = []
+
+    def spy(*args: Any, **options: Any) -> Any:
+        taken.append(gradients(*args, **options))
+        return taken[-1]
+
+    adversary.gradients, before = spy, adversary.gradients
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            waiting.adversarial_loss(clips, labels)
+    finally:
+        adversary.gradients = before
+    (rehearsed,) = taken
+    assert len(rehearsed) == len(list(waiting.parameters()))
+    assert all(value is not None for value in rehearsed)
+
+
+def test_reductions_the_optimizers_watch_and_the_rehearsal(tmp_path):
+    """One reduction a group and step; an attack has none. The rehearsal takes all gradients."""
+    two_ranks(watched, str(tmp_path))
