@@ -447,7 +447,9 @@ def saved_and_loaded(rank: int, folder: str) -> None:
         again.optimizer = sgd(again.model.parameters())
         set_model_state_dict(again.model, copy.deepcopy(weights), options=WHOLE)
         load_adversarial_state_dict(again.model, states[1])
-        set_optimizer_state_dict(again.model, again.optimizer, momenta, options=WHOLE)
+        # An unsharded optimizer takes the tensors as its own.
+        loaded = copy.deepcopy(momenta)
+        set_optimizer_state_dict(again.model, again.optimizer, loaded, options=WHOLE)
         again.train(rank, 2, STEPS)
         assert not unequal(one.ends(), again.ends())
 
