@@ -9,6 +9,8 @@ import copy
 import functools
 import traceback
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from helpers import two_ranks
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.multiprocessing import ProcessRaisedException
 from torch.utils.checkpoint import checkpoint
 
 from adv_plugins import (
@@ -307,52 +310,19 @@ def settings(model: nn.Module) -> list[tuple[bool, ...]]:
     ]
 
 
-def compare(case: Case, rank: int) -> dict[str, Any]:
-    """Train unsharded and sharded, and tell by how much they differ."""
+def as_unsharded(rank: int, case: Case) -> None:
+    """Train unsharded and sharded, and compare all that the trainings saw and where they ended."""
     torch.manual_seed(0)
     net = Net(**case.net)
     one, other = Run(case, copy.deepcopy(net)), Run(case, net).shard()
-    before = settings(other.model)
+    start, before = copy.deepcopy(one.ends()), settings(other.model)
     for run in (one, other):
         run.train(rank)
-    start = Run(case, Net(**case.net)).ends()
-    ends, found = one.ends(), other.ends()
-    return dict(
-        differs=unequal(ends, found),
-        sees=unequal(dict(enumerate(one.seen)), dict(enumerate(other.seen))),
-        moved=len(unequal(ends, start)),
-        kept=before == settings(other.model),
-    )
-
-
-def all_cases(rank: int, folder: str) -> None:
-    found: dict[str, Any] = {}
-    for name, case in CASES.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            try:
-                found[name] = compare(case, rank)
-            except Exception:
-                found[name] = traceback.format_exc()
-    torch.save(found, f'{folder}/{rank}.pt')
-
-
-@pytest.fixture(scope='module')
-def found(tmp_path_factory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp('sharding')
-    two_ranks(all_cases, str(folder))
-    return [torch.load(folder / f'{rank}.pt') for rank in range(2)]
-
-
-@pytest.mark.parametrize('name', CASES)
-def test_sharded_equals_unsharded(found, name):
-    for rank in range(2):
-        result = found[rank][name]
-        assert isinstance(result, dict), result
-        assert result['moved'] > 10
-        assert result['kept'], 'settings of FSDP2 were left changed'
-        for differences in (result['differs'], result['sees']):
-            assert all(value <= CASES[name].differs for value in differences.values()), differences
+    assert before == settings(other.model), 'settings of FSDP2 were left changed'
+    assert len(unequal(one.ends(), start)) > 10
+    differ = unequal(dict(enumerate(one.seen)), dict(enumerate(other.seen)))
+    differ |= unequal(one.ends(), other.ends())
+    assert all(value <= case.differs for value in differ.values()), differ
 
 
 class Low(Net):
@@ -362,7 +332,8 @@ class Low(Net):
         return super().forward(x.bfloat16())
 
 
-def in_bfloat16(rank: int, folder: str, recipe: str, options: dict[str, Any]) -> None:
+def in_bfloat16(rank: int, recipe: str, options: dict[str, Any]) -> None:
+    """As a master copy in float32, of which one in bfloat16 is made for each step."""
     torch.manual_seed(0)
     net = Net(tokens=True)
     low = Low(tokens=True)
@@ -395,16 +366,7 @@ def in_bfloat16(rank: int, folder: str, recipe: str, options: dict[str, Any]) ->
         assert torch.equal(value.full_tensor(), master), name
 
 
-@pytest.mark.parametrize(
-    ('recipe', 'options'),
-    [('advprop', dict(steps=2, dual_ln=True)), ('taf', LAST), ('aart', {})],
-    ids=lambda value: value if isinstance(value, str) else '',
-)
-def test_bfloat16_policy(tmp_path, recipe, options):
-    two_ranks(in_bfloat16, str(tmp_path), recipe, options)
-
-
-def in_float16(rank: int, folder: str) -> None:
+def in_float16(rank: int) -> None:
     """On one rank alone the scaled gradient of the attack overflows."""
     model = make_adversarial(Net(tokens=True), 'ceaugmentation')
     sharded(model, mp_policy=MixedPrecisionPolicy(param_dtype=torch.float16))
@@ -416,11 +378,8 @@ def in_float16(rank: int, folder: str) -> None:
     assert (losses['adv_nonfinite'] > 0) == bool(rank)
 
 
-def test_what_one_rank_repeats_in_float16_all_repeat(tmp_path):
-    two_ranks(in_float16, str(tmp_path))
-
-
-def saved_and_loaded(rank: int, folder: str) -> None:
+def checkpoints(rank: int) -> None:
+    """They are the unsharded run's, and a run goes on from them, sharded or not."""
     case = Case('taf', dict(cam_layer='blocks.1', random_start=True))
     torch.manual_seed(0)
     net = Net()
@@ -454,12 +413,8 @@ def saved_and_loaded(rank: int, folder: str) -> None:
         assert not unequal(one.ends(), again.ends())
 
 
-def test_a_checkpoint_is_the_unsharded_one_and_resumes_on_any_number_of_ranks(tmp_path):
-    """Momenta are in the middle of a run; the unsharded one goes on from the sharded one's."""
-    two_ranks(saved_and_loaded, str(tmp_path))
-
-
-def from_meta(rank: int, folder: str) -> None:
+def weights_after_sharding(rank: int) -> None:
+    """A model that was built without memory gets its weights last."""
     torch.manual_seed(0)
     net = Net()
     with torch.device('meta'):
@@ -475,11 +430,8 @@ def from_meta(rank: int, folder: str) -> None:
         assert torch.equal(losses[1][name], value), name
 
 
-def test_a_model_without_weights_gets_them_after_it_was_sharded(tmp_path):
-    two_ranks(from_meta, str(tmp_path))
-
-
-def refused(rank: int, folder: str) -> None:
+def refusals(rank: int) -> None:
+    """What cannot work is one clear error."""
     clips, labels = batch_of(0, rank)
     mesh = mesh_of((2,))
 
@@ -518,14 +470,10 @@ def refused(rank: int, folder: str) -> None:
     outside.adversarial_loss(clips, labels)['loss'].backward()
 
 
-def test_what_cannot_work_is_one_clear_error(tmp_path):
-    two_ranks(refused, str(tmp_path))
-
-
-def watched(rank: int, folder: str) -> None:
+def reductions(rank: int) -> None:
+    """One a group and step; an attack has none."""
     clips, labels = batch_of(0, rank)
     model = sharded(make_adversarial(Net(), 'taf', cam_layer='blocks.2'))
-    groups = len(settings(model))
     with CommDebugMode() as communication:
         model.perturb(clips, labels)
     assert not [kind for kind in communication.get_comm_counts() if 'reduce' in str(kind)]
@@ -533,37 +481,91 @@ def watched(rank: int, folder: str) -> None:
         with CommDebugMode() as communication:
             model.adversarial_loss(clips, labels)['loss'].backward()
         counts = {str(kind): n for kind, n in communication.get_comm_counts().items()}
-        assert sum(n for kind, n in counts.items() if 'reduce_scatter' in kind) == groups
+        scattered = sum(n for kind, n in counts.items() if 'reduce_scatter' in kind)
+        assert scattered == len(settings(model))
         assert all(isinstance(value.grad, DTensor) for value in model.parameters())
 
-    lacking = sharded(make_adversarial(Net(), 'advprop'))
-    plain = [value for name, value in lacking.named_parameters() if 'adv_' not in name]
-    optimizer = sgd(plain)
+
+def attacks(rank: int) -> None:
+    """After an attack no parameter is left gathered, which would miss the optimizer's next step."""
+    clips, labels = batch_of(0, rank)
+    model = sharded(make_adversarial(Net(), 'taf'))
+    model.perturb(clips, labels)
+    assert all(isinstance(value, DTensor) for value in model.parameters())
+
+
+def an_optimizer_without_the_twins(rank: int) -> None:
+    model = sharded(make_adversarial(Net(), 'advprop'))
+    clean = [value for name, value in model.named_parameters() if 'adv_' not in name]
+    optimizer = sgd(clean)
     with pytest.warns(UserWarning, match='none trains their auxiliary twins'):
-        for _ in range(3):
-            lacking.adversarial_loss(clips, labels)['loss'].backward()
+        for step in range(3):
+            model.adversarial_loss(*batch_of(step, rank))['loss'].backward()
             optimizer.step()
             optimizer.zero_grad()
 
-    waiting = sharded(make_adversarial(Net(), 'taf', begin=5))
+
+def rehearsal(rank: int) -> None:
+    """It takes the gradient of every parameter, so that memory that is short shows at once."""
     taken: list[Any] = []
 
     def spy(*args: Any, **options: Any) -> Any:
         taken.append(gradients(*args, **options))
         return taken[-1]
 
-    adversary.gradients, before = spy, adversary.gradients
+    model = sharded(make_adversarial(Net(), 'taf', begin=5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adversary, 'gradients', spy)
+        model.adversarial_loss(*batch_of(0, rank))
+    (gradient,) = taken
+    assert len(gradient) == len(list(model.parameters()))
+    assert all(value is not None for value in gradient)
+
+
+CHECKS: dict[str, Callable[[int], None]] = {
+    **{name: functools.partial(as_unsharded, case=case) for name, case in CASES.items()},
+    'AdvProp in bfloat16': functools.partial(
+        in_bfloat16, recipe='advprop', options=dict(steps=2, dual_ln=True)
+    ),
+    'TAF in bfloat16': functools.partial(in_bfloat16, recipe='taf', options=LAST),
+    'AART in bfloat16': functools.partial(in_bfloat16, recipe='aart', options={}),
+    'overflow in float16 on one rank': in_float16,
+    'checkpoints': checkpoints,
+    'weights after sharding': weights_after_sharding,
+    'refusals': refusals,
+    'reductions': reductions,
+    'attacks': attacks,
+    'an optimizer without the twins': an_optimizer_without_the_twins,
+    'rehearsal': rehearsal,
+}
+
+
+def run_all(rank: int, folder: str) -> None:
+    """Run every check, up to the first that fails: after it the ranks may wait for each other."""
+    told: dict[str, str] = {}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            waiting.adversarial_loss(clips, labels)
+        for name, check in CHECKS.items():
+            told[name] = 'did not come back'
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                check(rank)
+            told[name] = ''
+    except BaseException:
+        told[name] = traceback.format_exc()
+        raise
     finally:
-        adversary.gradients = before
-    (rehearsed,) = taken
-    assert len(rehearsed) == len(list(waiting.parameters()))
-    assert all(value is not None for value in rehearsed)
+        torch.save(told, f'{folder}/{rank}.pt')
 
 
-def test_reductions_the_optimizers_watch_and_the_rehearsal(tmp_path):
-    """One reduction a group and step; an attack has none. The rehearsal takes all gradients."""
-    two_ranks(watched, str(tmp_path))
+@pytest.fixture(scope='module')
+def told(tmp_path_factory) -> list[dict[str, str]]:
+    folder = tmp_path_factory.mktemp('sharding')
+    with suppress(ProcessRaisedException):
+        two_ranks(run_all, str(folder))
+    return [torch.load(file) for file in sorted(folder.glob('*.pt'))]
+
+
+@pytest.mark.parametrize('name', CHECKS)
+def test_on_two_ranks(told, name):
+    errors = [rank.get(name, 'another check failed before') for rank in told]
+    assert errors and not any(errors), '\n'.join(errors)
