@@ -28,7 +28,15 @@ def is_sharded(module: nn.Module) -> bool:
 def check_sharding(model: nn.Module) -> None:
     """Raise a TypeError if a model is sharded in a way that the step cannot follow."""
     parts = list(model.modules())
-    if is_sharded(model) or not any(hasattr(part, '_is_fsdp_managed_module') for part in parts):
+    if is_sharded(model):
+        # Before, FSDP2 failed where two forwards with checkpoints come before one backward.
+        if torch.__version__ < '2.13':
+            raise TypeError(
+                f'the adversarial step under FSDP2 needs torch 2.13 or newer, this is '
+                f'{torch.__version__}; wrap the model in DistributedDataParallel'
+            )
+        return
+    if not any(getattr(part, '_is_fsdp_managed_module', False) for part in parts):
         return
     if any(map(is_sharded, parts)):
         raise TypeError(
@@ -151,10 +159,7 @@ def _groups(modules: Iterable[nn.Module]) -> list[Any]:
     for module in modules:
         if is_sharded(module):
             state = cast(Any, module)._get_fsdp_state()
-            found = getattr(state, '_fsdp_param_groups', None)
-            # Before torch 2.11 there was one at most.
-            found = [state._fsdp_param_group] if found is None else found
-            groups |= {id(group): group for group in found if group is not None}
+            groups |= {id(group): group for group in state._fsdp_param_groups}
     return list(groups.values())
 
 
