@@ -33,7 +33,15 @@ from .recipe import Recipe
 from .record import Recorded, StepResult
 from .regularizers import Regularizer
 from .schedule import Schedule
-from .sharding import check_sharding, gathered, in_forward, is_sharded, reshard, shards
+from .sharding import (
+    check_sharding,
+    extremes,
+    gathered,
+    in_forward,
+    is_sharded,
+    reshard_all,
+    shards,
+)
 from .step import Step, trainable
 from .watch import BypassWatch, OptimizerWatch
 
@@ -147,12 +155,7 @@ class Adversary:
         self._bypass.stop()
         trained = self.model.training and self.schedule.started
         branch = self.recipe.attack_path if trained else CLEAN
-        try:
-            with gathered(self.model):
-                return self.attacker.perturb(inputs, target, self.schedule.stream(), branch)
-        finally:
-            # No backward follows, and what is gathered would miss the optimizer's next step.
-            reshard(self.model)
+        return self.attacker.perturb(inputs, target, self.schedule.stream(), branch)
 
     def examine(self, batch: Batch, target: Any) -> None:
         """Find and check what the recipe reads of the model, at the first batch.
@@ -219,7 +222,7 @@ class Adversary:
         """
         steps = self.schedule.adversarial_steps
         if steps == since:
-            reshard(self.model)
+            reshard_all(self.model)
             for _, auxiliary in auxiliary_parameters(self.model):
                 auxiliary.grad = None
         return steps
@@ -301,6 +304,13 @@ class Adversary:
         if counts == self._checked:
             return
         check_sharding(self.model)
+        first, last = extremes(self.model, 2 * self.schedule.iteration + self.schedule.started)
+        if first != last:
+            raise RuntimeError(
+                f'the processes of a sharded model are at different iterations, from {first // 2} '
+                f'to {last // 2}, and would wait for each other; call load_adversarial_state_dict '
+                'on every process'
+            )
         check_inference(self.model)
         plain = plain_batch_norms(self.model)
         added = [name for name in plain if name not in self._left_plain]

@@ -26,7 +26,7 @@ from .norm import CLEAN, NormPath
 from .randomness import private_random
 from .recipe import Recipe
 from .record import Record
-from .sharding import on_all_ranks, staying_gathered
+from .sharding import extremes, gathered, staying_gathered
 from .units import check_before, tell_after
 
 logger = logging.getLogger('adv_plugins')
@@ -83,7 +83,8 @@ class Attacker:
         """
         batch = Batch(inputs)
         random = private_random(batch.device, seed)
-        with torch.inference_mode(False), torch.enable_grad(), random:
+        gathering = gathered(self.adapter.model, reshard=True)
+        with torch.inference_mode(False), torch.enable_grad(), random, gathering:
             # Labels made under inference_mode cannot take part in a graph either.
             batch, target = batch.clone().leaves(), fresh(target)
             with self.path.use(branch, tracking=False):
@@ -182,7 +183,7 @@ class Attacker:
                 # Small gradients would underflow. Scaling does not change the step's direction.
                 scaled = by_modality(batch, gradients(value * 2.0**14, leaves, retain_graph=True))
                 finite = all(bool(gradient.isfinite().all()) for gradient in scaled.values())
-                if on_all_ranks(self.adapter.model, finite):
+                if extremes(self.adapter.model, finite)[0]:
                     return scaled
             return by_modality(batch, gradients(value, leaves, retain_graph))
 

@@ -57,12 +57,17 @@ def in_forward(model: nn.Module) -> bool:
 
 
 @contextmanager
-def gathered(model: nn.Module) -> Iterator[None]:
+def gathered(model: nn.Module, reshard: bool = False) -> Iterator[None]:
     """Inside the block, a sharded model's own parameters stay gathered, and nothing is reduced.
 
     Its own are those that ``fully_shard(model)`` left to it after the blocks. A step may run inside
     the model's forward, which gathers them once, but whose end no backward of the step awaits.
     Gradients that a trainer accumulates are not touched by the backwards of a step.
+
+    Args:
+        model (nn.Module): Any model.
+        reshard (bool): Whether no backward of a trainer follows that frees the parameters, which
+            would otherwise miss the optimizer's next step. Defaults to False.
     """
     if not is_sharded(model):
         yield
@@ -73,8 +78,12 @@ def gathered(model: nn.Module) -> Iterator[None]:
     state._lazy_init()
     root.unshard()
     every, own = _groups(model.modules()), _groups([model])
-    with _settings(every, reduce_grads=False), _settings(own, reshard_after_backward=False):
-        yield
+    try:
+        with _settings(every, reduce_grads=False), _settings(own, reshard_after_backward=False):
+            yield
+    finally:
+        if reshard:
+            reshard_all(model)
 
 
 @contextmanager
@@ -95,23 +104,20 @@ def shards(model: nn.Module) -> Iterator[None]:
 
     Afterwards the model's own parameters are gathered again, if they were.
     """
-    parts: list[Any] = [part for part in model.modules() if is_sharded(part)]
-    root = parts[0] if parts and is_sharded(model) else None
-    again = root is not None and any(group.is_unsharded for group in _groups([root]))
-    for part in parts:
-        part.reshard()
+    again = any(group.is_unsharded for group in _groups([model]))
+    reshard_all(model)
     try:
         yield
     finally:
-        if root is not None and again:
-            root.unshard()
+        if again:
+            cast(Any, model).unshard()
 
 
-def reshard(model: nn.Module) -> None:
+def reshard_all(model: nn.Module) -> None:
     """Free what is gathered of a sharded model."""
-    for part in model.modules():
-        if is_sharded(part):
-            cast(Any, part).reshard()
+    parts = model.modules() if is_sharded(model) else ()
+    for part in filter(is_sharded, parts):
+        cast(Any, part).reshard()
 
 
 def whole(value: Tensor) -> Tensor:
@@ -138,19 +144,18 @@ def copy_whole(into: Tensor, value: Tensor) -> None:
     into.copy_(value)
 
 
-def on_all_ranks(model: nn.Module, condition: bool) -> bool:
-    """Whether a condition holds on every process of a sharded model; as given for any other.
+def extremes(model: nn.Module, value: int) -> tuple[int, int]:
+    """The smallest and the largest value among the processes that share a sharded model.
 
-    What one process differentiates, all must: they gather together.
+    They gather together, so what one of them computes, all must.
     """
-    if not is_sharded(model):
-        return condition
-    for mesh in {group.mesh_info.mesh for group in _groups(model.modules())}:
-        for axis in range(mesh.ndim):
-            count = torch.tensor(float(not condition), device=mesh.device_type)
-            dist.all_reduce(count, group=mesh.get_group(axis))
-            condition = not count.item()
-    return condition
+    both = torch.tensor([-value, value])
+    if is_sharded(model):
+        for mesh in {group.mesh_info.mesh for group in _groups(model.modules())}:
+            both = both.to(mesh.device_type)
+            for axis in range(mesh.ndim):
+                dist.all_reduce(both, dist.ReduceOp.MAX, group=mesh.get_group(axis))
+    return -int(both[0]), int(both[1])
 
 
 def _groups(modules: Iterable[nn.Module]) -> list[Any]:

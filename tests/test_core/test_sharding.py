@@ -464,6 +464,12 @@ def refusals(rank: int) -> None:
         with pytest.raises(TypeError, match=r'needs torch 2\.13 or newer, this is 2\.9\.1'):
             sharded(make_adversarial(Net(), 'advprop')).perturb(clips, labels)
 
+    apart = sharded(make_adversarial(Net(), 'advprop'))
+    if rank == 0:
+        get_adversary(apart).schedule.go_to(7)
+    with pytest.raises(RuntimeError, match=r'iterations, from 0 to 7, .* on every process'):
+        apart.adversarial_loss(clips, labels)
+
     outside = sharded(make_adversarial(Net(), 'advprop'))
     get_adversary(outside).adapter.calls_model = False
     with pytest.raises(TypeError, match='call the model itself'):
@@ -489,17 +495,26 @@ class Collectives(TorchDispatchMode):
 
 
 def reductions(rank: int) -> None:
-    """One a group and step; an attack has none."""
+    """One a group and step, as in clean training, and an attack has none."""
     clips, labels = batch_of(0, rank)
-    model = sharded(make_adversarial(Net(), 'taf', cam_layer='blocks.2'))
+    for recipe, gathers in dict(clean=7, art=14, taf=17, advprop=19).items():
+        model = Net()
+        if recipe != 'clean':
+            model = make_adversarial(model, recipe, steps=1)
+        sharded(model)
+        for _ in range(2):
+            with Collectives() as called:
+                if recipe == 'clean':
+                    loss = F.cross_entropy(model(clips), labels)
+                else:
+                    loss = model.adversarial_loss(clips, labels)['loss']
+                loss.backward()
+        assert sum('allgather' in name for name in called.names) == gathers, recipe
+        assert sum('reduce' in name for name in called.names) == len(settings(model))
+        assert all(isinstance(value.grad, DTensor) for value in model.parameters())
     with Collectives() as called:
         model.perturb(clips, labels)
     assert called.names and not any('reduce' in name for name in called.names)
-    for _ in range(2):
-        with Collectives() as called:
-            model.adversarial_loss(clips, labels)['loss'].backward()
-        assert sum('reduce' in name for name in called.names) == len(settings(model))
-        assert all(isinstance(value.grad, DTensor) for value in model.parameters())
 
 
 def attacks(rank: int) -> None:
