@@ -83,7 +83,13 @@ class TokenBlock(nn.Module):
 class Net(nn.Module):
     """A classifier of clips (B, 3, 4, 6, 6). Its width is odd, so the shards are uneven."""
 
-    def __init__(self, tokens: bool = False, checkpointing: bool = False, zeros: bool = False):
+    def __init__(
+        self,
+        tokens: bool = False,
+        checkpointing: bool = False,
+        zeros: bool = False,
+        frozen: bool = False,
+    ) -> None:
         super().__init__()
         self.tokens, self.checkpointing = tokens, checkpointing
         self.stem = nn.Conv3d(3, 7, (1, 2, 2), (1, 2, 2), bias=tokens)
@@ -92,6 +98,7 @@ class Net(nn.Module):
         self.fc = nn.Linear(7, 6)
         if zeros:
             nn.init.zeros_(self.fc.weight)
+        self.blocks.requires_grad_(not frozen)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.stem(x)).relu()
@@ -177,6 +184,11 @@ for raf in (True, False):
         CASES[f'{name}, reshard={raf}'] = Case(
             case.recipe, case.options, case.net, dict(reshard_after_forward=raf)
         )
+for units in ('one unit', 'norms', 'norms and blocks', 'none'):
+    for name in ('AdvProp, dual LayerNorm', 'TAF, first block', 'AART'):
+        case = CASES[name]
+        shard = dict(units=units)
+        CASES[f'{name}, {units}'] = Case(case.recipe, case.options, case.net, shard)
 for name in ('AdvProp, K=3', 'TAF, first block', 'TAF, tokens', 'AART', 'TAF, begins later'):
     case = CASES[name]
     recomputed = Case(case.recipe, case.options, dict(case.net, checkpointing=True))
@@ -193,16 +205,25 @@ CASES |= {
     'AART, accumulation': Case('aart', dict(beta=0.5), TOKENS, micro=2, differs=1e-6),
     'AdvProp, own loss': Case('advprop', dict(steps=1), own_loss='plain'),
     'AdvProp, own sharded loss': Case('advprop', dict(steps=1), own_loss='sharded'),
-    'TAF, replicated shards': Case('taf', shard=dict(replicated=True)),
+    'TAF, replicated shards': Case('taf', shard=dict(mesh=(2, 1))),
+    'AdvProp, frozen from the start': Case('advprop', dict(steps=1), dict(frozen=True)),
+    'TAF, frozen from the start': Case('taf', {}, dict(frozen=True)),
     'AdvProp, frozen later': Case('advprop', dict(steps=1), freeze=True),
 }
 
 
-def sharded(net: nn.Module, replicated: bool = False, **options: Any) -> nn.Module:
-    """A net as users shard it: the blocks, then all of it."""
-    mesh = mesh_of((2, 1) if replicated else (2,))
-    for part in (*net.blocks, net):
-        fully_shard(part, mesh=mesh, **options)
+def sharded(net: nn.Module, units: str = 'blocks', mesh: Any = (2,), **options: Any) -> nn.Module:
+    """A net as users shard it: parts first, then all of it."""
+    norms = [m for m in net.modules() if isinstance(m, (nn.BatchNorm3d, nn.LayerNorm))]
+    parts: dict[str, list[Any]] = {
+        'blocks': list(net.blocks),
+        'one unit': [list(net.blocks)],
+        'norms': norms,
+        'norms and blocks': [*norms, *net.blocks],
+        'none': [],
+    }
+    for part in (*parts[units], net):
+        fully_shard(part, mesh=mesh_of(mesh), **options)
     return net
 
 
@@ -273,6 +294,8 @@ class Run:
                 with torch.no_grad():
                     self.seen.append(model(clips))
                 self.seen.append(model.perturb(clips, labels))
+                with torch.no_grad():
+                    self.seen += model.adversarial_loss(clips, labels).values()
                 model.train()
                 self.seen.append(model.perturb(clips, labels))
             if self.is_sharded:
