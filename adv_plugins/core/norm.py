@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from .autograd import autograd_clock
-from .sharding import shards
 from .subclass import Swapped, restore_class, swap_class
 
 CLEAN = 'clean'
@@ -292,10 +291,5 @@ def copy_clean_to_auxiliary(model: nn.Module) -> None:
 
 def mirror_requires_grad(model: nn.Module) -> None:
     """Freeze or unfreeze auxiliary parameters like their clean ones (partial_bn, ...)."""
-    pairs = auxiliary_parameters(model)
-    if all(clean.requires_grad == auxiliary.requires_grad for clean, auxiliary in pairs):
-        return
-    # Of a sharded model the shards decide for what is gathered, too.
-    with shards(model):
-        for clean, auxiliary in auxiliary_parameters(model):
-            auxiliary.requires_grad_(clean.requires_grad)
+    for clean, auxiliary in auxiliary_parameters(model):
+        auxiliary.requires_grad_(clean.requires_grad)
