@@ -14,34 +14,33 @@ class TemporalShiftNet(nn.Module):
     before, and an eighth from the frame after.
     """
 
-    def __init__(self, num_classes: int, depths: tuple[int, ...] = (3, 4, 6, 3)) -> None:
+    def __init__(self, num_classes: int, frames: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)
         )
-        width, stages = 64, []
-        for stage, depth in enumerate(depths):
-            planes = 64 * 2**stage
-            blocks = []
-            for block in range(depth):
-                blocks.append(_Bottleneck(width, planes, 2 if stage and not block else 1))
-                width = 4 * planes
-            stages.append(nn.Sequential(*blocks))
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.fc = nn.Linear(width, num_classes)
+        self.layer1 = _stage(3, 64, 64, 1, frames)
+        self.layer2 = _stage(4, 256, 128, 2, frames)
+        self.layer3 = _stage(6, 512, 256, 2, frames)
+        self.layer4 = _stage(3, 1024, 512, 2, frames)
+        self.fc = nn.Linear(2048, num_classes)
 
     def forward(self, clips: Tensor) -> Tensor:
-        batch, frames = clips.shape[:2]
         x = F.max_pool2d(self.stem(clips.flatten(0, 1)), 3, 2, 1)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in stage:
-                x = block(x, frames)
-        return self.fc(x.mean(dim=(2, 3))).view(batch, frames, -1).mean(dim=1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean(dim=(2, 3))).unflatten(0, clips.shape[:2]).mean(dim=1)
+
+
+def _stage(depth: int, width: int, planes: int, stride: int, frames: int) -> nn.Sequential:
+    first = _Bottleneck(width, planes, stride, frames)
+    others = (_Bottleneck(4 * planes, planes, 1, frames) for _ in range(depth - 1))
+    return nn.Sequential(first, *others)
 
 
 class _Bottleneck(nn.Module):
-    def __init__(self, width: int, planes: int, stride: int) -> None:
+    def __init__(self, width: int, planes: int, stride: int, frames: int) -> None:
         super().__init__()
+        self.frames = frames
         self.conv1, self.bn1 = nn.Conv2d(width, planes, 1, bias=False), nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
@@ -53,8 +52,8 @@ class _Bottleneck(nn.Module):
                 nn.Conv2d(width, 4 * planes, 1, stride, bias=False), nn.BatchNorm2d(4 * planes)
             )
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(_shift(x, frames))), inplace=True)
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(_shift(x, self.frames))), inplace=True)
         y = F.relu(self.bn2(self.conv2(y)), inplace=True)
         return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x), inplace=True)
 

@@ -114,7 +114,7 @@ def recognizer_tsm(batch: int, frames: int, pixels: int) -> Case:
 
 
 def plain_tsm(batch: int, frames: int, pixels: int) -> Case:
-    model = TemporalShiftNet(400)
+    model = TemporalShiftNet(400, frames)
     clips = _normalized(torch.rand(batch, frames, 3, pixels, pixels), axis=2)
     return Case(
         'TSM-R50 in plain PyTorch', model, clips, _labels(batch), 'layer1.0.conv2',
