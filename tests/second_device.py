@@ -2,7 +2,7 @@
 
 PyTorch takes its tensors for those of a device of its own, and an operation on tensors of both
 raises an error, as on a GPU. A process keeps the device once it has it, so this is a script: it
-takes the steps of ``gpu_check.py`` there.
+takes the steps of ``gpu_check.py`` there, and attacks as an evaluation does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,18 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'examples/benchmarks'))
 
-from gpu_checks import STEPS, build  # noqa: E402
+from gpu_checks import MEAN, STD, STEPS, Run, build  # noqa: E402
+
+from adv_plugins.core.attack import InputSpace  # noqa: E402
+from adv_plugins.evaluation import (  # noqa: E402
+    APGD,
+    FGSM,
+    PGD,
+    Square,
+    UniformNoise,
+    deepfool,
+    gradcam,
+)
 
 
 class _Module(backend_registration._DummyBackendModule):
@@ -123,6 +134,17 @@ def main() -> None:
             found = losses | moved | grads
             strays = [key for key, value in found.items() if value.device != DEVICE]
             print(f'{name}: {len(found)} tensors, of which elsewhere: {strays}')
+        evaluate(run)
+
+
+def evaluate(run: Run) -> None:
+    """Attack the net of a run as an evaluation does."""
+    space = InputSpace.from_normalization(torch.tensor(MEAN), torch.tensor(STD), (0, 1))
+    for kind in (FGSM, PGD, APGD, Square, UniformNoise):
+        moved = kind(eps=0.1)(lambda x, index: run.model(x), run.clips, run.labels, space)
+        print(f'{kind.__name__}: {moved.device}')
+    print(f'DeepFool: {deepfool(run.model, run.clips).perturbation.device}')
+    print(f'GradCAM: {gradcam(run.model, run.clips, run.labels, run.labels).device}')
 
 
 if __name__ == '__main__':

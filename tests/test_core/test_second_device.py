@@ -1,4 +1,4 @@
-"""Nothing of a step is left on the CPU where the model is on another device."""
+"""Nothing of a step or an attack is left on the CPU where the model is on another device."""
 
 import subprocess
 import sys
@@ -12,11 +12,13 @@ from torch.utils import backend_registration
     not hasattr(backend_registration, '_setup_privateuseone_for_python_backend'),
     reason='needs a torch that takes a device written in Python',
 )
-def test_every_step_stays_on_its_device():
+def test_steps_and_attacks_stay_on_their_device():
     script = Path(__file__).parents[1] / 'second_device.py'
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    first, *steps = ran.stdout.splitlines()
+    first, *others = ran.stdout.splitlines()
+    steps, evaluated = others[:8], others[8:]
     assert first == 'aten.add.Tensor found tensors on second:0 and on the CPU'
-    assert len(steps) == 8
     assert all(line.endswith('elsewhere: []') for line in steps), ran.stdout
+    assert len(evaluated) == 7
+    assert all(line.endswith(': second:0') for line in evaluated), ran.stdout
