@@ -26,6 +26,7 @@ from .norm import CLEAN, NormPath
 from .randomness import private_random
 from .recipe import Recipe
 from .record import Record
+from .recurrence import differentiable_recurrence
 from .sharding import extremes, gathered, staying_gathered
 from .units import check_before, tell_after
 
@@ -144,7 +145,11 @@ class Attacker:
         layer = self.cam_layer if needed else None
         module = self.adapter.model.get_submodule(layer.name) if layer else None
         behind = partial(_twice_differentiable, self._fused)
-        with capture_output(module, behind) as outputs, self.buffers.hold(learn=True):
+        with (
+            capture_output(module, behind) as outputs,
+            self.buffers.hold(learn=True),
+            differentiable_recurrence(self.adapter.model),
+        ):
             record = self.adapter.forward(batch, fresh(target))
         if layer is not None and features:
             record.features = layer.pick(last_output(outputs, layer.name))

@@ -16,6 +16,7 @@ from .batch import Batch, fresh
 from .buffers import BufferGuard
 from .norm import CLEAN, NormPath, is_batch_norm
 from .randomness import private_random
+from .recurrence import differentiable_recurrence
 
 Calls = list[tuple[str, Any]]
 """Names of modules with what they returned, in order of completion."""
@@ -119,10 +120,10 @@ def _steady(model: nn.Module) -> Iterator[None]:
         if is_batch_norm(module) or next(module.children(), None) is None
     }
     for module in modes:
-        # cuDNN's recurrent kernels have a backward in training mode only.
-        module.training = isinstance(module, nn.RNNBase)
+        module.training = False
     try:
-        yield
+        with differentiable_recurrence(model):
+            yield
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -229,7 +229,7 @@ class Step:
         ratios = clean.relative_sizes(perturbed)
         return {
             'adv_nonfinite': (~finite).sum().float(),
-            'adv_eps': torch.tensor(float(self.recipe.eps)),
+            'adv_eps': finite.new_full((), self.recipe.eps, dtype=torch.float32),
             **{f'adv_ratio_{n}' if n else 'adv_ratio': r.nanmean() for n, r in ratios.items()},
             'adv_unmoved': clean.equals(perturbed).sum().float(),
         }

@@ -34,7 +34,8 @@ from adv_plugins.core.cost import step_cost  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'examples/benchmarks'))
 
-from step_cost import NEVER, LayerCounter, LiveBytes, SavedBytes, Work, floor  # noqa: E402
+from step_cases import NEVER  # noqa: E402
+from step_measures import LayerCounter, LiveBytes, SavedBytes, Work, floor  # noqa: E402
 
 VIT = dict(
     type='Recognizer3D',

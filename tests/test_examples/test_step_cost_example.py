@@ -13,7 +13,11 @@ from helpers import build_recognizer, data_samples, slowonly_config  # noqa: E40
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'examples/benchmarks'))
 
+import step_cases  # noqa: E402
 import step_cost  # noqa: E402
+import step_measures  # noqa: E402
+
+from adv_plugins import TAF, CEAugmentation  # noqa: E402
 
 TINY = dict(tsm=(2, 8, 32), slowonly=(2, 4, 32), videomae=(1, 4, 32), feature=(2, 8))
 
@@ -21,14 +25,15 @@ TINY = dict(tsm=(2, 8, 32), slowonly=(2, 4, 32), videomae=(1, 4, 32), feature=(2
 def narrow(batch, frames, pixels):
     clips = torch.randn(batch, 1, 3, frames, pixels, pixels)
     model, samples = build_recognizer(slowonly_config()), data_samples(range(batch))
-    recipes = {'TAF, K=1': step_cost.TAF(), 'CE, K=1': step_cost.CEAugmentation()}
-    return step_cost.Case(model, clips, samples, 'backbone.layer1.0.conv2.conv', recipes)
+    recipes = {'TAF, K=1': TAF(), 'CE, K=1': CEAugmentation()}
+    layer = 'backbone.layer1.0.conv2.conv'
+    return step_cases.Case('SlowOnly', model, clips, samples, layer, recipes)
 
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    monkeypatch.setitem(step_cost.SIZES, 'small', TINY)
-    monkeypatch.setitem(step_cost.CASES, 'slowonly', narrow)
+    monkeypatch.setitem(step_cases.SIZES, 'small', TINY)
+    monkeypatch.setitem(step_cases.CASES, 'slowonly', narrow)
     arguments = ['--models', 'slowonly', '--size', 'small', '--device', 'cpu', '--repeats', '2']
     step_cost.main([*arguments, '--cpu-time', '--out', str(tmp_path)])
     return json.loads((tmp_path / 'step_cost.json').read_text()), tmp_path / 'step_cost.md'
@@ -47,7 +52,7 @@ def test_the_table(results):
     assert works['separate attack, K=1'] == (3, 3, 2)
     assert works['`.backward()` attack, K=5'] == (7, 7, 7)
     assert works['separate attack, K=1, concatenated batch'] == (2, 2, 1)
-    assert ('torchattacks, K=5' in works) == step_cost.has_torchattacks()
+    assert ('torchattacks, K=5' in works) == step_cases.has_torchattacks()
     assert works.get('torchattacks, K=5', (7, 7, 2)) == (7, 7, 2)
     for name, row in steps.items():
         assert len(row['all_seconds']) == 2 and row['seconds'] > 0, name
@@ -60,27 +65,37 @@ def test_the_table(results):
     assert '| TAF, K=1 |' in text and f'torch {torch.__version__}' in text
 
 
-@pytest.mark.parametrize('name', step_cost.CASES)
+BUILDERS = {
+    **step_cases.CASES,
+    'plain tsm': step_cases.plain_tsm,
+    'huggingface videomae': step_cases.huggingface_videomae,
+}
+
+
+@pytest.mark.parametrize('name', BUILDERS)
 def test_the_models(name):
     """Each is fed what it takes, and the layer that is counted at is there."""
-    case = step_cost.build_case(name, TINY[name], torch.device('cpu'))
-    with step_cost.LayerCounter(case.model.get_submodule(case.layer).weight) as counter:
-        step_cost._loss(case.model, case.inputs, case.samples).backward()
+    if 'huggingface' in name:
+        pytest.importorskip('transformers', reason='needs adv_plugins[trainers]')
+    size = TINY[name.split()[-1]]
+    case = step_cases.build_case(BUILDERS[name], size, torch.device('cpu'))
+    with step_measures.LayerCounter(case.model.get_submodule(case.layer).weight) as counter:
+        case.loss(case.model, case.inputs, case.samples).backward()
     assert counter.work == (1, 1, 1)
     assert case.shared_copy().state_dict().keys() == case.model.state_dict().keys()
     assert next(case.shared_copy().parameters()) is next(case.model.parameters())
 
 
 def test_the_machine_and_the_floor():
-    machine = step_cost.describe_machine(torch.device('cpu'))
+    machine = step_measures.describe_machine(torch.device('cpu'))
     assert machine['torch'] == torch.__version__ and machine['cpu']
     # Work that takes 1 s a forward, 2 s a gradient by the data and 4 s one by the weights.
-    assert step_cost.Work(2, 3, 2).seconds(1.0, 3.0, 7.0) == 2 + 6 + 8
+    assert step_measures.Work(2, 3, 2).seconds(1.0, 3.0, 7.0) == 2 + 6 + 8
 
 
 def test_live_bytes_are_those_of_tensors_made_inside():
     before = torch.zeros(1000)
-    with step_cost.LiveBytes() as live:
+    with step_measures.LiveBytes() as live:
         one = before + 1
         one.add_(1)
         view = one[:10]
@@ -95,7 +110,7 @@ def test_live_bytes_are_those_of_tensors_made_inside():
 def test_saved_bytes_count_a_storage_once_and_no_parameter():
     layer = torch.nn.Linear(10, 10)
     x = torch.randn(5, 10)
-    with step_cost.SavedBytes(layer) as saved:
+    with step_measures.SavedBytes(layer) as saved:
         layer(x).sum().backward()
         layer(layer(x)).sum().backward()
     assert saved.peak == 4 * 50 * 2
