@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import Conv3dNet
+from torch import distributed as dist
 
 import adv_plugins
 from adv_plugins.core import adapter, recipe
@@ -311,7 +312,18 @@ def given_to_googlenet(names: dict[str, Any], tmp_path: Path) -> None:
     names['googlenet'] = torchvision.models.GoogLeNet(num_classes=5, init_weights=False)
 
 
+def given_to_fsdp2(names: dict[str, Any], tmp_path: Path) -> None:
+    """A process of a group, and a model of blocks."""
+    from torch.distributed.fsdp import fully_shard
+
+    dist.init_process_group('gloo', f'file://{tmp_path}/store', rank=0, world_size=1)
+    model = Conv3dNet()
+    model.blocks = model.layer4
+    names.update(model=model, fully_shard=fully_shard)
+
+
 GIVEN = {
+    'fully_shard': given_to_fsdp2,
     'googlenet': given_to_googlenet,
     'VideoMAEForVideoClassification': given_to_huggingface,
     'AdversarialCallback': given_to_lightning,
@@ -332,4 +344,8 @@ def test_blocks_of_code_run(block: Block, tmp_path: Path, monkeypatch: pytest.Mo
     for word, add in GIVEN.items():
         if word in block.text:
             add(names, tmp_path)
-    exec(compile(block.text, str(block), 'exec'), names)
+    try:
+        exec(compile(block.text, str(block), 'exec'), names)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -115,9 +115,9 @@ def shards(model: nn.Module) -> Iterator[None]:
 
 def reshard_all(model: nn.Module) -> None:
     """Free what is gathered of a sharded model."""
-    parts = model.modules() if is_sharded(model) else ()
-    for part in filter(is_sharded, parts):
-        cast(Any, part).reshard()
+    for group in _groups(model.modules() if is_sharded(model) else ()):
+        # FSDPModule.reshard does nothing inside the model's forward.
+        group._to_sharded()
 
 
 def whole(value: Tensor) -> Tensor:

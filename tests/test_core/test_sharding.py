@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -26,9 +26,13 @@ from adv_plugins import (
     make_adversarial,
     remove_adversarial,
 )
+from adv_plugins.adapters.classifier import ClassifierAdapter
 from adv_plugins.core import adversary
+from adv_plugins.core.adapter import register_adapter
 from adv_plugins.core.autograd import gradients
-from adv_plugins.core.conversion import get_adversary
+from adv_plugins.core.batch import Batch
+from adv_plugins.core.conversion import AdversarialModule, get_adversary
+from adv_plugins.core.record import Record
 
 pytest.importorskip('torch.distributed.fsdp', reason='torch was built without torch.distributed')
 from torch.distributed.checkpoint.state_dict import (  # noqa: E402
@@ -107,6 +111,30 @@ class Net(nn.Module):
         return self.fc(x.mean(dim=1) if self.tokens else x.mean(dim=(2, 3, 4)))
 
 
+class Inside(Net):
+    """A net whose forward takes the step, once it is converted, as a recognizer's does."""
+
+
+class Step(AdversarialModule):
+    def forward(self, x: Tensor, labels: Any = None) -> Any:
+        return super().forward(x) if labels is None else self.adversarial_loss(x, labels)
+
+
+@register_adapter
+class InsideAdapter(ClassifierAdapter):
+    mixin = Step
+    calls_model = False
+
+    @classmethod
+    def handles(cls, model: nn.Module) -> bool:
+        return isinstance(model, Inside)
+
+    def forward(self, batch: Batch, target: Any) -> Record:
+        logits = super(Step, self.model).forward(batch.inputs)
+        loss = F.cross_entropy(logits, target)
+        return Record({'loss': loss}, loss, logits, target, batch.size)
+
+
 class Tempered(nn.Module):
     """A loss with a parameter of its own."""
 
@@ -131,6 +159,7 @@ class Case:
         micro (int): Number of micro-batches of a step.
         stay (bool): Whether the parameters stay gathered between micro-batches.
         own_loss (str): ``'plain'`` or ``'sharded'`` if the loss has a parameter of its own.
+        inside (bool): Whether the model's own forward takes the step.
         freeze (bool): Whether the first block is frozen from the third step on.
         differs (float): By how much the trainings may differ.
     """
@@ -143,6 +172,7 @@ class Case:
     micro: int = 1
     stay: bool = False
     own_loss: str = ''
+    inside: bool = False
     freeze: bool = False
     differs: float = 0.0
 
@@ -180,20 +210,24 @@ CASES = {
 }
 for raf in (True, False):
     for name in ('AdvProp, K=3', 'TAF, first block', 'TAF, begins later', 'AART'):
-        case = CASES[name]
-        CASES[f'{name}, reshard={raf}'] = Case(
-            case.recipe, case.options, case.net, dict(reshard_after_forward=raf)
+        CASES[f'{name}, reshard={raf}'] = replace(
+            CASES[name], shard=dict(reshard_after_forward=raf)
         )
 for units in ('one unit', 'norms', 'norms and blocks', 'none'):
     for name in ('AdvProp, dual LayerNorm', 'TAF, first block', 'AART'):
-        case = CASES[name]
-        shard = dict(units=units)
-        CASES[f'{name}, {units}'] = Case(case.recipe, case.options, case.net, shard)
+        CASES[f'{name}, {units}'] = replace(CASES[name], shard=dict(units=units))
+for name in ('AdvProp, K=3', 'AdvProp, clean_weight=0', 'TAF, first block', 'TAF, first order'):
+    CASES[f'{name}, inside'] = replace(CASES[name], inside=True)
+for name in ('TAF, begins later', 'TAF, weights of zeros', 'AART, begins later'):
+    for raf in (None, True, False):
+        shard = dict(reshard_after_forward=raf)
+        inside = replace(CASES[name], inside=True, shard=shard)
+        CASES[f'{name}, inside, reshard={raf}'] = inside
+        CASES[f'{name}, inside, evaluation, reshard={raf}'] = replace(inside, evaluate=True)
 for name in ('AdvProp, K=3', 'TAF, first block', 'TAF, tokens', 'AART', 'TAF, begins later'):
     case = CASES[name]
-    recomputed = Case(case.recipe, case.options, dict(case.net, checkpointing=True))
-    CASES[f'{name}, checkpointing'] = recomputed
-    CASES[f'{name}, evaluation'] = Case(case.recipe, case.options, case.net, evaluate=True)
+    CASES[f'{name}, checkpointing'] = replace(case, net=dict(case.net, checkpointing=True))
+    CASES[f'{name}, evaluation'] = replace(case, evaluate=True)
 CASES |= {
     'TAF, evaluation, reshard=False': Case(
         'taf', shard=dict(reshard_after_forward=False), evaluate=True
@@ -302,7 +336,7 @@ class Run:
                 ends = micro == case.micro - 1
                 model.set_requires_gradient_sync(ends)
                 model.set_reshard_after_backward(ends or not case.stay)
-            losses = model.adversarial_loss(clips, labels)
+            losses = (model if case.inside else model.adversarial_loss)(clips, labels)
             losses['loss'].backward()
             self.seen += [value.detach() for value in losses.values()]
 
@@ -336,7 +370,7 @@ def settings(model: nn.Module) -> list[tuple[bool, ...]]:
 def as_unsharded(rank: int, case: Case) -> None:
     """Train unsharded and sharded, and compare all that the trainings saw and where they ended."""
     torch.manual_seed(0)
-    net = Net(**case.net)
+    net = (Inside if case.inside else Net)(**case.net)
     one, other = Run(case, copy.deepcopy(net)), Run(case, net).shard()
     start, before = copy.deepcopy(one.ends()), settings(other.model)
     for run in (one, other):
@@ -496,15 +530,13 @@ def refusals(rank: int) -> None:
     with pytest.raises(RuntimeError, match=r'iterations, from 0 to 7, .* on every process'):
         apart.adversarial_loss(clips, labels)
 
-    outside = sharded(make_adversarial(Net(), 'advprop'))
-    get_adversary(outside).adapter.calls_model = False
+    outside = sharded(make_adversarial(Inside(), 'advprop'))
     with pytest.raises(TypeError, match='call the model itself'):
         outside.adversarial_loss(clips, labels)
     with pytest.raises(TypeError, match='FSDP2 keeps the auxiliary parameters'):
         remove_adversarial(outside)
-    get_adversary(outside).adapter.calls_model = True
     assert isinstance(outside, FSDPModule)
-    outside.adversarial_loss(clips, labels)['loss'].backward()
+    outside(clips, labels)['loss'].backward()
 
 
 class Collectives(TorchDispatchMode):
@@ -628,6 +660,9 @@ USUAL = {
     ],
     'what is around the step': [
         'TAF, weights of zeros, reshard=False',
+        'TAF, weights of zeros, inside, evaluation, reshard=False',
+        'TAF, begins later, inside, evaluation, reshard=None',
+        'AdvProp, K=3, inside',
         *list(CHECKS)[-7:],
     ],
 }
