@@ -199,6 +199,8 @@ def _found(perturbed: Tensor, batch: Any, *_: Any) -> Any:
 
 
 def _exact(value: Tensor) -> Tensor:
+    # FSDP2's gradients are shards.
+    value = value.full_tensor() if hasattr(value, 'full_tensor') else value
     return value.detach().to('cpu', torch.float64, copy=True)
 
 
@@ -404,21 +406,45 @@ class StepModule(nn.Module):
         return self.model.adversarial_loss(clips, labels)
 
 
-def one_process(backend: str, norm: type[nn.Module], device: torch.device) -> Iterator[Finding]:
+@contextmanager
+def one_process(backend: str) -> Iterator[None]:
+    """Inside the block, a group of one process."""
     if not (dist.is_available() and dist.is_backend_available(backend)):
         raise LeftOut(f'this PyTorch has no {backend}')
-    if backend == 'nccl' and device.type != 'cuda':
-        raise LeftOut('NCCL and the kernels of SyncBatchNorm are for GPUs only')
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def data_parallel(backend: str, norm: type[nn.Module], device: torch.device) -> Iterator[Finding]:
+    if backend == 'nccl' and device.type != 'cuda':
+        raise LeftOut('NCCL and the kernels of SyncBatchNorm are for GPUs only')
+    with one_process(backend):
         for name in ('TAF, K=1', 'AdvProp, K=3'):
             recipe = STEPS[name][1]
             ours = build(partial(ConvNet, norm), recipe, device)
             ours.losses = nn.parallel.DistributedDataParallel(StepModule(ours.model))
             for finding in agreement(ours, build(ConvNet, recipe, device), FP32):
                 yield finding._replace(what=f'{name}: {finding.what}')
-    finally:
-        dist.destroy_process_group()
+
+
+def sharded(device: torch.device) -> Iterator[Finding]:
+    """FSDP2 in one process gathers and frees as in many."""
+    if torch.__version__ < '2.13':
+        raise LeftOut('the step under FSDP2 needs torch 2.13')
+    from torch.distributed.fsdp import fully_shard
+
+    with one_process('nccl' if device.type == 'cuda' else 'gloo'):
+        mesh = dist.device_mesh.init_device_mesh(device.type, (1,))
+        for name in ('TAF, K=1', 'TAF before fused attention', 'AdvProp, K=3', 'A-ART'):
+            ours, truth = (build(*STEPS[name], device) for _ in range(2))
+            blocks = [part for part in ours.model.children() if list(part.children())]
+            for part in (*blocks, ours.model):
+                fully_shard(part, mesh=mesh)
+            for finding in agreement(ours, truth, FP32):
+                yield finding._replace(what=f'{name}: {finding.what}')
 
 
 def compiled(what: str, device: torch.device) -> Iterator[Finding]:
@@ -561,10 +587,11 @@ CHECKS: dict[str, Check] = {
     'resumed after two of four steps': resumed,
     'adversarial weight 0 against the plain model': as_plain,
     'memory that steps leave behind': memory_left,
-    'DistributedDataParallel, gloo': partial(one_process, 'gloo', nn.BatchNorm3d),
+    'DistributedDataParallel, gloo': partial(data_parallel, 'gloo', nn.BatchNorm3d),
     'DistributedDataParallel and SyncBatchNorm, nccl': partial(
-        one_process, 'nccl', SelfSynchronized
+        data_parallel, 'nccl', SelfSynchronized
     ),
+    'FSDP2': sharded,
     'compiled model': partial(compiled, 'model'),
     'compiled step': partial(compiled, 'step'),
 }

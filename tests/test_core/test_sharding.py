@@ -661,7 +661,7 @@ USUAL = {
     'what is around the step': [
         'TAF, weights of zeros, reshard=False',
         'TAF, weights of zeros, inside, evaluation, reshard=False',
-        'TAF, begins later, inside, evaluation, reshard=None',
+        'TAF, begins later, inside, reshard=None',
         'AdvProp, K=3, inside',
         *list(CHECKS)[-7:],
     ],
