@@ -83,20 +83,20 @@ def floor(recipe: Recipe) -> Work | None:
     forward and a gradient w.r.t. the data. The first attack step needs no forward if the attack
     starts at the clean batch and on the clean path. If it also ascends the training loss, it needs
     nothing at all, because the clean backward yields its gradient, except with a regularizer,
-    which delays that backward. (``adv_plugins.core.cost.step_cost`` is the same in clean steps, for
-    any fraction and scale.)
+    which delays that backward; ``recompute`` then takes one more forward.
+    (``adv_plugins.core.cost.step_cost`` is the same in clean steps, for any fraction and scale.)
     """
     if (recipe.fraction, recipe.attack_scale, recipe.attack_dtype) != (1, 1, None):
         return None
     whole, ascent = Work(1, 1, 1), Work(1, 1, 0)
-    regularized = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
     if recipe.random_start or recipe.attack_path != 'clean':
         first = ascent
-    elif recipe.objective.is_training_loss and not regularized:
+    elif recipe.objective.is_training_loss and not recipe.regularized:
         first = Work(0, 0, 0)
     else:
         first = Work(0, 1, 0)
-    return sum([ascent] * (recipe.steps - 1), whole + first + whole)
+    again = Work(int(recipe.recompute and recipe.regularized), 0, 0)
+    return sum([ascent] * (recipe.steps - 1), whole + first + whole + again)
 
 
 class LayerCounter(TorchDispatchMode):
@@ -285,7 +285,7 @@ def videomae(batch: int, frames: int, pixels: int) -> Case:
     head = dict(type='TimeSformerHead', in_channels=768)
     clips = _normalized(torch.rand(batch, 1, 3, frames, pixels, pixels), axis=2)
     model = _recognizer('Recognizer3D', backbone, head, 'NCTHW')
-    recipes = _video_recipes(dual_bn=False) | {'A-ART': AART()}
+    recipes = _video_recipes(dual_bn=False) | _aart_recipes()
     return Case(model, clips, _samples(batch), 'backbone.blocks.0.attn.qkv', recipes)
 
 
@@ -297,7 +297,7 @@ def feature(batch: int, frames: int) -> Case:
     recipes = {
         'CE, K=1': CEAugmentation(dual_bn=False),
         'ART': ART(),
-        'A-ART': AART(),
+        **_aart_recipes(),
         'AdvProp, K=1': AdvProp(steps=1, dual_bn=False),
         'AdvProp, K=5': AdvProp(dual_bn=False),
         'ART, `fraction=0.25`': ART(fraction=0.25),
@@ -324,6 +324,10 @@ def _video_recipes(**options: Any) -> dict[str, Recipe]:
         'AdvProp, K=5, `attack_scale=0.5`': AdvProp(attack_scale=0.5, **options),
         "AdvProp, K=5, `attack_dtype='bfloat16'`": AdvProp(attack_dtype='bfloat16', **options),
     }
+
+
+def _aart_recipes() -> dict[str, Recipe]:
+    return {'A-ART': AART(), 'A-ART, `recompute=True`': AART(recompute=True)}
 
 
 def _recognizer(kind: str, backbone: dict, head: dict, format_shape: str) -> nn.Module:
