@@ -16,34 +16,12 @@ from .record import Record
 
 
 def cut(record: Record) -> list[Tensor]:
-    """Replace every tensor of a record that has a graph by a leaf, so that the graph is freed.
+    """Replace all that a regularizer can differentiate in a record by leaves.
 
     Returns:
-        list[Tensor]: The leaves, in the order of :func:`tensors_with_graph`.
+        list[Tensor]: The leaves.
     """
-    leaves: dict[Tensor, Tensor] = {}
-
-    def leaf(value: Tensor) -> Tensor:
-        if not value.requires_grad:
-            return value
-        # The loss may also be one of the losses.
-        return leaves.setdefault(value, value.detach().requires_grad_())
-
-    _replace_tensors(record, leaf)
-    return list(leaves.values())
-
-
-def tensors_with_graph(record: Record) -> list[Tensor]:
-    """What a regularizer can differentiate in a record."""
-    found: dict[Tensor, None] = {}
-
-    def note(value: Tensor) -> Tensor:
-        if value.requires_grad:
-            found.setdefault(value)
-        return value
-
-    _replace_tensors(record, note)
-    return list(found)
+    return _replace_tensors(record, lambda value: value.detach().requires_grad_())
 
 
 def gradients_at(
@@ -54,7 +32,7 @@ def gradients_at(
     Raises:
         RuntimeError: The second forward has recorded something else than the first.
     """
-    tensors = tensors_with_graph(record)
+    tensors = _replace_tensors(record, lambda value: value)
     shapes, before = ([tuple(value.shape) for value in values] for values in (tensors, leaves))
     if shapes != before:
         raise RuntimeError(
@@ -65,8 +43,20 @@ def gradients_at(
     return dict(zip(tensors, taken, strict=True))
 
 
-def _replace_tensors(record: Record, change: Callable[[Tensor], Tensor]) -> None:
+def _replace_tensors(record: Record, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Replace the floating-point tensors of a record; returns the new ones in a fixed order."""
+    changed: dict[Tensor, Tensor] = {}
+
+    def replace(value: Tensor) -> Tensor:
+        if not value.is_floating_point():
+            return value
+        # The loss may also be one of the losses.
+        if value not in changed:
+            changed[value] = change(value)
+        return changed[value]
+
     record.features = None
     record.losses, record.loss, record.logits, record.recorded = map_tensors(
-        change, (record.losses, record.loss, record.logits, record.recorded)
+        replace, (record.losses, record.loss, record.logits, record.recorded)
     )
+    return list(changed.values())

@@ -156,7 +156,8 @@ class StepResult:
     recomputed: bool = False
 
     def drop_graph(self) -> None:
-        """Detach the adversarial part and the total, so that the graph is freed."""
+        """Detach all but the clean loss, so that the graph is freed."""
+        self.clean.drop_graph()
         self.adversarial.drop_graph()
         self.adv_loss, self.total = self.adv_loss.detach(), self.total.detach()
         self.penalties = {name: value.detach() for name, value in self.penalties.items()}

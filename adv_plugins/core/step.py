@@ -96,13 +96,13 @@ class Step:
         Returns:
             StepResult: The total loss and its parts.
         """
-        recipe, batch = self.recipe, batch.leaves()
+        recipe = self.recipe
         # Regularizers compare the records, so both forwards need the same dropout masks.
         dropout = random_state(batch.device) if recipe.regularizers else None
         if dropout is None or not (recipe.recompute and recipe.regularized):
-            return self._losses(batch, target, seed, dropout)[0]
+            return self._losses(batch.leaves(), target, seed, dropout)[0]
         buffers = self.attacker.buffers.copies()
-        result, leaves = self._losses(batch, target, seed, dropout)
+        result, leaves = self._losses(batch.leaves(), target, seed, dropout)
         if leaves is not None:
             self._exchange_graphs(result, leaves, batch, target, dropout, buffers)
         return result
@@ -245,9 +245,10 @@ class Step:
         result.drop_graph()
         with private_random(batch.device, seed=0), with_buffers(buffers):
             set_random_state(dropout)
-            # The first forward has moved the statistics.
+            # The first forward has moved the statistics. This one needs no gradient of the inputs.
+            plain = batch.replace(batch.values)
             with attacker.path.use(CLEAN, tracking=False):
-                again = self._forward(batch, target, features=recipe.starts_at_clean)
+                again = self._forward(plain, target, features=recipe.starts_at_clean)
         known |= gradients_at(again, leaves, taken)
         zero = again.loss.detach().new_zeros(())
         source = recipe.clean_weight * again.loss + inject_gradients(zero, known)

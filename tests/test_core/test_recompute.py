@@ -107,6 +107,14 @@ def test_checkpointed_layers_train_as_with_the_graph(clips, name):
     assert_trained_alike(Everything(saving=True), RECIPES[name], clips)
 
 
+def test_frozen_layers_stay_frozen(clips):
+    """Without a gradient of the inputs, what they compute has no graph in the second forward."""
+    model = Everything()
+    for part in (model.stem, model.bn1, model.layer4, model.attention):
+        part.requires_grad_(False)
+    assert_trained_alike(model, RECIPES['CE'], clips)
+
+
 @pytest.mark.parametrize('name', ['CE', 'shared norms'])
 def test_the_term_reaches_the_parameters_through_the_clean_record(clips, name):
     """Else the tests above would compare nothing."""
