@@ -347,12 +347,12 @@ def _attention(
         return _softmax(scores, dim=-1), None
     # With all keys masked, softmax gives NaN, and its gradient would be NaN in every row.
     if mask.dtype == torch.bool:
-        nothing = ~mask.any(-1, keepdim=True)
-        scores = scores.masked_fill(~(mask | nothing), -math.inf)
+        something = mask.any(-1, keepdim=True)
+        scores.masked_fill_(~mask & something, -math.inf)
     else:
-        nothing = (mask == -math.inf).all(-1, keepdim=True)
-        scores = scores + mask.masked_fill(nothing, 0.0)
-    return _softmax(scores, dim=-1).masked_fill(nothing, 0.0), mask
+        something = (mask > -math.inf).any(-1, keepdim=True)
+        scores += mask.masked_fill(~something, 0.0)
+    return _softmax(scores, dim=-1) * something, mask
 
 
 @contextmanager
