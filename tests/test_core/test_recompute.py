@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from adv_plugins import (
+    TAF,
     AdvProp,
     AttentionFrobenius,
     CEAugmentation,
@@ -55,6 +56,7 @@ class Pairing(Regularizer):
 
 BOTH = dict(regularizers=[AttentionFrobenius(weight=2.0), Pairing()])
 RECIPES = {
+    'TAF': TAF(eps=0.1, step_size=0.1, cam_layer='layer4', **BOTH),
     'CE': CEAugmentation(eps=0.1, step_size=0.1, **BOTH),
     'shared norms': CEAugmentation(eps=0.1, step_size=0.1, dual_bn=False, **BOTH),
     'K=3 from a random start': AdvProp(eps=0.1, step_size=0.1, steps=3, random_start=True, **BOTH),
