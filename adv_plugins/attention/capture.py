@@ -297,7 +297,7 @@ class _Recorder:
         self,
         module: nn.Module,
         probabilities: Tensor,
-        masked: Tensor | None,
+        mask: Tensor | None,
         reading: Reading,
     ) -> None:
         """Add a map.
@@ -305,18 +305,23 @@ class _Recorder:
         Args:
             module (nn.Module): The module that computed it.
             probabilities (Tensor): Shape (..., Q, K).
-            masked (Tensor, optional): The input of the softmax, same shape; None if there is no
-                mask.
+            mask (Tensor, optional): Broadcastable to (..., Q, K): either bool, True where attention
+                is allowed, or values to add to the scores, or their sum, the input of the softmax.
+                None if there is no mask.
             reading (Reading): Where the heads are.
         """
         weights = reading.heads_first(probabilities).mean(0)
         weights = weights.reshape(-1, *weights.shape[-2:])
         valid = None
-        if masked is not None:
-            # Masks may use the smallest finite number instead of -inf; no score comes near it.
-            forbidden = torch.finfo(masked.dtype).min / 2
-            seen = reading.heads_first(masked.detach()).amax((0, -2)) > forbidden
-            valid = seen.reshape(-1, seen.shape[-1])
+        if mask is not None:
+            # The queries first: most masks are the same for all.
+            if mask.dtype == torch.bool:
+                seen = mask.any(-2, keepdim=True)
+            else:
+                # Masks may use the smallest finite number instead of -inf; no score comes near it.
+                seen = mask.detach().amax(-2, keepdim=True) > torch.finfo(mask.dtype).min / 2
+            seen = seen.expand(*probabilities.shape[:-2], 1, probabilities.shape[-1])
+            valid = reading.heads_first(seen).any(0).reshape(-1, seen.shape[-1])
         self.maps.append(AttentionMap(self.names[module], weights, valid))
 
 
@@ -333,19 +338,21 @@ def _attention(
         scale (float, optional): Factor of the scores; None means 1 / sqrt(D).
 
     Returns:
-        tuple[Tensor, Tensor | None]: The probabilities, and the masked scores (None without a
-        mask).
+        tuple[Tensor, Tensor | None]: The probabilities, and the mask.
     """
     precision = torch.promote_types(query.dtype, torch.float32)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query.to(precision) * scale) @ key.to(precision).transpose(-2, -1)
     if mask is None:
         return _softmax(scores, dim=-1), None
-    scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
     # With all keys masked, softmax gives NaN, and its gradient would be NaN in every row.
-    nothing = (scores == -math.inf).all(-1, keepdim=True)
-    probabilities = _softmax(scores.masked_fill(nothing, 0.0), dim=-1)
-    return probabilities.masked_fill(nothing, 0.0), scores
+    if mask.dtype == torch.bool:
+        something = mask.any(-1, keepdim=True)
+        scores.masked_fill_(~mask & something, -math.inf)
+    else:
+        something = (mask > -math.inf).any(-1, keepdim=True)
+        scores += mask.masked_fill(~something, 0.0)
+    return _softmax(scores, dim=-1) * something, mask
 
 
 @contextmanager
@@ -354,10 +361,11 @@ def _no_side_effects(tensor: Tensor) -> Iterator[None]:
 
     Activation checkpointing compares the tensors that autograd saves in a forward with those saved
     in the recomputation, where nothing is captured. Tensors saved here must therefore not count.
+    They are saved without their graph: a node that held its own output would never be freed.
     """
     with (
         torch.autocast(tensor.device.type, enabled=False),
-        torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x),
+        torch.autograd.graph.saved_tensors_hooks(Tensor.detach, lambda saved: saved),
     ):
         yield
 

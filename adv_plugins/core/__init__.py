@@ -9,7 +9,7 @@ In the order in which they are best read:
   prints its parts. ``objectives`` are what an attack maximises, ``regularizers`` the penalties.
 - ``adapter``: what the core asks of a family of models. ``norm`` has the auxiliary norms,
   ``buffers`` holds all other state still, ``capture`` reads feature maps, ``autograd`` takes
-  gradients ahead of the trainer's backward.
+  gradients ahead of the trainer's backward, ``recompute`` parts a clean record from its graph.
 - ``cam_layer`` finds the layer of the temporal CAM by a ``probe`` of the model; ``axes`` and
   ``response`` confirm how its output is to be read.
 - ``conversion``: ``make_adversarial`` and its kin. ``adversary`` is what they attach to a model,

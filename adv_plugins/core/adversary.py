@@ -248,6 +248,7 @@ class Adversary:
         result = Step(self.attacker, self.recipe)(batch, target, self.schedule.stream())
         if not self.schedule.rehearsed:
             self._warn_if_unmoved(result.metrics, result.adversarial.batch_size)
+            self._warn_if_kept(result)
         return result
 
     def _rehearse(self, batch: Batch, target: Any) -> None:
@@ -274,6 +275,16 @@ class Adversary:
             'have skipped the layers between them, or later layers may still have weights of zero',
             stacklevel=2,
         )
+
+    def _warn_if_kept(self, result: StepResult) -> None:
+        """Warn if the step could not do without the clean graph."""
+        if self.recipe.recompute and self.recipe.regularized and not result.recomputed:
+            warnings.warn(
+                'recompute=True has no effect: the model runs in fp16, whose gradients need the '
+                "loss scale of the trainer's backward, or its loss depends on a graph from before "
+                'the step; train in bfloat16, or leave it out',
+                stacklevel=2,
+            )
 
     def _warn_if_clean(self) -> None:
         """Warn if the run may train nothing adversarial; a trainer has checked its length."""

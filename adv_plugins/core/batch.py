@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import UserDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -137,23 +138,34 @@ def fresh(value: Any) -> Any:
 
     Of an object, its own attributes are copied in the same way, but not those of objects in it.
     """
+    return map_tensors(Tensor.clone, value)
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """A copy with other tensors, as deep as :func:`fresh` copies.
+
+    Args:
+        change (Callable): Makes a new tensor of each.
+        value (Any): A tensor, a container, or an object that holds such.
+    """
     if isinstance(value, (Tensor, Mapping, list, tuple, set)):
-        return _fresh_container(value)
+        return _map_container(change, value)
     twin = copy.copy(value)
     for name, entry in getattr(twin, '__dict__', {}).items():
-        vars(twin)[name] = _fresh_container(entry)
+        vars(twin)[name] = _map_container(change, entry)
     return twin
 
 
-def _fresh_container(value: Any) -> Any:
+def _map_container(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.clone()
+        return change(value)
+    inner = partial(map_tensors, change)
     if isinstance(value, Mapping):
-        return _mapping_like(value, {name: fresh(entry) for name, entry in value.items()})
+        return _mapping_like(value, {name: inner(entry) for name, entry in value.items()})
     if isinstance(value, tuple) and hasattr(value, '_make'):
-        return value._make(map(fresh, value))
+        return value._make(map(inner, value))
     if isinstance(value, (list, tuple, set)):
-        return type(value)(map(fresh, value))
+        return type(value)(map(inner, value))
     return value
 
 

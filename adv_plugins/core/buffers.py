@@ -6,7 +6,7 @@ forwards of an attack and the adversarial forward get copies of them, which are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from .adapter import Adapter
 from .norm import CLEAN, PREFIX, DualNorm, NormPath, is_batch_norm
+
+Buffers = list[tuple[nn.Module, dict[str, Tensor]]]
+"""The buffers of each module, by name."""
 
 
 class BufferGuard:
@@ -38,6 +41,10 @@ class BufferGuard:
         # The backward that the buffers are held in, and what ends that.
         self._backward = -1
         self._held = ExitStack()
+
+    def copies(self) -> Buffers:
+        """Copies of all clean buffers, for a later forward from the same state."""
+        return _copies((module, dict(_clean_buffers(module))) for module in self._modules())
 
     @contextmanager
     def hold(self, learn: bool = False) -> Iterator[None]:
@@ -84,10 +91,13 @@ class BufferGuard:
         self._backward = -1
         self._held.close()
 
-    @contextmanager
-    def _hold(self, tracking: bool) -> Iterator[list[tuple[nn.Module, dict[str, Tensor]]]]:
+    def _modules(self) -> list[nn.Module]:
         # The buffers of a scripted module cannot be replaced.
-        modules = [m for m in self._adapter.modules() if not isinstance(m, torch.jit.ScriptModule)]
+        return [m for m in self._adapter.modules() if not isinstance(m, torch.jit.ScriptModule)]
+
+    @contextmanager
+    def _hold(self, tracking: bool) -> Iterator[Buffers]:
+        modules = self._modules()
         sizes = [len(module._buffers) for module in modules]
         held = [
             (module, buffers)
@@ -96,20 +106,36 @@ class BufferGuard:
             if not (tracking and _is_shared(module))
             if (buffers := dict(_clean_buffers(module)))
         ]
-        copies: dict[int, Tensor] = {}
-        for module, buffers in held:
-            for name, buffer in buffers.items():
-                # One buffer may have several owners.
-                module._buffers[name] = copies.setdefault(id(buffer), buffer.clone())
         try:
-            yield held
+            with with_buffers(_copies(held)):
+                yield held
         finally:
-            for module, buffers in held:
-                module._buffers.update(buffers)
             for module, size in zip(modules, sizes, strict=True):
                 # The first clean forward registers those that were added.
                 for name in list(module._buffers)[size:]:
                     del module._buffers[name]
+
+
+@contextmanager
+def with_buffers(buffers: Buffers) -> Iterator[None]:
+    """Inside the ``with`` block, modules have other buffers."""
+    before = [(module, {n: module._buffers[n] for n in others}) for module, others in buffers]
+    try:
+        for module, others in buffers:
+            module._buffers.update(others)
+        yield
+    finally:
+        for module, own in before:
+            module._buffers.update(own)
+
+
+def _copies(buffers: Iterable[tuple[nn.Module, Mapping[str, Tensor]]]) -> Buffers:
+    # One buffer may have several owners.
+    memo: dict[int, Tensor] = {}
+    return [
+        (module, {n: memo.setdefault(id(b), b.clone()) for n, b in own.items()})
+        for module, own in buffers
+    ]
 
 
 def _clean_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -27,14 +27,13 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
     Returns:
         float: 7/3 for TAF, 2 for the training loss as objective with K=1, and 2/3 more for every
         further attack step. Less if only a fraction of the batch or a smaller resolution is
-        attacked, or if the clean losses have weight 0.
+        attacked, or if the clean losses have weight 0; 1/3 more with ``recompute``.
     """
     part = recipe.fraction if fraction is None else fraction
-    kept = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
     step = 2 * part * recipe.attack_scale**2
     if not recipe.starts_at_clean:
         first = step
-    elif recipe.objective.is_training_loss and recipe.clean_weight > 0 and not kept:
+    elif recipe.objective.is_training_loss and recipe.clean_weight > 0 and not recipe.regularized:
         # The clean backward yields it for free.
         first = 0.0
     else:
@@ -42,7 +41,9 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
         first = 1.0
     attack = first + step * (recipe.steps - 1)
     # A clean loss of weight 0 needs no backward.
-    clean = CLEAN_STEP if recipe.clean_weight > 0 or kept else 1.0
+    clean = CLEAN_STEP if recipe.clean_weight > 0 or recipe.regularized else 1.0
+    if recipe.recompute and recipe.regularized:
+        clean += 1.0
     return (clean + attack + CLEAN_STEP * part) / CLEAN_STEP
 
 

@@ -52,6 +52,9 @@ class Recipe:
         adv_weight (float): Weight of the adversarial losses. Defaults to 1.0.
         regularizers (Sequence[Regularizer | dict | str]): Penalties on the pair of clean and
             adversarial forward, each added with its weight. Defaults to ().
+        recompute (bool): Whether a step with regularizers runs the clean forward once more, instead
+            of keeping its graph beside the adversarial one: one forward more, one graph less in
+            memory. Where the model runs in fp16 the graph is kept. Defaults to False.
         dual_bn (bool): Whether the adversarial path has auxiliary batch norms. Defaults to True.
         dual_ln (bool): Whether it also has auxiliary LayerNorms. Defaults to False.
         attack_path (str): The norms that the attack uses in training: ``'clean'`` (its first
@@ -97,6 +100,7 @@ class Recipe:
     clean_weight: float = 1.0
     adv_weight: float = 1.0
     regularizers: Any = ()
+    recompute: bool = False
     dual_bn: bool = True
     dual_ln: bool = False
     attack_path: str = 'clean'
@@ -149,6 +153,11 @@ class Recipe:
         """Whether the attack's first gradient in training comes from the clean forward."""
         here = self.attack_path == 'clean' and not self.random_start
         return here and self.attack_scale == 1
+
+    @property
+    def regularized(self) -> bool:
+        """Whether a regularizer differentiates the records."""
+        return any(regularizer.weight > 0 for regularizer in self.regularizers)
 
     def is_active(self, progress: int, iteration: int) -> bool:
         """Whether the adversarial path is taken.

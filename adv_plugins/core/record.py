@@ -143,6 +143,7 @@ class StepResult:
         penalties (dict[str, Tensor]): The weighted regularizers, by their log keys.
         total (Tensor): The sum of these losses, on which the trainer calls ``backward()``.
         metrics (dict[str, Tensor]): Values that are logged but are no part of the total.
+        recomputed (bool): Whether the clean forward ran once more, see ``Recipe.recompute``.
     """
 
     clean: Record
@@ -152,3 +153,11 @@ class StepResult:
     penalties: dict[str, Tensor]
     total: Tensor
     metrics: dict[str, Tensor]
+    recomputed: bool = False
+
+    def drop_graph(self) -> None:
+        """Detach all but the clean loss, so that the graph is freed."""
+        self.clean.drop_graph()
+        self.adversarial.drop_graph()
+        self.adv_loss, self.total = self.adv_loss.detach(), self.total.detach()
+        self.penalties = {name: value.detach() for name, value in self.penalties.items()}

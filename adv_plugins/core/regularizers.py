@@ -16,7 +16,7 @@ from .record import Record, Recorded
 class Regularizer(ABC):
     """A penalty on the pair of records; subclass it to write your own.
 
-    Both records carry their graph. The adversarial forward uses the same dropout masks as the
+    Both records can be differentiated. The adversarial forward uses the same dropout masks as the
     clean one, so that the records differ only by the perturbation. With ``fraction`` < 1 the masks
     differ, because the batches do.
     """
@@ -35,7 +35,8 @@ class Regularizer(ABC):
 
         Each of the step's two forwards runs inside such a context. By default nothing is captured.
         For attention maps write ``return capture_attention(model)``. Entries of another type need
-        the two methods of :class:`adv_plugins.core.record.Recorded`.
+        the two methods of :class:`adv_plugins.core.record.Recorded`, and have their tensors as
+        attributes, or in lists or dicts there, where ``recompute`` finds them.
         """
         return nullcontext(())
 

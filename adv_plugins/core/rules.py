@@ -78,6 +78,12 @@ RULES = (
         'none; leave it out, or write steps=2 or more, attack_scale=0.5 or random_start=True',
     ),
     Rule(
+        'recompute',
+        lambda r: not r.recompute or r.regularizers,
+        'is for regularizers, as only they keep the clean graph; leave it out, or write '
+        "regularizers=[dict(type='AttentionFrobenius')]",
+    ),
+    Rule(
         'budget',
         lambda r: r.budget is None or 1 < r.budget < math.inf,
         'must be greater than 1, the cost of a clean run; write e.g. budget=1.25',

@@ -12,7 +12,7 @@ The parameter gradients of the clean loss are computed as soon as the attack has
 graph, which is then freed, so the peak memory is that of one forward.
 :class:`adv_plugins.core.autograd.InjectGradients` adds them to the trainer's single backward. A
 regularizer also differentiates the clean record; with one, the clean graph is kept until that
-backward.
+backward, or, with ``recompute``, built once more after the adversarial one is freed.
 """
 
 from __future__ import annotations
@@ -36,11 +36,14 @@ from .autograd import (
     leaves_of,
     parameters_of,
     ran_in_fp16,
+    with_gradient_of,
 )
 from .batch import Batch, Values
+from .buffers import Buffers, with_buffers
 from .norm import ADVERSARIAL, CLEAN
-from .randomness import private_random, random_state, set_random_state
+from .randomness import RandomState, private_random, random_state, set_random_state
 from .recipe import Recipe
+from .recompute import cut, gradients_at
 from .record import Record, StepResult
 from .sharding import is_sharded
 
@@ -95,16 +98,35 @@ class Step:
         Returns:
             StepResult: The total loss and its parts.
         """
-        recipe, attacker, batch = self.recipe, self.attacker, batch.leaves()
+        recipe = self.recipe
         # Regularizers compare the records, so both forwards need the same dropout masks.
         dropout = random_state(batch.device) if recipe.regularizers else None
-        clock = autograd_clock()
+        if dropout is None or not (recipe.recompute and recipe.regularized):
+            return self._losses(batch.leaves(), target, seed, dropout)[0]
+        buffers = self.attacker.buffers.copies()
+        result, leaves = self._losses(batch.leaves(), target, seed, dropout)
+        if leaves is not None:
+            self._exchange_graphs(result, leaves, batch, target, dropout, buffers)
+        return result
+
+    def _losses(
+        self, batch: Batch, target: Any, seed: int, dropout: RandomState | None
+    ) -> tuple[StepResult, list[Tensor] | None]:
+        """Attack, and compute all losses.
+
+        Returns:
+            tuple: The step, and the leaves that stand for the clean record in it; None if that has
+            its graph, or no regularizer reads it.
+        """
+        recipe, attacker, clock = self.recipe, self.attacker, autograd_clock()
         with attacker.path.use(CLEAN):
             clean = self._forward(batch, target, features=recipe.starts_at_clean)
         untrained = [] if recipe.clean_weight > 0 else parameters_of(clean.loss)
         with private_random(batch.device, seed):
             labels = recipe.objective.targets(clean)
             gradient, clean_loss, known = self._read_clean_graph(clean, labels, batch, clock)
+            freed = recipe.regularized and not clean_loss.requires_grad
+            leaves = cut(clean) if freed else None
             part = _Part(batch, target, labels, gradient, clean)
             if recipe.fraction < 1:
                 with attacker.path.use(CLEAN, tracking=False), attacker.buffers.hold():
@@ -130,7 +152,10 @@ class Step:
         total = sum(penalties.values(), clean_loss + adv_loss)
         metrics |= self._attack_metrics(part.batch, perturbed, finite)
         clean.recorded = adversarial.recorded = {}
-        return StepResult(clean, adversarial, clean_loss, adv_loss, penalties, total, metrics)
+        return (
+            StepResult(clean, adversarial, clean_loss, adv_loss, penalties, total, metrics),
+            leaves,
+        )
 
     def _forward(self, batch: Batch, target: Any, features: bool) -> Record:
         """Run a forward with the recorders of the regularizers."""
@@ -150,28 +175,32 @@ class Step:
 
         Returns:
             tuple: The attack's first gradient, or None if the attack does not start from the clean
-            forward; the weighted clean loss; and its gradient w.r.t. each parameter, or None if
-            those have to wait for the trainer's backward.
+            forward; the weighted clean loss, without its graph unless the trainer's backward needs
+            that; and its gradient w.r.t. each parameter, or None if those have to wait for that
+            backward.
         """
         recipe, leaves = self.recipe, list(batch.values.values())
         loss = recipe.clean_weight * clean.loss
-        trained = recipe.clean_weight > 0
-        regularized = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
-        nodes = graph_nodes(loss) if trained and not regularized else []
+        regularized = recipe.regularized
+        trained = recipe.clean_weight > 0 or regularized
+        kept = regularized and not recipe.recompute
+        nodes = graph_nodes(loss) if trained and not kept else []
         # In fp16 the gradients need the trainer's loss scale, which only its backward has. A graph
         # from before the step must not be freed either.
-        waits = regularized or (
+        waits = kept or (
             trained and (ran_in_fp16(nodes, leaves) or depends_on_earlier_graph(nodes, clock))
         )
         gradient: Values | None = None
         # For an attack on the training loss, the backward of the clean loss yields the gradient.
-        comes_with_loss = trained and not waits and recipe.objective.is_training_loss
+        taken = trained and not waits and not regularized
+        comes_with_loss = taken and recipe.objective.is_training_loss
         if recipe.starts_at_clean and not comes_with_loss:
-            retain = trained or regularized
-            gradient = self.attacker.gradient(clean, labels, batch, CLEAN, retain)
+            gradient = self.attacker.gradient(clean, labels, batch, CLEAN, taken or waits)
         if waits:
             return gradient, loss, None
-        if trained:
+        if regularized:
+            return gradient, loss.detach(), None
+        if taken:
             wanted = leaves if recipe.starts_at_clean and comes_with_loss else []
             by_leaves, known = self._loss_gradients(loss, nodes, leaves, wanted)
             # A positive weight of the loss does not change the direction of the attack step.
@@ -182,18 +211,55 @@ class Step:
         return gradient, loss.detach(), known
 
     def _loss_gradients(
-        self, loss: Tensor, nodes: Sequence[Any], leaves: Sequence[Tensor], wanted: Sequence[Tensor]
+        self,
+        loss: Tensor,
+        nodes: Sequence[Any],
+        leaves: Sequence[Tensor],
+        wanted: Sequence[Tensor],
+        branch: str = CLEAN,
     ) -> tuple[tuple[Tensor | None, ...], dict[Tensor, Tensor | None]]:
-        """The gradients of the clean loss w.r.t. the wanted leaves and w.r.t. each parameter."""
+        """The gradients of a loss w.r.t. the wanted leaves and w.r.t. each parameter."""
         known = trainable(self.model)
         others = {*known, *leaves}
         # The loss may have parameters of its own, and a sharded model is known by its graph only.
         parameters = [*known, *(leaf for leaf in leaves_of(nodes) if leaf not in others)]
         inputs = [*parameters, *wanted]
-        with self.attacker.path.use(CLEAN), self.attacker.buffers.hold():
+        with self.attacker.path.use(branch), self.attacker.buffers.hold():
             taken = gradients(loss, inputs) if inputs else ()
         count = len(parameters)
         return taken[count:], dict(zip(parameters, taken[:count], strict=True))
+
+    def _exchange_graphs(
+        self,
+        result: StepResult,
+        leaves: Sequence[Tensor],
+        batch: Batch,
+        target: Any,
+        dropout: RandomState,
+        buffers: Buffers,
+    ) -> None:
+        """Take all gradients through the adversarial graph, then run the clean forward once more.
+
+        The trainer's backward goes through the graph of that forward. It takes the gradients at the
+        leaves along, and delivers those of the adversarial part.
+        """
+        attacker, recipe = self.attacker, self.recipe
+        nodes = graph_nodes(result.total)
+        taken, known = self._loss_gradients(result.total, nodes, leaves, leaves, ADVERSARIAL)
+        del nodes
+        result.drop_graph()
+        with private_random(batch.device, seed=0), with_buffers(buffers):
+            set_random_state(dropout)
+            # The first forward has moved the statistics. This one needs no gradient of the inputs.
+            plain = batch.replace(batch.values)
+            with attacker.path.use(CLEAN, tracking=False):
+                again = self._forward(plain, target, features=recipe.starts_at_clean)
+        known |= gradients_at(again, leaves, taken)
+        zero = again.loss.detach().new_zeros(())
+        source = recipe.clean_weight * again.loss + inject_gradients(zero, known)
+        result.clean_loss = with_gradient_of(result.clean_loss, source)
+        result.total = with_gradient_of(result.total, result.clean_loss)
+        result.recomputed = True
 
     def _zero_gradients(
         self, untrained: Sequence[Tensor], adversarial: Record

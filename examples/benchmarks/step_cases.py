@@ -169,7 +169,7 @@ def feature(batch: int, frames: int) -> Case:
     recipes = {
         'CE, K=1': CEAugmentation(dual_bn=False),
         'ART': ART(),
-        'A-ART': AART(),
+        **_aart_recipes(),
         'AdvProp, K=1': AdvProp(steps=1, dual_bn=False),
         'AdvProp, K=5': AdvProp(dual_bn=False),
         'ART, `fraction=0.25`': ART(fraction=0.25),
@@ -182,6 +182,10 @@ def feature(batch: int, frames: int) -> Case:
 CASES: dict[str, Callable[..., Case]] = dict(
     tsm=tsm, slowonly=slowonly, videomae=videomae, feature=feature
 )
+
+
+def _aart_recipes() -> dict[str, Recipe]:
+    return {'A-ART': AART(), 'A-ART, `recompute=True`': AART(recompute=True)}
 
 
 def _video_recipes(**options: Any) -> dict[str, Recipe]:
@@ -197,7 +201,7 @@ def _video_recipes(**options: Any) -> dict[str, Recipe]:
 
 
 def _attention_recipes() -> dict[str, Recipe]:
-    return _video_recipes(dual_bn=False) | {'ART': ART(), 'A-ART': AART()}
+    return _video_recipes(dual_bn=False) | {'ART': ART()} | _aart_recipes()
 
 
 def _recognizer(kind: str, backbone: dict, head: dict, format_shape: str) -> nn.Module:

@@ -52,20 +52,20 @@ def floor(recipe: Recipe) -> Work | None:
     forward and a gradient w.r.t. the data. The first attack step needs no forward if the attack
     starts at the clean batch and on the clean path. If it also ascends the training loss, it needs
     nothing at all, because the clean backward yields its gradient, except with a regularizer,
-    which delays that backward. (``adv_plugins.core.cost.step_cost`` is the same in clean steps, for
-    any fraction and scale.)
+    which delays that backward; ``recompute`` then takes one more forward.
+    (``adv_plugins.core.cost.step_cost`` is the same in clean steps, for any fraction and scale.)
     """
     if (recipe.fraction, recipe.attack_scale, recipe.attack_dtype) != (1, 1, None):
         return None
     whole, ascent = Work(1, 1, 1), Work(1, 1, 0)
-    regularized = any(regularizer.weight > 0 for regularizer in recipe.regularizers)
     if recipe.random_start or recipe.attack_path != 'clean':
         first = ascent
-    elif recipe.objective.is_training_loss and not regularized:
+    elif recipe.objective.is_training_loss and not recipe.regularized:
         first = Work(0, 0, 0)
     else:
         first = Work(0, 1, 0)
-    return sum([ascent] * (recipe.steps - 1), whole + first + whole)
+    again = Work(int(recipe.recompute and recipe.regularized), 0, 0)
+    return sum([ascent] * (recipe.steps - 1), whole + first + whole + again)
 
 
 class LayerCounter(TorchDispatchMode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -260,6 +261,31 @@ def test_gradient_of_multihead_attention(need_weights: bool) -> None:
     for a, b in zip(found, expected, strict=True):
         assert b.abs().max() > 1e-3
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_second_derivative_of_a_map() -> None:
+    mha = nn.MultiheadAttention(D, H, batch_first=True)
+    x = torch.randn(B, T, D, requires_grad=True)
+    with capture_attention(mha) as maps:
+        mha(x, x, x, need_weights=False)
+    found, expected = (
+        torch.autograd.grad(
+            torch.autograd.grad(weights.square().sum(), x, create_graph=True)[0].square().sum(), x
+        )[0]
+        for weights in (maps[0].weights, slow_attention(*mha_heads(mha, x, x)))
+    )
+    assert expected.abs().max() > 1e-4
+    torch.testing.assert_close(found, expected)
+
+
+def test_maps_that_no_backward_passes_are_freed() -> None:
+    mha = nn.MultiheadAttention(D, H, batch_first=True)
+    x = torch.randn(B, T, D, requires_grad=True)
+    inside = weakref.ref(x)
+    with capture_attention(mha) as maps:
+        mha(x, x, x, key_padding_mask=PADDED, need_weights=False)
+    del x, maps
+    assert inside() is None
 
 
 # nn.TransformerEncoder

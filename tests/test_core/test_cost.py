@@ -65,6 +65,7 @@ def test_the_papers_figures():
     assert step_cost(ART()) == 2
     # A regularizer keeps the clean graph, whose backward then is not the attack's.
     assert step_cost(AART()) == pytest.approx(7 / 3)
+    assert step_cost(AART(recompute=True)) == pytest.approx(8 / 3)
     assert step_cost(AdvProp()) == pytest.approx(2 + 10 / 3)
 
 

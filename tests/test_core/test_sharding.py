@@ -192,6 +192,10 @@ CASES = {
     'CEAugmentation': Case('ceaugmentation'),
     'ART': Case('art', net=TOKENS),
     'AART': Case('aart', dict(beta=0.5), TOKENS),
+    'AART, recompute': Case('aart', dict(beta=0.5, recompute=True), TOKENS),
+    'AART, recompute, TAF': Case(
+        'taf', dict(LAST, regularizers=['AttentionFrobenius'], recompute=True), TOKENS
+    ),
     'AART, interval': Case('aart', dict(beta=0.5, interval=2), TOKENS),
     'TAF': Case('taf'),
     'TAF, K=3': Case('taf', dict(steps=3)),
@@ -216,7 +220,7 @@ for raf in (True, False):
 for units in ('one unit', 'norms', 'norms and blocks', 'none'):
     for name in ('AdvProp, dual LayerNorm', 'TAF, first block', 'AART'):
         CASES[f'{name}, {units}'] = replace(CASES[name], shard=dict(units=units))
-for name in ('AdvProp, K=3', 'AdvProp, clean_weight=0', 'TAF, first block', 'TAF, first order'):
+for name in ('AdvProp, K=3', 'AART, recompute', 'TAF, first block', 'TAF, first order'):
     CASES[f'{name}, inside'] = replace(CASES[name], inside=True)
 for name in ('TAF, begins later', 'TAF, weights of zeros', 'AART, begins later'):
     for raf in (None, True, False):
@@ -638,6 +642,7 @@ USUAL = {
         'AdvProp, fraction',
         'CEAugmentation',
         'AART, interval',
+        'AART, recompute',
         'TAF, first block',
         'TAF, tokens, layer found',
         'TAF, first order',
@@ -647,6 +652,7 @@ USUAL = {
         'TAF, evaluation, reshard=False',
         'AART, reshard=True',
         'AART, one unit',
+        'AART, recompute, inside',
         'AdvProp, dual LayerNorm, norms',
         'TAF, replicated shards',
         'AdvProp, K=3, checkpointing',

@@ -94,13 +94,14 @@ COSTS = {
     'advprop2': (AdvProp, dict(steps=2), (4, 2, 2)),
     'art': (ART, {}, (2, 0, 2)),
     'aart': (AART, {}, (2, 1, 2)),
+    'aart_recompute': (AART, dict(recompute=True), (3, 1, 2)),
 }
 ATTENTION = ('vit', 'feature')
 PAIRS = [
     (model, recipe)
     for model in MODELS
     for recipe in COSTS
-    if not (model == 'feature' and 'taf' in recipe or model not in ATTENTION and recipe == 'aart')
+    if not (model == 'feature' and 'taf' in recipe or model not in ATTENTION and 'aart' in recipe)
 ]
 
 
@@ -165,6 +166,9 @@ def test_the_counter_counts_the_plain_step(case):
         (CEAugmentation(random_start=True), (3, 3, 2)),
         (AdvProp(), (7, 7, 2)),
         (AART(beta=0.0), (2, 2, 2)),
+        (AART(beta=0.0, recompute=True), (2, 2, 2)),
+        (AART(), (2, 3, 2)),
+        (AART(recompute=True), (3, 3, 2)),
         (Recipe(objective='CrossEntropy', eps=1), (2, 3, 2)),
     ],
     ids=lambda value: str(value)[:40],

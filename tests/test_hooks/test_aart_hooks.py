@@ -87,7 +87,9 @@ def worker(rank: int, folder: str, hook: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    'hook', [dict(type='AARTHook', beta=0.1), dict(type='AARTHook', interval=2)], ids=str
+    'hook',
+    [dict(type='AARTHook', beta=0.1), dict(type='AARTHook', interval=2, recompute=True)],
+    ids=str,
 )
 def test_ranks_stay_bit_equal(tmp_path, hook):
     two_ranks(worker, str(tmp_path), hook)
