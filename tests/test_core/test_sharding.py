@@ -590,6 +590,8 @@ def attacks(rank: int) -> None:
         sharded(other, reshard_after_forward=reshard)
         assert torch.equal(other.perturb(clips, labels), one.perturb(clips, labels))
         assert all(isinstance(value, DTensor) for value in other.parameters())
+        step = other if kind is Inside else other.adversarial_loss
+        step(clips, labels)['loss'].backward()
 
 
 def an_optimizer_without_the_twins(rank: int) -> None:
