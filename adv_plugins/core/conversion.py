@@ -295,7 +295,11 @@ def note_call(model: nn.Module, instead: str) -> None:
 
 
 def _auxiliary(model: nn.Module) -> dict[str, Tensor]:
-    names = {id(module): name for name, module in model.named_modules()}
+    # PyTorch's checkpoint_wrapper, too, leaves itself out of the names in a state dict.
+    names = {
+        id(module): name.replace('_checkpoint_wrapped_module.', '')
+        for name, module in model.named_modules()
+    }
     return {
         f'{names[id(module)]}.{PREFIX}{name}'.lstrip('.'): value
         for module in dual_norms(model)

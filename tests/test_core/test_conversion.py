@@ -97,6 +97,16 @@ def test_adversarial_state_holds_all_that_the_state_dict_leaves_out(net):
     assert 'bn1.adv_weight' in state and 'layer4.1.adv_running_var' in state
 
 
+def test_adversarial_state_keeps_its_names_under_activation_checkpoints(net):
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    before = adversarial_state_dict(make_adversarial(net, 'taf'))
+    names = list(net.state_dict())
+    net.layer4 = checkpoint_wrapper(net.layer4)
+    assert list(net.state_dict()) == names
+    assert list(adversarial_state_dict(net)) == list(before)
+
+
 DAMAGE = {
     'another shape': ({'layer4.1.adv_weight': torch.zeros(3)}, 'layer4.1.adv_weight'),
     'a key too many': ({'spam': torch.zeros(1)}, 'spam'),
