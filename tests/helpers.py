@@ -318,19 +318,27 @@ def feature_config(work_dir: Any, train_iters: int = 0, **changes: Any) -> Any:
 
 
 def two_ranks(function: Callable[..., None], *args: Any) -> None:
-    """Call ``function(rank, *args)``, a function of a module, on two ranks of a gloo group.
+    """Call ``function(rank, *args)``, a function of a module, on two ranks of a gloo group."""
+    ranks(2, function, *args)
+
+
+def ranks(count: int, function: Callable[..., None], *args: Any) -> None:
+    """Call ``function(rank, *args)``, a function of a module, on the ranks of a gloo group.
 
     They are forked from a server that has imported MMAction2 once for all calls, and that has
     neither threads nor a graph of a test's: torch allows no backward after a fork with a GPU.
     """
     multiprocessing.set_forkserver_preload(['adv_plugins', 'mmaction.models', 'mmengine.runner'])
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_rank, (folder, function, args), nprocs=2, start_method='forkserver')
+        given = (count, folder, function, args)
+        mp.start_processes(_rank, given, nprocs=count, start_method='forkserver')
 
 
-def _rank(rank: int, folder: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _rank(
+    rank: int, count: int, folder: str, function: Callable[..., None], args: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
+    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=count)
     function(rank, *args)
     dist.barrier()
     dist.destroy_process_group()

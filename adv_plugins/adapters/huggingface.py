@@ -13,7 +13,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,14 @@ from ..core.conversion import (
     adversarial_state_dict,
     get_adversary,
     is_adversarial,
-    load_adversarial_state_dict,
 )
 from ..core.recipe import Recipe
 from ..core.record import Record, StepResult
+from ..core.sharding import is_sharded
 from ..core.subclass import swapped_from
 from .cam_layers import patch_grid
 from .classifier import ClassifierAdapter, as_labels, ignore_index
-
-STATE_FILE = 'adversarial.pt'
-"""The file in a checkpoint folder that holds the state of the adversarial path."""
+from .huggingface_trainer import STATE_FILE, save_state, teach_trainer
 
 # By the model's class: the block whose output is F', and the axes of that output. With a class
 # token it is the last block but one (see cam_layers.py).
@@ -53,6 +50,9 @@ class AdversarialPreTrainedModel(AdversarialModule):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if AdversarialPreTrainedModel not in cls.__bases__:
+            # fully_shard makes a subclass of the converted class, which has all of this.
+            return
         plain = swapped_from(cls)
         # transformers uses class names: for a checkpoint's architectures, tasks, label columns.
         cls.__name__, cls.__qualname__ = plain.__name__, plain.__qualname__
@@ -61,11 +61,22 @@ class AdversarialPreTrainedModel(AdversarialModule):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], is_main_process: bool = True, **kwargs: Any
     ) -> Any:
-        """Save the model as usual, and the adversarial state in a file of its own."""
+        """Save the model as usual, and the adversarial state in a file of its own.
+
+        Of a sharded model Trainer saves that state, or you: see the warning.
+        """
         saved = super().save_pretrained(save_directory, is_main_process, **kwargs)
-        if is_main_process:
-            state = {name: value.cpu() for name, value in adversarial_state_dict(self).items()}
-            torch.save(state, Path(save_directory) / STATE_FILE)
+        if is_main_process and not is_sharded(self):
+            save_state(adversarial_state_dict(self), save_directory)
+        elif is_main_process and not Path(save_directory, STATE_FILE).exists():
+            # The others may not be here, and the state cannot be gathered without them.
+            warnings.warn(
+                f'the model is sharded, and {save_directory} has not got its adversarial state; '
+                'before save_pretrained write, in all processes: state = '
+                'adversarial_state_dict(model), and in the main one: torch.save(state, folder / '
+                f'{STATE_FILE!r})',
+                stacklevel=2,
+            )
         return saved
 
 
@@ -109,7 +120,7 @@ class HuggingFaceAdapter(ClassifierAdapter):
                 'hide the adversarial one; call make_adversarial first, or write: del '
                 'model.forward'
             )
-        _teach_trainer_to_load()
+        teach_trainer()
 
     @classmethod
     def handles(cls, model: nn.Module) -> bool:
@@ -271,68 +282,6 @@ def _step(model: Any, given: dict[str, Any]) -> Any:
     (clean,) = kept
     output = type(clean)(**{**clean, 'loss': losses['loss']})
     return output if as_dict else output.to_tuple()
-
-
-@functools.cache
-def _teach_trainer_to_load() -> None:
-    """Let Trainer load the adversarial state when it resumes or loads the best checkpoint.
-
-    Neither the model nor the callbacks learn the folder of these weights, so the two methods of
-    Trainer that know it are extended.
-    """
-    if find_spec('accelerate') is None:
-        # Trainer needs accelerate.
-        return
-    from transformers import Trainer
-
-    resume, load_best = Trainer._load_from_checkpoint, Trainer._load_best_model
-
-    def load_rest(trainer: Any, folder: str) -> None:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        if is_adversarial(model) and Path(folder).is_dir():
-            _load_renamed_weights(model, Path(folder))
-            _load_state(model, Path(folder) / STATE_FILE)
-
-    @functools.wraps(resume)
-    def resume_all(self: Any, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
-        resume(self, resume_from_checkpoint, *args, **kwargs)
-        load_rest(self, resume_from_checkpoint)
-
-    @functools.wraps(load_best)
-    def load_all_of_best(self: Any) -> None:
-        load_best(self)
-        load_rest(self, self.state.best_model_checkpoint)
-
-    Trainer._load_from_checkpoint = resume_all
-    Trainer._load_best_model = load_all_of_best
-
-
-def _load_renamed_weights(model: Any, folder: Path) -> None:
-    """Load weights that are saved under other names (VideoMAE's biases, ViT's blocks).
-
-    Trainer skips them when it resumes (transformers#43701); ``from_pretrained`` knows the names.
-    """
-    from safetensors import safe_open
-
-    saved: set[str] = set()
-    for file in folder.glob('model*.safetensors'):
-        with safe_open(file, framework='pt') as weights:
-            saved.update(weights.keys())
-    if not saved <= model.state_dict().keys():
-        plain = swapped_from(type(model)).from_pretrained(folder, dtype=model.dtype)
-        model.load_state_dict(plain.state_dict())
-
-
-def _load_state(model: nn.Module, file: Path) -> None:
-    if file.is_file():
-        state = torch.load(file, map_location='cpu', weights_only=True)
-        load_adversarial_state_dict(model, state)
-    else:
-        warnings.warn(
-            f'{file.parent} has no {STATE_FILE}: it is from a plain run, and the schedule of the '
-            'recipe starts from the beginning',
-            stacklevel=2,
-        )
 
 
 @contextmanager

@@ -68,7 +68,7 @@ class AdversarialModule(Swapped):
             ``||R|| / ||X||`` in the units of the model's input. A regularizer appears weighted as
             ``'loss_<name>'`` and unweighted as ``'<name>'``.
         """
-        if not get_adversary(self).schedule.rehearsed:
+        if not get_adversary(self).schedule.rehearsed and not is_sharded(self):
             _warn_past_ddp()
         return get_adversary(self).losses(inputs, target)
 
@@ -359,6 +359,7 @@ def _warn_past_ddp() -> None:
         warnings.warn(
             f'adversarial_loss was not called by the forward of DistributedDataParallel: the '
             f'gradients are not averaged over the {processes} processes. Wrap a module whose '
-            'forward returns model.adversarial_loss(inputs, target), and call the wrapper',
+            'forward returns model.adversarial_loss(inputs, target), and call the wrapper; or '
+            f'shard the model: {ORDER}',
             stacklevel=3,
         )
