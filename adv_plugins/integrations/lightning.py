@@ -39,7 +39,8 @@ class AdversarialCallback(Callback):
     ``self.net.adversarial_loss(x, y)``. If ``training_step`` returns the whole dict, its parts are
     logged. A Hugging Face classifier returns the adversarial total as its own ``loss``.
 
-    The network is converted before ``configure_optimizers``. The checkpoint's ``state_dict`` is
+    The network is converted before ``configure_model`` and ``configure_optimizers``, so that the
+    former may shard it (``ModelParallelStrategy``). The checkpoint's ``state_dict`` is
     that of the plain module; the adversarial state is saved in the entry ``adversarial`` and
     restored with ``trainer.fit(..., ckpt_path=...)``.
 
@@ -77,25 +78,29 @@ class AdversarialCallback(Callback):
         self._steps: dict[int, int] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Convert the network; only in training."""
-        if stage != 'fit':
+        """Convert the network, before ``configure_model`` shards it; only in training."""
+        if stage != 'fit' or (self.recipe is None and not self.options):
             return
         name, net = self._network(pl_module)
-        if not is_adversarial(net):
-            if self.recipe is None:
-                raise ValueError(
-                    f'AdversarialCallback has no recipe and {name!r} is not adversarial; write '
-                    "AdversarialCallback('taf')"
-                )
+        if not is_adversarial(net) and self.recipe is not None:
             self._check_order(trainer)
             make_adversarial(net, self.recipe, **self.options)
             self._given = get_adversary(net).given
-        elif (self.recipe or self.options) and get_adversary(net).given is not self._given:
+        elif is_adversarial(net) and get_adversary(net).given is not self._given:
             raise ValueError(
                 f'{name!r} is adversarial already, but the callback has a recipe too; leave one '
                 'out: AdversarialCallback()'
             )
-        # The same seed on all ranks, so that all of them can resume from rank 0's checkpoint.
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the private random streams of all ranks one seed."""
+        name, net = self._network(pl_module)
+        if not is_adversarial(net):
+            raise ValueError(
+                f'AdversarialCallback has no recipe and {name!r} is not adversarial; write '
+                "AdversarialCallback('taf')"
+            )
+        # So that all of them can resume from rank 0's checkpoint.
         schedule = get_adversary(net).schedule
         schedule.reseed(trainer.strategy.broadcast(schedule.seed))
 
@@ -194,8 +199,13 @@ class AdversarialCallback(Callback):
             return self.attribute, parts[self.attribute]
         if self.attribute is None and len(parts) == 1:
             return next(iter(parts.items()))
-        choices = ' or '.join(f'attribute={name!r}' for name in parts) or 'no such part in it'
+        lines = [f'attribute={name!r}' for name in parts]
+        if type(pl_module).configure_model is not LightningModule.configure_model:
+            lines.append(
+                'AdversarialCallback(), if configure_model makes the network, and there '
+                "self.net = make_adversarial(net, 'taf')"
+            )
         raise ValueError(
             f'attribute={self.attribute!r} does not name a network of {type(pl_module).__name__}; '
-            f'write {choices}'
+            f'write {" or ".join(lines) or "one into it"}'
         )

@@ -318,6 +318,22 @@ def test_the_network_is_named_or_the_only_one(tmp_path):
     assert not is_adversarial(module.teacher)
 
 
+def test_a_network_of_configure_model_is_converted_there(tmp_path):
+    class Late(Module):
+        def __init__(self) -> None:
+            super().__init__(nn.Identity())
+
+        def configure_model(self) -> None:
+            self.net = make_adversarial(Conv3dNet(), 'advprop', steps=1)
+
+    with pytest.raises(
+        ValueError, match=r'if configure_model makes the .* there self\.net = make_'
+    ):
+        fit(Late(), tmp_path, AdversarialCallback('advprop'))
+    fit(module := Late(), tmp_path, AdversarialCallback(), max_epochs=1)
+    assert get_adversary(module.net).schedule.adversarial_steps == 4
+
+
 def test_one_recipe(tmp_path):
     with pytest.raises(ValueError, match='has no recipe'):
         fit(Module(), tmp_path, AdversarialCallback())
