@@ -92,10 +92,11 @@ class AdversarialHook(Hook):
         wrapped = is_model_wrapper(runner.model)
         if wrapped and not isinstance(runner.model, DistributedDataParallel):
             raise TypeError(
-                f'the model is wrapped in {type(runner.model).__name__}, which would not see the '
-                'adversarial parameters; write model_wrapper_cfg=dict(type='
-                "'MMDistributedDataParallel'), or leave it out; for FlexibleRunner write strategy="
-                "dict(type='DDPStrategy')"
+                f'the model is wrapped in {type(runner.model).__name__}: FSDP1 moves the parameters '
+                'out of the norms, ZeRO-3 fails at a second backward over one graph, others do not '
+                "see the adversarial parameters; leave model_wrapper_cfg out, or write dict(type='"
+                "MMDistributedDataParallel'), for FlexibleRunner strategy=dict(type='DDPStrategy'); "
+                'a larger model needs FSDP2 in a loop of your own: examples/trainers/fsdp2.py'
             )
         model = inner_model(runner.model)
         self._convert(model)
@@ -250,9 +251,8 @@ class AdversarialHook(Hook):
             last = min(last, recipe.end * length)
         first = -(-recipe.begin * length // recipe.interval) * recipe.interval
         if first >= last:
-            unit, total = 'iterations', runner.max_iters
-            if self.by_epoch:
-                unit, total = 'epochs', runner.max_epochs
+            unit = 'epochs' if self.by_epoch else 'iterations'
+            total = runner.max_epochs if self.by_epoch else runner.max_iters
             print_log(
                 f'no iteration of this run is adversarial: begin={recipe.begin}, end={recipe.end}, '
                 f'interval={recipe.interval}, but it has {total} {unit}; write begin=0',

@@ -294,7 +294,9 @@ def test_other_wrappers_are_refused(tmp_path):
 
     runner.model = FancyWrapper(runner.model)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    with pytest.raises(TypeError, match='MMDistributedDataParallel'):
+    with pytest.raises(
+        TypeError, match=r'in FancyWrapper.*MMDistributedDataPar.*trainers/fsdp2\.py'
+    ):
         runner.call_hook('before_run')
     MODEL_WRAPPERS.module_dict.pop('FancyWrapper')
 
