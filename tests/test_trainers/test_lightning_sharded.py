@@ -13,7 +13,7 @@ from helpers import Conv3dNet, ranks, two_ranks
 from torch import Tensor
 
 pytest.importorskip('lightning', reason='needs adv_plugins[trainers]')
-pytest.importorskip('torch.distributed.fsdp', reason='needs torch.distributed')
+pytest.importorskip('torch', minversion='2.13', reason='the step under FSDP2 needs it')
 
 from lightning.pytorch.strategies import ModelParallelStrategy  # noqa: E402
 from test_lightning import Module, fit  # noqa: E402
