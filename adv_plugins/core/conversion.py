@@ -106,9 +106,9 @@ def make_adversarial(
     class becomes a subclass with the methods ``adversarial_loss(inputs, target)`` and
     ``perturb(inputs, target)``. An MMAction2 recognizer also returns the adversarial losses for
     ``mode='loss'`` in training mode. Convert after any SyncBatchNorm conversion, and before the
-    optimizer, DistributedDataParallel and averaged copies (``AveragedModel``) are built. For a
-    plain classifier DistributedDataParallel has to wrap a module whose ``forward`` calls
-    ``adversarial_loss``.
+    optimizer, DistributedDataParallel and averaged copies (``AveragedModel``) are built, and before
+    ``fully_shard``. For a plain classifier DistributedDataParallel has to wrap a module whose
+    ``forward`` calls ``adversarial_loss``; a sharded one needs no wrapper.
 
     Args:
         model (nn.Module): Any classifier, or an MMAction2 recognizer.

@@ -45,8 +45,8 @@ def check_sharding(model: nn.Module) -> None:
         )
     raise TypeError(
         'the model is sharded by FSDP1 (FullyShardedDataParallel), which moves the parameters out '
-        f'of the norms; shard it with FSDP2, after make_adversarial: {ORDER}; or wrap it in '
-        'DistributedDataParallel'
+        'of the norms, or only as a part of a module around it; shard it with FSDP2, after '
+        f'make_adversarial: {ORDER}; or wrap it in DistributedDataParallel'
     )
 
 
