@@ -92,8 +92,8 @@ class AdversarialHook(Hook):
         wrapped = is_model_wrapper(runner.model)
         if wrapped and not isinstance(runner.model, DistributedDataParallel):
             raise TypeError(
-                f'the model is wrapped in {type(runner.model).__name__}: FSDP1 moves parameters out '
-                'of the norms, ZeRO-3 fails at a second backward over one graph, and others do not '
+                f'the model is wrapped in {type(runner.model).__name__}: FSDP1 moves parameters '
+                'out of the norms, ZeRO-3 fails at a second backward over one graph, others do not '
                 'see the adversarial parameters; leave model_wrapper_cfg out or write dict(type='
                 "'MMDistributedDataParallel'), for FlexibleRunner strategy=dict(type='DDPStrategy')"
                 '; a larger model needs FSDP2 in a loop of your own: examples/trainers/fsdp2.py'
