@@ -84,7 +84,12 @@ def run_both(rank: int, folder: str, start: nn.Module) -> None:
     # FSDP2 averages the gradients of whatever calls the model.
     warnings.filterwarnings('error', 'adversarial_loss was not called by')
     kinds = (dict(), dict(cpu_ram_efficient_loading=True), dict(activation_checkpointing=True))
-    for recipe, sharded in ((DUAL, kinds), (TAF(), kinds[:1])):
+    evaluated = dict(eval_strategy='steps', eval_steps=1)
+    for recipe, sharded, settings in (
+        (DUAL, kinds, {}),
+        (AdvProp(steps=1, dual_ln=True, begin=2), kinds[:1], evaluated),
+        (TAF(), kinds[:1], dict(gradient_accumulation_steps=2)),
+    ):
         states = []
         for fsdp in (None, *sharded):
             model = build(start, recipe)
@@ -92,7 +97,7 @@ def run_both(rank: int, folder: str, start: nn.Module) -> None:
                 # Only the main process has read the weights, which become those of all.
                 for value in model.parameters():
                     value.data.fill_(torch.nan)
-            rank_trainer(rank, model, folder, fsdp=fsdp).train()
+            rank_trainer(rank, model, folder, fsdp=fsdp, **settings).train()
             assert is_sharded(model) == (fsdp is not None)
             states.append(whole_state(model))
         for state in states[1:]:
