@@ -497,6 +497,10 @@ def refusals(rank: int) -> None:
     clips, labels = batch_of(0, rank)
     mesh = mesh_of((2,))
 
+    late = fully_shard(Net(), mesh=mesh)
+    with pytest.raises(TypeError, match=r'shard with FSDP2: make_adversarial\(model\); fully_'):
+        make_adversarial(late, 'advprop')
+
     parts = make_adversarial(Net(), 'advprop')
     fully_shard(parts.blocks[0], mesh=mesh)
     for call in (parts.adversarial_loss, parts.perturb):

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from helpers import Conv3dNet
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from adv_plugins import TAF, AdvProp, CEAugmentation, adversarial_state_dict, make_adversarial
 from adv_plugins.core.conversion import get_adversary
@@ -340,11 +339,3 @@ def test_fsdp1_is_one_clear_error(one_process, recipe):
     with pytest.raises(TypeError, match='convert first, then wrap in DistributedDataParallel'):
         make_adversarial(late, recipe)
     assert wrapped is not None
-
-
-def test_sharding_before_conversion_is_one_clear_error(one_process, recipe):
-    late = fully_shard(plain_amp.VideoNet(), mesh=init_device_mesh('cpu', (1,)))
-    with pytest.raises(
-        TypeError, match=r'shard with FSDP2: make_adversarial\(model\); fully_shard'
-    ):
-        make_adversarial(late, recipe)
