@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import subprocess
 import sys
 import time
 import warnings
@@ -16,7 +17,8 @@ from adv_plugins import TAF, CEAugmentation
 from adv_plugins.core import attack
 from adv_plugins.core import step as core_step
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'examples/benchmarks'))
+BENCHMARKS = Path(__file__).resolve().parents[2] / 'examples/benchmarks'
+sys.path.insert(0, str(BENCHMARKS))
 
 import gpu_check  # noqa: E402
 import gpu_checks  # noqa: E402
@@ -25,6 +27,7 @@ from gpu_checks import CHECKS, Finding, LeftOut  # noqa: E402
 
 CPU = torch.device('cpu')
 SOME = ('A-ART, float32 against float64', 'resumed after two of four steps', 'channels last')
+HERE = [name for name in CHECKS if name != 'FSDP2']
 LAST = 'adversarial weight 0 against the plain model'
 
 
@@ -32,7 +35,16 @@ def check(name, deadline=math.inf):
     return gpu_check.run_check(name, CHECKS[name], CPU, deadline)
 
 
-@pytest.mark.parametrize('name', default_tier(lambda name: name in SOME, CHECKS))
+@pytest.mark.exhaustive
+def test_the_check_of_fsdp2_passes():
+    """In a process of its own: after fully_shard torch refuses a backward in forked processes."""
+    code = 'import torch, gpu_check as g; device = torch.device("cpu"); '
+    code += 'print(g.run_check("FSDP2", g.CHECKS["FSDP2"], device, float("inf")).row)'
+    run = subprocess.run([sys.executable, '-c', code], cwd=BENCHMARKS, capture_output=True)
+    assert b'| FSDP2 | ok |' in run.stdout, run
+
+
+@pytest.mark.parametrize('name', default_tier(lambda name: name in SOME, HERE))
 def test_the_checks_pass(name):
     found = check(name)
     for_gpus = any(told in found.text for told in ('GPUs only', 'no cuDNN'))
