@@ -29,8 +29,9 @@ from adv_plugins import (
 )
 from adv_plugins.adapters.classifier import ClassifierAdapter
 from adv_plugins.core import adversary
+from adv_plugins.core import step as core_step
 from adv_plugins.core.adapter import register_adapter
-from adv_plugins.core.autograd import gradients
+from adv_plugins.core.autograd import gradients, inject_gradients
 from adv_plugins.core.batch import Batch
 from adv_plugins.core.conversion import AdversarialModule, get_adversary
 from adv_plugins.core.record import Record
@@ -581,6 +582,24 @@ def reductions(rank: int) -> None:
     assert called.names and not any('reduce' in name for name in called.names)
 
 
+def memory(rank: int) -> None:
+    """While a step runs, the clean gradient of each clean parameter is held, whole."""
+    held: list[int] = []
+
+    def spy(value: Tensor, known: Any) -> Tensor:
+        held.append(sum(grad.nbytes for grad in known.values() if grad is not None))
+        return inject_gradients(value, known)
+
+    for dtype in (torch.float32, torch.bfloat16):
+        model = make_adversarial(Net(tokens=True), 'advprop', steps=1, dual_ln=True)
+        clean = sum(v.numel() for name, v in model.named_parameters() if 'adv_' not in name)
+        sharded(model, mp_policy=MixedPrecisionPolicy(param_dtype=dtype))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(core_step, 'inject_gradients', spy)
+            model.adversarial_loss(*batch_of(0, rank))
+        assert held.pop() == clean * dtype.itemsize
+
+
 def attacks(rank: int) -> None:
     """The first call is one, which finds the CAM layer for a moment without weights of zero.
 
@@ -594,8 +613,8 @@ def attacks(rank: int) -> None:
         sharded(other, reshard_after_forward=reshard)
         assert torch.equal(other.perturb(clips, labels), one.perturb(clips, labels))
         assert all(isinstance(value, DTensor) for value in other.parameters())
-        step = other if kind is Inside else other.adversarial_loss
-        step(clips, labels)['loss'].backward()
+        train = other if kind is Inside else other.adversarial_loss
+        train(clips, labels)['loss'].backward()
 
 
 def an_optimizer_without_the_twins(rank: int) -> None:
@@ -626,7 +645,18 @@ def rehearsal(rank: int) -> None:
     assert all(value is not None for value in gradient)
 
 
+AROUND = {
+    'checkpoints': checkpoints,
+    'weights after sharding': weights_after_sharding,
+    'refusals': refusals,
+    'reductions': reductions,
+    'memory': memory,
+    'attacks': attacks,
+    'an optimizer without the twins': an_optimizer_without_the_twins,
+    'rehearsal': rehearsal,
+}
 CHECKS: dict[str, Callable[[int], None]] = {
+    **AROUND,
     **{name: functools.partial(as_unsharded, case=case) for name, case in CASES.items()},
     'AdvProp in bfloat16': functools.partial(
         in_bfloat16, recipe='advprop', options=dict(steps=2, dual_ln=True)
@@ -634,13 +664,6 @@ CHECKS: dict[str, Callable[[int], None]] = {
     'TAF in bfloat16': functools.partial(in_bfloat16, recipe='taf', options=LAST),
     'AART in bfloat16': functools.partial(in_bfloat16, recipe='aart', options={}),
     'overflow in float16 on one rank': in_float16,
-    'checkpoints': checkpoints,
-    'weights after sharding': weights_after_sharding,
-    'refusals': refusals,
-    'reductions': reductions,
-    'attacks': attacks,
-    'an optimizer without the twins': an_optimizer_without_the_twins,
-    'rehearsal': rehearsal,
 }
 
 
@@ -680,7 +703,7 @@ USUAL = {
         'TAF, block of zeros, inside, evaluation, reshard=False',
         'TAF, begins later, inside, reshard=None',
         'AdvProp, K=3, inside',
-        *list(CHECKS)[-7:],
+        *AROUND,
     ],
 }
 REST = CHECKS.keys() - {name for names in USUAL.values() for name in names}
