@@ -36,7 +36,7 @@ from adv_plugins.core.batch import Batch
 from adv_plugins.core.conversion import AdversarialModule, get_adversary
 from adv_plugins.core.record import Record
 
-pytest.importorskip('torch.distributed.fsdp', reason='torch was built without torch.distributed')
+pytest.importorskip('torch', minversion='2.13', reason='the step under FSDP2 needs it')
 from torch.distributed.checkpoint.state_dict import (  # noqa: E402
     StateDictOptions,
     get_model_state_dict,
