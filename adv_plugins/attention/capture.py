@@ -314,6 +314,8 @@ class _Recorder:
         weights = weights.reshape(-1, *weights.shape[-2:])
         valid = None
         if mask is not None:
+            # Attention also takes one of the keys alone.
+            mask = mask[(None,) * (2 - mask.ndim)] if mask.ndim < 2 else mask
             # The queries first: most masks are the same for all.
             if mask.dtype == torch.bool:
                 seen = mask.any(-2, keepdim=True)

@@ -110,7 +110,8 @@ class Adversary:
                 'its forward returns: call the model itself, which takes the step in its forward, '
                 'in place of adversarial_loss'
             )
-        with gathered(self.model):
+        gathering = gathered(self.model, as_found=not trains)
+        with torch.inference_mode(False), torch.enable_grad(), gathering:
             return self._losses(batch, target, trains)
 
     def _losses(self, batch: Batch, target: Any, trains: bool) -> dict[str, Tensor]:
@@ -119,20 +120,16 @@ class Adversary:
         if first and self.recipe.budget is not None:
             self.settle_budget(batch.size)
         active = schedule.is_active(self.recipe)
-        with torch.inference_mode(False):
-            if not trains or batch.is_inference():
-                # Tensors that were made under inference_mode cannot take part in a graph.
-                batch, target = batch.clone(), fresh(target)
+        if not trains or batch.is_inference():
+            # Tensors that were made under inference_mode cannot take part in a graph.
+            batch, target = batch.clone(), fresh(target)
         if first or active:
             self.examine(batch, target)
         if first and not active:
             self._rehearse(batch, target)
             self._warn_if_clean()
-        with torch.inference_mode(False), torch.enable_grad():
-            if active:
-                losses = self._adversarial_losses(batch, target)
-            else:
-                losses = self._clean_losses(batch, target)
+        losses_of = self._adversarial_losses if active else self._clean_losses
+        losses = losses_of(batch, target)
         if trains:
             schedule.step_taken(adversarial=active)
             if active and self.recipe.adv_weight > 0:
@@ -165,7 +162,7 @@ class Adversary:
         """
         self.attacker.find_cam_layer(batch, target)
         # A single sample shows nothing.
-        if self._verified or batch.size < 2:
+        if self._verified or extremes(self.model, min(batch.size, 2))[0] < 2:
             return
         with probing(self.adapter, batch, target, self.attacker.path) as probe:
             for regularizer in self._to_verify:
@@ -180,6 +177,10 @@ class Adversary:
         with regularizer.record(self.model) as recorded:
             probe.forward(batch)
         return [entry.detach() for entry in recorded]
+
+    def check_again(self) -> None:
+        """Check the model at the next step as at the first one."""
+        self._checked = None
 
     def passed_by(self, call: str) -> None:
         """Note a training forward that did not go through the step; ``call`` is what does."""
@@ -248,7 +249,7 @@ class Adversary:
         result = Step(self.attacker, self.recipe)(batch, target, self.schedule.stream())
         if not self.schedule.rehearsed:
             self._warn_if_unmoved(result.metrics, result.adversarial.batch_size)
-            self._warn_if_kept(result)
+            self._check_recomputed(result)
         return result
 
     def _rehearse(self, batch: Batch, target: Any) -> None:
@@ -276,14 +277,24 @@ class Adversary:
             stacklevel=2,
         )
 
-    def _warn_if_kept(self, result: StepResult) -> None:
-        """Warn if the step could not do without the clean graph."""
-        if self.recipe.recompute and self.recipe.regularized and not result.recomputed:
+    def _check_recomputed(self, result: StepResult) -> None:
+        """Warn if the step kept the clean graph; raise if a second forward was another one."""
+        if not (self.recipe.recompute and self.recipe.regularized):
+            return
+        again, loss = result.recomputed, result.clean.loss
+        if again is None:
             warnings.warn(
                 'recompute=True has no effect: the model runs in fp16, whose gradients need the '
                 "loss scale of the trainer's backward, or its loss depends on a graph from before "
                 'the step; train in bfloat16, or leave it out',
                 stacklevel=2,
+            )
+        # Kernels may round otherwise, but not by so much.
+        elif not torch.isclose(again, loss, rtol=0.01, atol=1e-3, equal_nan=True):
+            raise RuntimeError(
+                f'the clean forward gave the loss {float(loss):.6g}, and {float(again):.6g} when '
+                'it ran once more; recompute=True needs a model that does the same with the same '
+                'inputs, buffers and random state: write recompute=False'
             )
 
     def _warn_if_clean(self) -> None:
@@ -311,6 +322,7 @@ class Adversary:
             sum(isinstance(part, DualNorm) for part in parts),
             sum(map(is_batch_norm, parts)),
             sum(len(part._parameters) + len(part._buffers) for part in parts),
+            hash(frozenset(map(type, parts))),
         )
         if counts == self._checked:
             return

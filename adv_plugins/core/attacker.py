@@ -84,7 +84,7 @@ class Attacker:
         """
         batch = Batch(inputs)
         random = private_random(batch.device, seed)
-        gathering = gathered(self.adapter.model, reshard=True)
+        gathering = gathered(self.adapter.model, as_found=True)
         with torch.inference_mode(False), torch.enable_grad(), random, gathering:
             # Labels made under inference_mode cannot take part in a graph either.
             batch, target = batch.clone().leaves(), fresh(target)

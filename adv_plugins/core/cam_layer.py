@@ -28,7 +28,7 @@ from .capture import find_module, last_output
 from .norm import NormPath
 from .probe import Calls, Probe, probing
 from .response import Candidate, Response, settle
-from .sharding import copy_whole, shards, whole
+from .sharding import copy_whole, extremes, local, shards
 
 _AT_ONCE = 12
 """So many outputs are looked at together, from the last one back."""
@@ -113,9 +113,11 @@ def cam_layer_of(
     # A single sample does not tell where the batch is, and fused kernels depend on the mode.
     state = batch.size > 1, adapter.model.training
     asked = (name, layout, tuple((key, len(size)) for key, size in sizes), *state)
-    for key in (asked, (*asked, sizes)):
-        if key in known:
-            return known[key]
+    before = known.get(asked, known.get((*asked, sizes)))
+    # Where one process of a sharded model has to look, all of them take part.
+    looks = extremes(adapter.model, before is None)[1]
+    if before is not None and not looks:
+        return before
     with probing(adapter, batch, target, NormPath() if path is None else path) as probe:
         found = _named_or_found(adapter, _Search(probe), name, layout)
     # A layout without sizes holds for inputs of any size.
@@ -377,17 +379,24 @@ def _without_zeros(model: nn.Module) -> Iterator[None]:
         zeros = [
             value
             for value in model.parameters()
-            if value.ndim > 1 and value.is_floating_point() and not whole(value).any()
+            if value.ndim > 1 and value.is_floating_point() and _is_zero(value, model)
         ]
+        # The same for all processes of a sharded model.
+        generator = torch.Generator().manual_seed(0)
         with _keeping_versions(zeros):
             for value in zeros:
-                copy_whole(value, 0.02 * torch.randn(value.shape, device=value.device))
+                noise = torch.randn(value.shape, generator=generator, device='cpu')
+                copy_whole(value, 0.02 * noise)
     try:
         yield
     finally:
         with torch.no_grad(), shards(model), _keeping_versions(zeros):
             for value in zeros:
                 value.zero_()
+
+
+def _is_zero(value: Tensor, model: nn.Module) -> bool:
+    return not extremes(model, bool(local(value).any()))[1]
 
 
 @contextmanager

@@ -263,6 +263,7 @@ def load_adversarial_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -
             f'the adversarial state does not fit the model; missing, unexpected or of another '
             f'shape: {", ".join(wrong[:5])}{" ..." if len(wrong) > 5 else ""}'
         )
+    adversary.check_again()
     adversary.schedule.load_state_dict({name: given[_SCHEDULE + name] for name in bookkeeping})
     with shards(model):
         for name, value in _auxiliary(model).items():

@@ -17,6 +17,7 @@ from .buffers import BufferGuard
 from .norm import CLEAN, NormPath, is_batch_norm
 from .randomness import private_random
 from .recurrence import differentiable_recurrence
+from .sharding import extremes, largest_of_all
 
 Calls = list[tuple[str, Any]]
 """Names of modules with what they returned, in order of completion."""
@@ -35,7 +36,8 @@ class Probe:
         """The batch, changed in its first sample only."""
         values = {}
         for name, value in self.batch.values.items():
-            values[name] = torch.cat([noise_like(value)[:1], value.detach()[1:]])
+            other = noise_like(value, self.adapter.model)
+            values[name] = torch.cat([other[:1], value.detach()[1:]])
         return self.batch.replace(values).leaves()
 
     def forward(self, batch: Batch, names: Collection[str] | None = ()) -> tuple[Calls, Any]:
@@ -84,14 +86,15 @@ def probing(adapter: Adapter, batch: Batch, target: Any, path: NormPath) -> Iter
         _uncached_casts(),
         _all_modules_called(),
     ):
-        batch, target = _some(adapter, batch.clone(), target)
-        noise = {name: noise_like(values) for name, values in batch.values.items()}
+        count = extremes(adapter.model, min(4, batch.size))[0]
+        batch, target = _some(adapter, batch.clone(), target, count)
+        noise = {n: noise_like(values, adapter.model) for n, values in batch.values.items()}
         yield Probe(adapter, batch.replace(noise).leaves(), fresh(target))
 
 
-def _some(adapter: Adapter, batch: Batch, target: Any) -> tuple[Batch, Any]:
-    """At most four samples."""
-    index = torch.arange(min(4, batch.size), device=batch.device)
+def _some(adapter: Adapter, batch: Batch, target: Any, count: int) -> tuple[Batch, Any]:
+    """The first samples."""
+    index = torch.arange(count, device=batch.device)
     try:
         return batch.take(index), adapter.select(target, index)
     except TypeError:
@@ -99,13 +102,18 @@ def _some(adapter: Adapter, batch: Batch, target: Any) -> tuple[Batch, Any]:
         return batch, target
 
 
-def noise_like(values: Tensor) -> Tensor:
-    """Normal noise with the mean and the standard deviation of values."""
+def noise_like(values: Tensor, model: nn.Module) -> Tensor:
+    """Normal noise with the mean and the standard deviation of values.
+
+    The processes of a sharded model have the same noise, by which they see the same.
+    """
     noise = torch.randn(values.shape, device=values.device)
     finite = values.detach()[values.isfinite()].float()
-    if len(finite):
-        noise = noise * (float(finite.std(correction=0)) or 1.0) + finite.mean()
-    return noise.to(values.dtype)
+    none = finite.new_zeros(2)
+    found = torch.stack([finite.std(correction=0), finite.mean()]) if len(finite) else none
+    deviation, mean = largest_of_all(model, found).tolist()
+    scaled: Tensor = noise * (deviation or 1.0) + mean
+    return scaled.to(values.dtype)
 
 
 @contextmanager

@@ -143,7 +143,8 @@ class StepResult:
         penalties (dict[str, Tensor]): The weighted regularizers, by their log keys.
         total (Tensor): The sum of these losses, on which the trainer calls ``backward()``.
         metrics (dict[str, Tensor]): Values that are logged but are no part of the total.
-        recomputed (bool): Whether the clean forward ran once more, see ``Recipe.recompute``.
+        recomputed (Tensor, optional): The clean loss of a second clean forward, see
+            ``Recipe.recompute``. Defaults to None: there was none.
     """
 
     clean: Record
@@ -153,7 +154,7 @@ class StepResult:
     penalties: dict[str, Tensor]
     total: Tensor
     metrics: dict[str, Tensor]
-    recomputed: bool = False
+    recomputed: Tensor | None = None
 
     def drop_graph(self) -> None:
         """Detach all but the clean loss, so that the graph is freed."""

@@ -57,7 +57,7 @@ def in_forward(model: nn.Module) -> bool:
 
 
 @contextmanager
-def gathered(model: nn.Module, reshard: bool = False) -> Iterator[None]:
+def gathered(model: nn.Module, as_found: bool = False) -> Iterator[None]:
     """Inside the block, a sharded model's own parameters stay gathered, and nothing is reduced.
 
     Its own are those that ``fully_shard(model)`` left to it after the blocks. A step may run inside
@@ -66,8 +66,12 @@ def gathered(model: nn.Module, reshard: bool = False) -> Iterator[None]:
 
     Args:
         model (nn.Module): Any model.
-        reshard (bool): Whether no backward of a trainer follows that frees the parameters, which
-            would otherwise miss the optimizer's next step. Defaults to False.
+        as_found (bool): Whether the parameters are freed afterwards, if they were before. Where no
+            backward of a trainer follows, which frees them, they would miss the optimizer's next
+            step. Defaults to False.
+
+    Raises:
+        TypeError: The model is a part of another one that is sharded, too.
     """
     if not is_sharded(model):
         yield
@@ -76,13 +80,21 @@ def gathered(model: nn.Module, reshard: bool = False) -> Iterator[None]:
     state = root._get_fsdp_state()
     # The first module to run is the root for FSDP2, and the step may begin with a part.
     state._lazy_init()
-    root.unshard()
+    if not state._is_root:
+        raise TypeError(
+            f'a module around {type(model).__name__} is sharded too, whose parameters the '
+            'backwards of a step would free; let the converted model be the last that is sharded'
+        )
     every, own = _groups(model.modules()), _groups([model])
+    running, free = state._training_state, not any(group.is_unsharded for group in own)
+    root.unshard()
     try:
         with _settings(every, reduce_grads=False), _settings(own, reshard_after_backward=False):
             yield
     finally:
-        if reshard:
+        # The backwards of a step end a forward around it, for FSDP2.
+        state._training_state = running
+        if as_found and free:
             reshard_all(model)
 
 
@@ -147,15 +159,21 @@ def copy_whole(into: Tensor, value: Tensor) -> None:
 def extremes(model: nn.Module, value: int) -> tuple[int, int]:
     """The smallest and the largest value among the processes that share a sharded model.
 
-    They gather together, so what one of them computes, all must.
+    They gather together, so what one of them runs, all must.
     """
-    both = torch.tensor([-value, value])
-    if is_sharded(model):
-        for mesh in {group.mesh_info.mesh for group in _groups(model.modules())}:
-            both = both.to(mesh.device_type)
-            for axis in range(mesh.ndim):
-                dist.all_reduce(both, dist.ReduceOp.MAX, group=mesh.get_group(axis))
-    return -int(both[0]), int(both[1])
+    smallest, largest = largest_of_all(model, torch.tensor([-value, value])).tolist()
+    return -smallest, largest
+
+
+def largest_of_all(model: nn.Module, values: Tensor) -> Tensor:
+    """The largest of each value among the processes that share a sharded model."""
+    groups = _groups(model.modules() if is_sharded(model) else ())
+    # In one order everywhere.
+    for mesh in dict.fromkeys(group.mesh_info.mesh for group in groups):
+        values = values.to(mesh.device_type)
+        for axis in range(mesh.ndim):
+            dist.all_reduce(values, dist.ReduceOp.MAX, group=mesh.get_group(axis))
+    return values
 
 
 def _groups(modules: Iterable[nn.Module]) -> list[Any]:

@@ -17,7 +17,7 @@ backward, or, with ``recompute``, built once more after the adversarial one is f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +40,7 @@ from .autograd import (
 )
 from .batch import Batch, Values
 from .buffers import Buffers, with_buffers
-from .norm import ADVERSARIAL, CLEAN
+from .norm import ADVERSARIAL, CLEAN, auxiliary_parameters
 from .randomness import RandomState, private_random, random_state, set_random_state
 from .recipe import Recipe
 from .recompute import cut, gradients_at
@@ -121,7 +121,7 @@ class Step:
         recipe, attacker, clock = self.recipe, self.attacker, autograd_clock()
         with attacker.path.use(CLEAN):
             clean = self._forward(batch, target, features=recipe.starts_at_clean)
-        untrained = [] if recipe.clean_weight > 0 else parameters_of(clean.loss)
+        reached = [] if recipe.clean_weight > 0 else parameters_of(clean.loss)
         with private_random(batch.device, seed):
             labels = recipe.objective.targets(clean)
             gradient, clean_loss, known = self._read_clean_graph(clean, labels, batch, clock)
@@ -143,8 +143,8 @@ class Step:
                 adversarial = self._forward(perturbed, part.target, features=False)
         for value in {adversarial.loss, *adversarial.losses.values()}:
             attacker.buffers.hold_in_backward(value)
-        if untrained and known is not None:
-            known |= self._zero_gradients(untrained, adversarial)
+        if reached and known is not None:
+            known |= self._zero_gradients(reached, adversarial)
         clean_loss = inject_gradients(clean_loss, known)
         del known
         adv_loss = recipe.adv_weight * adversarial.loss
@@ -259,18 +259,22 @@ class Step:
         source = recipe.clean_weight * again.loss + inject_gradients(zero, known)
         result.clean_loss = with_gradient_of(result.clean_loss, source)
         result.total = with_gradient_of(result.total, result.clean_loss)
-        result.recomputed = True
+        result.recomputed = again.loss.detach()
 
     def _zero_gradients(
-        self, untrained: Sequence[Tensor], adversarial: Record
+        self, reached: Sequence[Tensor], adversarial: Record
     ) -> dict[Tensor, Tensor]:
-        """The gradients of a clean loss of weight 0, where the adversarial loss has none.
+        """The gradients of the clean norms, where the clean loss has the weight 0.
 
         DistributedDataParallel would fill in the same zeros, so any number of processes trains
         alike.
         """
-        trained = set(parameters_of(adversarial.loss))
-        return {value: torch.zeros_like(value) for value in untrained if value not in trained}
+        clean_only: Iterable[Tensor] = (clean for clean, _ in auxiliary_parameters(self.model))
+        if is_sharded(self.model):
+            # Only the graphs tell which of the gathered parameters those are.
+            trained = set(parameters_of(adversarial.loss))
+            clean_only = (value for value in reached if value not in trained)
+        return {value: torch.zeros_like(value) for value in clean_only if value.requires_grad}
 
     def _regularize(
         self, clean: Record, adversarial: Record

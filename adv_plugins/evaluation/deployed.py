@@ -21,6 +21,7 @@ from ..core.cam_layer import cam_layer_of
 from ..core.capture import capture_output
 from ..core.randomness import stream_seed
 from ..core.recipe import Recipe
+from ..core.sharding import is_sharded
 from .cam import frame_attention, gradcam
 from .labels import SEVERAL, EvaluationError, LabelError
 
@@ -32,7 +33,7 @@ class Deployed:
         model (nn.Module): A recognizer of MMAction2 or an image classifier of mmpretrain.
 
     Raises:
-        TypeError: The model is neither.
+        TypeError: The model is neither, or it is sharded.
 
     Example:
         >>> deployed = Deployed(runner.model.eval())
@@ -46,6 +47,13 @@ class Deployed:
             raise TypeError(
                 f'{type(model).__name__} is no recognizer with one cls_head; attack other models '
                 'with adv_plugins.evaluation.PGD and its kin, which take any function of logits'
+            )
+        if is_sharded(model):
+            raise TypeError(
+                f'{type(model).__name__} is sharded, and its processes gather parameters together, '
+                'but an evaluation runs as many forwards as their own videos need; load the state '
+                'dict into a whole model: torch.distributed.checkpoint.state_dict.'
+                'get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))'
             )
         self.model = model
         self.adapter = kind(model)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as module_globals
 from torch.utils.checkpoint import checkpoint
 
@@ -439,6 +440,22 @@ def test_a_query_that_may_attend_to_nothing(additively: bool) -> None:
     assert maps[0].valid.all()
     (gradient,) = torch.autograd.grad(maps[0].weights.square().sum(), x)
     assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize('shape', [(T,), (1,), ()], ids=str)
+def test_a_mask_of_the_keys_alone(shape: tuple[int, ...]) -> None:
+    """PyTorch's plain kernel takes it."""
+    allowed = torch.ones(shape, dtype=torch.bool)
+    if shape == (T,):
+        allowed[2] = False
+    x = torch.randn(B, T, D)
+    for mask in (allowed, additive(~allowed)):
+        model = SDPA(attn_mask=mask)
+        with sdpa_kernel(SDPBackend.MATH):
+            maps = captured(lambda each=model: each(x), model)
+        seen = allowed.expand(B, T)
+        assert torch.equal(maps[0].valid, seen)
+        assert torch.equal(maps[0].weights > 0, seen[:, None].expand(B, T, T))
 
 
 # A softmax of the module's own

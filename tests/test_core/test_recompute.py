@@ -270,6 +270,22 @@ def test_a_forward_that_differs_is_a_clear_error(clips):
         net.adversarial_loss(*clips)
 
 
+class Counting(Conv3dNet):
+    """Gives larger scores every time."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.calls * super().forward(x)
+
+
+def test_a_forward_with_other_values_is_a_clear_error(clips):
+    net = make_adversarial(Counting(), AdvProp(regularizers=[Pairing()], recompute=True))
+    with pytest.raises(RuntimeError, match='gave the loss .* when it ran once more'):
+        net.adversarial_loss(*clips)
+
+
 def test_without_a_regularizer_there_is_no_graph_to_save():
     with pytest.raises(ValueError, match='recompute=True is for regularizers'):
         CEAugmentation(recompute=True)

@@ -33,7 +33,7 @@ from adv_plugins.core import step as core_step
 from adv_plugins.core.adapter import register_adapter
 from adv_plugins.core.autograd import gradients, inject_gradients
 from adv_plugins.core.batch import Batch
-from adv_plugins.core.conversion import AdversarialModule, get_adversary
+from adv_plugins.core.conversion import AdversarialModule
 from adv_plugins.core.record import Record
 
 pytest.importorskip('torch', minversion='2.13', reason='the step under FSDP2 needs it')
@@ -531,11 +531,24 @@ def refusals(rank: int) -> None:
         with pytest.raises(TypeError, match=r'needs torch 2\.13 or newer, this is 2\.9\.1'):
             sharded(make_adversarial(Net(), 'advprop')).perturb(clips, labels)
 
-    apart = sharded(make_adversarial(Net(), 'advprop'))
-    if rank == 0:
-        get_adversary(apart).schedule.go_to(7)
+    apart = sharded(make_adversarial(Net(), 'advprop', steps=1))
+    state = copy.deepcopy(adversarial_state_dict(apart))
+    apart.adversarial_loss(clips, labels)['loss'].backward()
+    state['adversary.iteration'] += 7 * (rank == 0)
+    load_adversarial_state_dict(apart, state)
     with pytest.raises(RuntimeError, match=r'iterations, from 0 to 7, .* on every process'):
         apart.adversarial_loss(clips, labels)
+
+    afterwards = make_adversarial(Net(), 'advprop')
+    afterwards.perturb(clips, labels)
+    fully_shard(afterwards.blocks[0], mesh=mesh)
+    with pytest.raises(TypeError, match='shard it last'):
+        afterwards.perturb(clips, labels)
+
+    nested = Wrapper(sharded(make_adversarial(Net(), 'advprop')))
+    nested.scale = nn.Parameter(torch.ones(2))
+    with pytest.raises(TypeError, match='a module around .* is sharded too'):
+        fully_shard(nested, mesh=mesh)(clips, labels)
 
     outside = sharded(make_adversarial(Inside(), 'advprop'))
     with pytest.raises(TypeError, match='call the model itself'):
@@ -617,6 +630,57 @@ def attacks(rank: int) -> None:
         train(clips, labels)['loss'].backward()
 
 
+def unequal_batches(rank: int) -> None:
+    """Whichever process has to look at the model, all do, and with as many forwards."""
+    for recipe, tokens in (('taf', False), ('taf', True), ('aart', True)):
+        one, other = (sharded(make_adversarial(Net(tokens), recipe)) for _ in range(2))
+        clips, labels = batch_of(0, rank)
+        for model, sizes in ((one, (4, 3)), (other, (4, 1)), (one, (1, 4))):
+            size = sizes[rank]
+            model.adversarial_loss(clips[:size], labels[:size])['loss'].backward()
+        # Frames of another size, in one process only.
+        wide = clips if rank else torch.cat([clips, clips], dim=-1)
+        one.adversarial_loss(wide, labels)['loss'].backward()
+
+
+def in_the_middle(rank: int) -> None:
+    """Calls inside the model's forward, and between a backward and the optimizer's step."""
+
+    clips, labels = batch_of(0, rank)
+    torch.manual_seed(0)
+    net = Net()
+    one, other = (make_adversarial(copy.deepcopy(net), 'advprop', steps=1) for _ in range(2))
+    sharded(other)
+    optimizers = [sgd(model.parameters()) for model in (one, other)]
+    with torch.inference_mode():
+        seen = [model.adversarial_loss(clips, labels)['loss'] for model in (one, other)]
+    assert torch.equal(*seen)
+    for model, optimizer in zip((one, other), optimizers, strict=True):
+        for _ in range(2):
+            optimizer.zero_grad()
+            model.adversarial_loss(clips, labels)['loss'].backward()
+            if model is one:
+                average(model.parameters())
+            with torch.no_grad():
+                model.adversarial_loss(clips, labels)
+            optimizer.step()
+    whole = {name: value.full_tensor().detach() for name, value in other.named_parameters()}
+    assert not unequal({n: v.detach() for n, v in one.named_parameters()}, whole)
+
+    inside = sharded(make_adversarial(Inside(), 'advprop', steps=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Step, 'forward', several_steps)
+        inside(clips, labels).backward()
+    assert all(value.grad is not None for value in inside.parameters())
+
+
+def several_steps(self: Any, x: Tensor, labels: Any = None) -> Any:
+    if labels is None:
+        return super(Step, self).forward(x)
+    moved = self.perturb(x, labels)
+    return sum(self.adversarial_loss(clips, labels)['loss'] for clips in (x, moved))
+
+
 def an_optimizer_without_the_twins(rank: int) -> None:
     model = sharded(make_adversarial(Net(), 'advprop'))
     clean = [value for name, value in model.named_parameters() if 'adv_' not in name]
@@ -654,6 +718,8 @@ AROUND = {
     'attacks': attacks,
     'an optimizer without the twins': an_optimizer_without_the_twins,
     'rehearsal': rehearsal,
+    'unequal batches': unequal_batches,
+    'in the middle': in_the_middle,
 }
 CHECKS: dict[str, Callable[[int], None]] = {
     **AROUND,

@@ -45,6 +45,16 @@ def clips(kind, views):
     return torch.randn(shape, generator=generator)
 
 
+def test_a_sharded_model_is_refused():
+    class FSDPModule:
+        pass
+
+    model = recognizer('3d', 'prob')
+    model.__class__ = type('FSDPRecognizer3D', (FSDPModule, type(model)), {})
+    with pytest.raises(TypeError, match='FSDPRecognizer3D is sharded, .* into a whole model'):
+        Deployed(model)
+
+
 @pytest.mark.parametrize('kind', ['2d', '3d'])
 @pytest.mark.parametrize('views', [1, 3])
 @pytest.mark.parametrize('average', ['prob', 'score'])
