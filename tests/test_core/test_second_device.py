@@ -12,6 +12,7 @@ from torch.utils import backend_registration
     not hasattr(backend_registration, '_setup_privateuseone_for_python_backend'),
     reason='needs a torch that takes a device written in Python',
 )
+@pytest.mark.exhaustive
 def test_steps_and_attacks_stay_on_their_device():
     script = Path(__file__).parents[1] / 'second_device.py'
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
