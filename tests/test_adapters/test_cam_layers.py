@@ -224,7 +224,12 @@ def test_silent_layer_is_told():
         ),
         (dict(type='torchvision.resnet18'), 'layer4', (2, 4, 512, 2, 2)),
         (dict(type='torchvision.mobilenet_v3_small'), 'features', (2, 4, 576, 2, 2)),
-        (dict(type='torchvision.swin_t', feature_shape='NHWC'), 'features', (2, 4, 768, 2, 2)),
+        pytest.param(
+            dict(type='torchvision.swin_t', feature_shape='NHWC'),
+            'features',
+            (2, 4, 768, 2, 2),
+            marks=pytest.mark.exhaustive,
+        ),
     ],
     ids=lambda value: value['type'] if isinstance(value, dict) else '',
 )
