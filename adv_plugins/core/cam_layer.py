@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -18,7 +17,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from .adapter import Adapter
 from .autograd import gradients, graph_nodes, leaves_of, nodes_behind
@@ -26,9 +24,9 @@ from .axes import CORNERS, ClipAxes, alike, change_corners, readings
 from .batch import Batch
 from .capture import find_module, last_output
 from .norm import NormPath
-from .probe import Calls, Probe, probing
+from .probe import Calls, Probe, probing, without_zeros
 from .response import Candidate, Response, settle
-from .sharding import copy_whole, extremes, local, shards
+from .sharding import extremes
 
 _AT_ONCE = 12
 """So many outputs are looked at together, from the last one back."""
@@ -226,7 +224,7 @@ class _Search:
                 "cam_layout='b (t h w) c; h=14 w=14'. Without frames there is no attention to move "
                 "between them: write 'advprop' or 'ceaugmentation'"
             )
-        with _without_zeros(self.model):
+        with without_zeros(self.model):
             cuts = self._confirmed(self._cuts)
             mixed, found = None, next(cuts, None)
             while found is not None and not found.certain:
@@ -367,42 +365,3 @@ def _are_scores(features: Tensor, scores: Tensor) -> bool:
     """Whether a map holds the class scores of every place: only pooling follows."""
     follows = leaves_of(nodes_behind(scores, [features]))
     return not follows and scores.shape[-1] in features.shape
-
-
-@contextmanager
-def _without_zeros(model: nn.Module) -> Iterator[None]:
-    """Inside the block, weights that are all zero are not: they would hide what is before them.
-
-    New heads often start at zero.
-    """
-    with torch.no_grad(), shards(model):
-        zeros = [
-            value
-            for value in model.parameters()
-            if value.ndim > 1 and value.is_floating_point() and _is_zero(value, model)
-        ]
-        # The same for all processes of a sharded model.
-        generator = torch.Generator().manual_seed(0)
-        with _keeping_versions(zeros):
-            for value in zeros:
-                noise = torch.randn(value.shape, generator=generator, device='cpu')
-                copy_whole(value, 0.02 * noise)
-    try:
-        yield
-    finally:
-        with torch.no_grad(), shards(model), _keeping_versions(zeros):
-            for value in zeros:
-                value.zero_()
-
-
-def _is_zero(value: Tensor, model: nn.Module) -> bool:
-    return not extremes(model, bool(local(value).any()))[1]
-
-
-@contextmanager
-def _keeping_versions(values: Sequence[Tensor]) -> Iterator[None]:
-    """Inside the block, changes in place do not invalidate graphs: they are undone before use."""
-    with ExitStack() as stack:
-        for value in values:
-            stack.enter_context(_unsafe_preserve_version_counter(value))
-        yield

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.modules.module import register_module_forward_hook
 
 from .adapter import Adapter
@@ -17,7 +18,7 @@ from .buffers import BufferGuard
 from .norm import CLEAN, NormPath, is_batch_norm
 from .randomness import private_random
 from .recurrence import differentiable_recurrence
-from .sharding import extremes, largest_of_all
+from .sharding import copy_whole, extremes, largest_of_all, local, shards
 
 Calls = list[tuple[str, Any]]
 """Names of modules with what they returned, in order of completion."""
@@ -157,3 +158,42 @@ def _all_modules_called() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def without_zeros(model: nn.Module) -> Iterator[None]:
+    """Inside the block, weights that are all zero are not: they would hide what is before them.
+
+    New heads often start at zero.
+    """
+    with torch.no_grad(), shards(model):
+        zeros = [
+            value
+            for value in model.parameters()
+            if value.ndim > 1 and value.is_floating_point() and _is_zero(value, model)
+        ]
+        # The same for all processes of a sharded model.
+        generator = torch.Generator().manual_seed(0)
+        with _keeping_versions(zeros):
+            for value in zeros:
+                noise = torch.randn(value.shape, generator=generator, device='cpu')
+                copy_whole(value, 0.02 * noise)
+    try:
+        yield
+    finally:
+        with torch.no_grad(), shards(model), _keeping_versions(zeros):
+            for value in zeros:
+                value.zero_()
+
+
+def _is_zero(value: Tensor, model: nn.Module) -> bool:
+    return not extremes(model, bool(local(value).any()))[1]
+
+
+@contextmanager
+def _keeping_versions(values: Sequence[Tensor]) -> Iterator[None]:
+    """Inside the block, changes in place do not invalidate graphs: they are undone before use."""
+    with ExitStack() as stack:
+        for value in values:
+            stack.enter_context(_unsafe_preserve_version_counter(value))
+        yield

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-_FSDP2 = 'FSDPModule'
 ORDER = 'make_adversarial(model); fully_shard(block) for each block; fully_shard(model)'
 
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether a module was given to ``fully_shard``."""
     # By name, because a torch without torch.distributed does not have the class.
-    return any(kind.__name__ == _FSDP2 for kind in type(module).__mro__)
+    return any(kind.__name__ == 'FSDPModule' for kind in type(module).__mro__)
 
 
 def check_sharding(model: nn.Module) -> None:

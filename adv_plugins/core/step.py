@@ -17,7 +17,7 @@ backward, or, with ``recompute``, built once more after the adversarial one is f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -121,7 +121,9 @@ class Step:
         recipe, attacker, clock = self.recipe, self.attacker, autograd_clock()
         with attacker.path.use(CLEAN):
             clean = self._forward(batch, target, features=recipe.starts_at_clean)
-        reached = [] if recipe.clean_weight > 0 else parameters_of(clean.loss)
+        # Of a sharded model only the graphs tell which parameters the clean norms have.
+        unweighted = recipe.clean_weight == 0 and is_sharded(self.model)
+        reached = parameters_of(clean.loss) if unweighted else []
         with private_random(batch.device, seed):
             labels = recipe.objective.targets(clean)
             gradient, clean_loss, known = self._read_clean_graph(clean, labels, batch, clock)
@@ -144,7 +146,8 @@ class Step:
         for value in {adversarial.loss, *adversarial.losses.values()}:
             attacker.buffers.hold_in_backward(value)
         if reached and known is not None:
-            known |= self._zero_gradients(reached, adversarial)
+            trained = set(parameters_of(adversarial.loss))
+            known |= {value: torch.zeros_like(value) for value in reached if value not in trained}
         clean_loss = inject_gradients(clean_loss, known)
         del known
         adv_loss = recipe.adv_weight * adversarial.loss
@@ -206,7 +209,7 @@ class Step:
             # A positive weight of the loss does not change the direction of the attack step.
             gradient = by_modality(batch, by_leaves) if wanted else gradient
         else:
-            known = dict.fromkeys(trainable(self.model))
+            known = self._no_gradients()
         clean.drop_graph()
         return gradient, loss.detach(), known
 
@@ -261,20 +264,18 @@ class Step:
         result.total = with_gradient_of(result.total, result.clean_loss)
         result.recomputed = again.loss.detach()
 
-    def _zero_gradients(
-        self, reached: Sequence[Tensor], adversarial: Record
-    ) -> dict[Tensor, Tensor]:
-        """The gradients of the clean norms, where the clean loss has the weight 0.
+    def _no_gradients(self) -> dict[Tensor, Tensor | None]:
+        """The parameter gradients of a clean loss of weight 0.
 
+        They are zero for the clean norms, which the adversarial loss does not reach.
         DistributedDataParallel would fill in the same zeros, so any number of processes trains
         alike.
         """
-        clean_only: Iterable[Tensor] = (clean for clean, _ in auxiliary_parameters(self.model))
-        if is_sharded(self.model):
-            # Only the graphs tell which of the gathered parameters those are.
-            trained = set(parameters_of(adversarial.loss))
-            clean_only = (value for value in reached if value not in trained)
-        return {value: torch.zeros_like(value) for value in clean_only if value.requires_grad}
+        clean_only = {id(value) for value, _ in auxiliary_parameters(self.model)}
+        return {
+            value: torch.zeros_like(value) if id(value) in clean_only else None
+            for value in trainable(self.model)
+        }
 
     def _regularize(
         self, clean: Record, adversarial: Record
