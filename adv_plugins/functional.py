@@ -1,9 +1,8 @@
 """The papers' equations as pure tensor functions, for use without a model or a trainer."""
 
+from .attention.distances import attention_frobenius, attention_mse
 from .core.functional import (
     ascent_direction,
-    attention_frobenius,
-    attention_mse,
     project,
     random_wrong_labels,
     temporal_cam,

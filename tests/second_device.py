@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'examples/benchmark
 
 from gpu_checks import MEAN, STD, STEPS, Run, build  # noqa: E402
 
-from adv_plugins.core.attack import InputSpace  # noqa: E402
+from adv_plugins.core.threat import InputSpace  # noqa: E402
 from adv_plugins.evaluation import (  # noqa: E402
     APGD,
     FGSM,

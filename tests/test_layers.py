@@ -10,7 +10,8 @@ ROOT = Path(adv_plugins.__file__).parent
 FLOORS = (
     ('version', 'compat', 'files', 'progress'),
     ('core',),
-    ('attention', 'functional'),
+    ('attention',),
+    ('functional',),
     ('recipes',),
     ('adapters',),
     ('datasets', 'models'),

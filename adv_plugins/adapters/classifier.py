@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..core.adapter import Adapter, register_adapter
-from ..core.attack import InputSpace
 from ..core.batch import Batch
 from ..core.conversion import AdversarialModule
 from ..core.recipe import Recipe
 from ..core.record import Record, StepResult
+from ..core.threat import InputSpace
 from .calling import call
 from .channels import ChannelFinder, possible_axes
 from .outputs import (

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..core.adapter import Adapter, class_names, register_adapter
-from ..core.attack import InputSpace
 from ..core.autograd import with_gradient_of
 from ..core.batch import LONE, Batch, Inputs
 from ..core.capture import capture_output
 from ..core.conversion import AdversarialModule, get_adversary, note_call
 from ..core.recipe import Recipe
 from ..core.record import Record, StepResult
+from ..core.threat import InputSpace
 from .cam_layers import WITHOUT_PIXELS, feature_map, find_cam_layer, leading_modality
 from .classifier import ignore_index
 
@@ -168,6 +168,13 @@ class RecognizerAdapter(Adapter):
         if 'mmaction.Recognizer2D' in kinds:
             return [(axes - 4, axes - 2, axes - 1)]
         return super().clip_axes(values, name)
+
+    def axes(self, values: Tensor, name: str) -> dict[str, int]:
+        axes = super().axes(values, name)
+        clip = next(iter(self.clip_axes(values, name)), ())
+        rest = set(range(values.ndim - 4, values.ndim)) - {*clip}
+        # Skeletons have persons and joints for height and width.
+        return {'b': 0, **dict(zip('thw', clip, strict=True)), 'c': rest.pop()} if clip else axes
 
     def select(self, target: Any, index: Tensor) -> Any:
         return [target[i] for i in index.tolist()]

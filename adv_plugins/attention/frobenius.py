@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ..core.batch import per_sample
 from ..core.capture import find_module
-from ..core.functional import attention_frobenius
 from ..core.record import Record, Recorded
 from ..core.regularizers import Regularizer, register_regularizer
 from .capture import capture_attention
+from .distances import attention_frobenius
 from .maps import AttentionMap
 
 

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from .attack import InputSpace
 from .batch import Batch
 from .recipe import Recipe
 from .record import Record, StepResult
+from .structure import guessed_axes
 from .subclass import Swapped
+from .threat import InputSpace
 
 
 class Adapter(ABC):
@@ -93,6 +94,10 @@ class Adapter(ABC):
         axes = {1: (2, 3, 4), 2: (1, 3, 4), 4: (1, 2, 3)}
         likely = [axes[axis] for axis in channels]
         return (*likely, *(each for each in axes.values() if each not in likely))
+
+    def axes(self, values: Tensor, name: str) -> dict[str, int]:
+        """The axes of a modality by letter (b, t, c, h, w), as far as they are known."""
+        return guessed_axes(values.shape)
 
     def feature_map(
         self, layer: str, output: Any, batch: Batch, layout: str | None

@@ -64,7 +64,7 @@ class Adversary:
         self.adapter = adapter
         self.given = self.recipe = recipe
         self.schedule = Schedule()
-        self.attacker = Attacker(adapter, recipe, path)
+        self.attacker = Attacker(adapter, recipe, path, self.schedule)
         for regularizer in recipe.regularizers:
             regularizer.check(self.model)
         self._to_verify = [
@@ -266,7 +266,7 @@ class Adversary:
         """Warn if the first attack had no gradient to follow."""
         solver, layer = self.recipe.solver, self.attacker.cam_layer
         unmoved = metrics['adv_unmoved'] == count and metrics['adv_nonfinite'] == 0
-        if not unmoved or solver.eps == 0 or solver.step_size == 0:
+        if not unmoved or metrics['adv_eps'] == 0 or solver.step_size == 0:
             return
         where = f' of cam_layer={layer.name!r}' if layer else ''
         warnings.warn(

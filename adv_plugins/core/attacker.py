@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .adapter import Adapter
-from .attack import InputSpace
 from .autograd import gradients, graph_nodes, ran_in_fp16
 from .batch import Batch, Inputs, Values, fresh
 from .buffers import BufferGuard
@@ -23,11 +22,14 @@ from .cam_layer import CamLayer, cam_layer_of, forget_cam_layers
 from .capture import capture_output, find_module, last_output
 from .compiling import not_compiled
 from .norm import CLEAN, NormPath
+from .radius import Radius
 from .randomness import private_random
 from .recipe import Recipe
 from .record import Record
 from .recurrence import differentiable_recurrence
+from .schedule import Schedule
 from .sharding import extremes, gathered, staying_gathered
+from .threat import InputSpace
 from .units import check_before, tell_after
 
 logger = logging.getLogger('adv_plugins')
@@ -41,6 +43,8 @@ class Attacker:
         recipe (Recipe): The recipe; only its objective and its solver are used.
         path (NormPath, optional): The path of the model's norms. Defaults to None: the deployed
             path of a model in eval mode.
+        schedule (Schedule, optional): How far the run has come, for a recipe whose ε depends on it.
+            Defaults to None: at its beginning.
 
     Attributes:
         cam_layer (CamLayer, optional): Where the objective reads its features; None before the
@@ -51,10 +55,17 @@ class Attacker:
         ValueError: The model lacks the layer that the recipe names.
     """
 
-    def __init__(self, adapter: Adapter, recipe: Recipe, path: NormPath | None = None) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        recipe: Recipe,
+        path: NormPath | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
         self.adapter = adapter
         self.recipe = recipe
         self.path = NormPath() if path is None else path
+        self.schedule = Schedule() if schedule is None else schedule
         self.buffers = BufferGuard(adapter, self.path)
         self._told_units = False
         self.cam_layer: CamLayer | None = None
@@ -199,7 +210,7 @@ class Attacker:
         labels: Tensor | None,
         branch: str,
         first: Values | None,
-    ) -> tuple[Batch, Tensor]:
+    ) -> tuple[Batch, Tensor, float | Tensor]:
         """Run the attack from a batch on one branch, with running statistics frozen.
 
         Args:
@@ -210,8 +221,9 @@ class Attacker:
             first (dict[str, Tensor], optional): The gradient at ``batch``, if already known.
 
         Returns:
-            tuple[Batch, Tensor]: The adversarial batch, detached, and one boolean per sample, False
-            where a gradient was not finite and the sample was left unperturbed.
+            tuple[Batch, Tensor, float | Tensor]: The adversarial batch, detached; one boolean per
+            sample, False where a gradient was not finite and the sample was left unperturbed; and
+            ε, or one for each sample.
         """
 
         def gradient(values: Values) -> Values:
@@ -224,15 +236,23 @@ class Attacker:
             return slopes if seen is values else _enlarge(slopes, values)
 
         spaces = {name: self._space(batch, name) for name in batch.values}
-        solver = self.recipe.solver
+        eps = self._eps(batch.size)
+        solver = self.recipe.solver_at(eps)
         if not self._told_units:
-            check_before(solver, batch.values, spaces)
+            check_before(self.recipe, batch.values, spaces)
         perturbed, finite = solver.run(batch.values, spaces, gradient, first)
         adversarial = batch.replace(perturbed)
         if not self._told_units:
-            tell_after(solver, batch, adversarial, spaces)
+            tell_after(self.recipe, batch, adversarial, spaces)
             self._told_units = True
-        return adversarial, finite
+        return adversarial, finite, eps
+
+    def _eps(self, count: int) -> float | Tensor:
+        """ε now: for all samples, or one for each."""
+        eps, recipe, now = self.recipe.eps, self.recipe, self.schedule
+        if isinstance(eps, Radius):
+            return eps.at(now.iteration, now.epoch, recipe.begin, count)
+        return float(eps)
 
     def _starts_as_called(self) -> bool:
         """Whether the attack starts with a forward of the unmodified batch."""
@@ -251,7 +271,9 @@ class Attacker:
 
     def _space(self, batch: Batch, name: str) -> InputSpace:
         space = self.adapter.space(batch.values[name], name)
-        return replace(space, valid=batch.valid(name))
+        return replace(
+            space, valid=batch.valid(name), axes=self.adapter.axes(batch.values[name], name)
+        )
 
 
 @contextmanager

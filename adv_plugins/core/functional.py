@@ -6,12 +6,15 @@ differentiate them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import check_choice
 
-NORMS = ('linf', 'l2')
+NORMS = ('linf', 'l2', 'l1', 'l21')
 CAM_WEIGHTINGS = ('gap', 'elementwise')
 CAM_NORMALIZATIONS = ('minmax', 'max')
 CAM_SOURCES = ('loss', 'score')
@@ -89,13 +92,25 @@ def temporal_cam_loss(
     return frames.topk(num_frames or length, dim=1, largest=False).values.mean(dim=1)
 
 
-def ascent_direction(gradient: Tensor, norm: str, dims: tuple[int, ...]) -> Tensor:
-    """The steepest unit step of a norm (TAF, eq. 6; A-ART, eq. 4).
+def ascent_direction(
+    gradient: Tensor,
+    norm: str,
+    dims: tuple[int, ...],
+    room: Tensor | None = None,
+    frame_axis: int | None = None,
+) -> Tensor:
+    """The steepest unit step of a norm (TAF, eq. 6; A-ART, eq. 4; for ``'l1'`` Croce & Hein, Mind
+    the box, ICML 2021, section 3).
 
     Args:
         gradient (Tensor): Gradient of the objective with respect to the perturbation.
-        norm (str): ``'linf'`` gives ``sign(g)``, ``'l2'`` gives ``g / ||g||_2``.
+        norm (str): ``'linf'`` gives ``sign(g)``, ``'l2'`` ``g / ||g||_2``. ``'l1'`` fills the
+            entries with the largest gradients, one after the other; ``'l21'`` takes the step of
+            ``'l2'`` on the frame with the largest one.
         dims (tuple[int, ...]): The axes that one norm runs over.
+        room (Tensor, optional): For ``'l1'``, how far each entry may move. Defaults to None: any
+            distance, so that the largest ones alone move, all alike.
+        frame_axis (int, optional): For ``'l21'``, the axis of the frames, one of ``dims``.
 
     Returns:
         Tensor: The direction, of norm 1; 0 where the gradient is 0.
@@ -106,28 +121,59 @@ def ascent_direction(gradient: Tensor, norm: str, dims: tuple[int, ...]) -> Tens
     # Dividing by the largest entry first keeps the squares of small gradients from vanishing.
     largest = gradient.abs().amax(dim=dims, keepdim=True)
     gradient = gradient / torch.where(largest > 0, largest, torch.ones_like(largest))
-    length = torch.linalg.vector_norm(gradient, dim=dims, keepdim=True)
+    if norm == 'l1' and room is not None:
+        return gradient.sign() * _along(_fill, dims, gradient.abs(), room.clamp(0, 1))
+    if norm == 'l1':
+        top = gradient.sign() * (gradient.abs() == 1)
+        return top / top.abs().sum(dim=dims, keepdim=True).clamp(min=1)
+    length = torch.linalg.vector_norm(
+        gradient, dim=_within_frame(norm, dims, frame_axis), keepdim=True
+    )
+    if norm == 'l21':
+        top = length == length.amax(dim=dims, keepdim=True)
+        gradient = gradient * top / top.sum(dim=dims, keepdim=True)
     return gradient / torch.where(length > 0, length, torch.ones_like(length))
 
 
-def project(delta: Tensor, eps: float | Tensor, norm: str, dims: tuple[int, ...]) -> Tensor:
+def project(
+    delta: Tensor,
+    eps: float | Tensor,
+    norm: str,
+    dims: tuple[int, ...],
+    room: Tensor | None = None,
+    frame_axis: int | None = None,
+) -> Tensor:
     """The nearest perturbation inside the ball ``||delta|| <= eps`` (the Π of TAF, eq. 6).
 
     Args:
         delta (Tensor): Perturbation of any shape.
         eps (float | Tensor): Radius, in the unit of ``delta``; a tensor broadcasts.
-        norm (str): ``'linf'`` or ``'l2'``.
+        norm (str): ``'linf'``, ``'l2'``, ``'l1'``, or ``'l21'``: the sum over the frames of their
+            ℓ2 norms.
         dims (tuple[int, ...]): The axes that one norm runs over.
+        room (Tensor, optional): For ``'l1'``, how far each entry may go in its direction; the
+            result is then the nearest point in the ball and the box (Mind the box, proposition 1).
+            Defaults to None: any distance.
+        frame_axis (int, optional): For ``'l21'``, the axis of the frames, one of ``dims``.
 
     Returns:
         Tensor: The projected perturbation, unchanged if it was inside.
     """
     check_choice('norm', norm, NORMS)
+    eps = torch.as_tensor(eps, dtype=delta.dtype, device=delta.device)
     if norm == 'linf':
-        return torch.maximum(torch.minimum(delta, _like(eps, delta)), -_like(eps, delta))
-    length = torch.linalg.vector_norm(delta, dim=dims, keepdim=True)
-    shrink = _like(eps, delta) / torch.where(length > 0, length, torch.ones_like(length))
-    return delta * shrink.clamp(max=1)
+        return torch.maximum(torch.minimum(delta, eps), -eps)
+    if norm == 'l1':
+        size = delta.abs()
+        room = torch.full_like(size, torch.inf) if room is None else room.clamp(min=0)
+        return delta.sign() * _along(_shrink, dims, size, room, eps.expand_as(size))
+    length = torch.linalg.vector_norm(
+        delta, dim=_within_frame(norm, dims, frame_axis), keepdim=True
+    )
+    safe = torch.where(length > 0, length, torch.ones_like(length))
+    if norm == 'l2':
+        return delta * (eps / safe).clamp(max=1)
+    return delta * (project(length, eps, 'l1', dims) / safe)
 
 
 def relative_size(perturbation: Tensor, clean: Tensor) -> Tensor:
@@ -136,47 +182,6 @@ def relative_size(perturbation: Tensor, clean: Tensor) -> Tensor:
     size = torch.linalg.vector_norm(perturbation.flatten(1), dim=1, dtype=wide)
     whole = torch.linalg.vector_norm(clean.flatten(1), dim=1, dtype=wide)
     return torch.where(whole > 0, size / torch.where(whole > 0, whole, 1.0), torch.nan)
-
-
-def attention_frobenius(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Distance of two attention maps, ``||A - A_adv||_F``, not squared (A-ART, section 2.2).
-
-    Args:
-        a (Tensor): Attention maps, averaged over heads, shape (B, T, T); or (B, W, T, T) for W
-            blocks (windows, frames) of attention per sample, which count as one matrix.
-        b (Tensor): The maps to compare with, same shape.
-        mask (Tensor, optional): Boolean, True for valid frames, shape (B, T) or (B, W, T). Only
-            entries with a valid query and a valid key count. Defaults to None: all are valid.
-
-    Returns:
-        Tensor: One norm per sample, shape (B,), with gradient 0 where both maps are equal.
-
-    Raises:
-        ValueError: Shapes do not fit.
-    """
-    if a.shape != b.shape or a.ndim < 3:
-        raise ValueError(
-            'attention_frobenius takes two maps of one shape (B, T, T), got '
-            f'{tuple(a.shape)} and {tuple(b.shape)}'
-        )
-    difference = (a - b).masked_fill(~_valid_block(a, mask), 0)
-    distance: Tensor = torch.linalg.vector_norm(difference.flatten(1), dim=1)
-    return distance
-
-
-def attention_mse(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared difference of two maps over their valid entries (A-ART, section 3.2.2).
-
-    Args:
-        a (Tensor): Attention maps, shaped as in :func:`attention_frobenius`.
-        b (Tensor): The maps to compare with.
-        mask (Tensor, optional): True for valid frames. Defaults to None: all are valid.
-
-    Returns:
-        Tensor: One mean per sample, shape (B,); 0 for a sample without a valid frame.
-    """
-    entries = _valid_block(a, mask).expand(a.shape).flatten(1).sum(dim=1)
-    return attention_frobenius(a, b, mask).square() / entries.clamp(min=1)
 
 
 def random_wrong_labels(
@@ -204,17 +209,42 @@ def expand_like(per_sample: Tensor, like: Tensor) -> Tensor:
     return per_sample.view(-1, *[1] * (like.ndim - 1))
 
 
-def _valid_block(maps: Tensor, mask: Tensor | None) -> Tensor:
-    """Where both query and key are valid, broadcastable to the maps."""
-    if mask is None:
-        return torch.ones((), dtype=torch.bool, device=maps.device)
-    if mask.shape != maps.shape[:-1] or maps.shape[-1] != maps.shape[-2]:
-        raise ValueError(
-            f'a mask of the shape {tuple(mask.shape)} does not fit square maps '
-            f'{tuple(maps.shape)}; it needs one entry per frame: {tuple(maps.shape[:-1])}'
-        )
-    return mask.unsqueeze(-1) & mask.unsqueeze(-2)
+def _within_frame(norm: str, dims: tuple[int, ...], frame_axis: int | None) -> tuple[int, ...]:
+    """The axes of an ℓ2 norm: all of ``'l2'``, those of one frame of ``'l21'``."""
+    return tuple(axis for axis in dims if norm == 'l2' or axis != frame_axis)
 
 
-def _like(eps: float | Tensor, delta: Tensor) -> Tensor:
-    return torch.as_tensor(eps, dtype=delta.dtype, device=delta.device)
+def _along(rule: Callable[..., Tensor], dims: tuple[int, ...], *values: Tensor) -> Tensor:
+    """Apply a rule along a last axis that the axes ``dims`` make up."""
+    ndim = values[0].ndim
+    order = [axis for axis in range(ndim) if axis not in dims] + sorted(dims)
+    moved = [value.permute(order) for value in values]
+    flat = rule(*(value.flatten(ndim - len(dims)) for value in moved))
+    whole: Tensor = flat.view(moved[0].shape)
+    return whole.permute([order.index(axis) for axis in range(ndim)])
+
+
+def _fill(size: Tensor, room: Tensor) -> Tensor:
+    """Divide a length of 1 among entries, the largest first, as each has room."""
+    order = size.argsort(dim=-1, descending=True)
+    room = room.masked_fill(size == 0, 0).gather(-1, order).double()
+    rest = (1 - room.cumsum(dim=-1) + room).clamp(min=0)
+    return torch.zeros_like(size).scatter(-1, order, room.minimum(rest).to(size.dtype))
+
+
+def _shrink(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """``min(max(size - λ, 0), room)`` with the smallest λ ≥ 0 for which the sum is at most eps.
+
+    The sum is linear in λ between the points where an entry starts or stops to count.
+    """
+    points = torch.cat([size, (size - room).clamp(min=0)], dim=-1).double()
+    points, order = points.sort(dim=-1, descending=True)
+    counted = torch.where(order < size.shape[-1], 1, -1).cumsum(dim=-1)
+    gaps = points[..., :-1] - points[..., 1:]
+    sums = F.pad((counted[..., :-1] * gaps).cumsum(dim=-1), (1, 0))
+    last = ((sums < eps[..., :1]).sum(dim=-1, keepdim=True) - 1).clamp(min=0)
+    point, total, slope = (values.gather(-1, last) for values in (points, sums, counted))
+    shift = (point - (eps[..., :1] - total) / slope.clamp(min=1)).clamp(min=0).to(size.dtype)
+    inside = size.minimum(room)
+    fits = inside.sum(dim=-1, keepdim=True, dtype=torch.float64) <= eps[..., :1]
+    return torch.where(fits, inside, (size - shift).clamp(min=0).minimum(room))

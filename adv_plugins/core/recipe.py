@@ -13,12 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec
 
+from torch import Tensor
+
 from .attack import GradientAscent
 from .objectives import OBJECTIVES, Objective
 from .option_values import as_length, as_number
 from .options import build, describe
+from .radius import RADII, Radius
 from .regularizers import REGULARIZERS, Regularizer
 from .rules import RULES
+from .threat import ThreatModel
 
 P = ParamSpec('P')
 
@@ -33,16 +37,30 @@ class Recipe:
             name, or ``dict(type=name, **options)``.
         eps (float): Radius of the ball around each sample: a fraction of the value range
             (8/255 = eight grey levels) if the model's normalisation is known, otherwise in units
-            of the input. Also as text, ``'8/255'``, which is what a command line gives.
+            of the input. Also as text, ``'8/255'``, which is what a command line gives; or one
+            that changes, ``dict(type='LinearEps', start=0, end=8 / 255, epochs=10)``, see
+            :mod:`adv_plugins.recipes.radii`.
         step_size (float, optional): β, the length of an attack step, in the unit of ``eps``.
-            Defaults to None: ε for K=1, and 2.5 ε / K for more steps.
+            Defaults to None: ε for K=1, and 2.5 ε / K for more steps. Where ε changes, it belongs
+            to the largest one, and changes along.
         steps (int): K, the number of attack steps. Defaults to 1.
-        norm (str): ``'linf'`` or ``'l2'``. Defaults to ``'linf'``.
+        norm (str): ``'linf'``, ``'l2'``, ``'l1'``, or ``'l21'``: the ℓ2 norms of the frames, added
+            up. Defaults to ``'linf'``.
         dims (tuple[int, ...], optional): Axes of the input that one norm runs over: for features
             (B, T, D), ``(2,)`` means one ball for each frame. Defaults to None: all axes but the
             batch, one ball for each sample and modality.
         joint (bool): Whether one norm runs over all modalities of a sample together. Defaults to
             False.
+        shared (str | Sequence): Axes along which a perturbation is constant, by letter or number:
+            ``'h w'`` shifts the colours of whole frames (flicker), ``'t'`` adds one picture to all
+            frames, ``'b'`` finds one perturbation for the batch. Where pixels are clipped to valid
+            ones, they differ. Defaults to (): none.
+        frames (int | Sequence[int], optional): At most so many frames of each clip are changed,
+            those of the largest gradients; or the frames with these numbers, and no others.
+            Defaults to None: all.
+        region (Sequence[int] | Tensor, optional): Where frames are changed: a box (top, left,
+            height, width) in pixels, or a mask that broadcasts to the input, True inside. With
+            ``eps=1`` all valid pixels are allowed there: a patch. Defaults to None: everywhere.
         random_start (bool): Whether the attack starts at a random point of the ball. Defaults
             to False: at the clean input.
         clamp (bool): Whether adversarial inputs are clipped to valid pixels. False gives the plain
@@ -89,12 +107,15 @@ class Recipe:
 
     name: str = 'Recipe'
     objective: Any
-    eps: float
+    eps: Any
     step_size: float | None = None
     steps: int = 1
     norm: str = 'linf'
     dims: tuple[int, ...] | None = None
     joint: bool = False
+    shared: Any = ()
+    frames: Any = None
+    region: Any = None
     random_start: bool = False
     clamp: bool = True
     clean_weight: float = 1.0
@@ -126,27 +147,36 @@ class Recipe:
         for number in ('fraction', 'budget', 'attack_scale', 'clean_weight', 'adv_weight'):
             if isinstance(vars(self)[number], str):
                 vars(self)[number] = as_number(number, vars(self)[number])
+        if isinstance(self.eps, Mapping):
+            vars(self).update(eps=build('eps', Radius, RADII, self.eps))
         vars(self).update(
             objective=build('objective', Objective, OBJECTIVES, self.objective),
             regularizers=build_regularizers(self.regularizers),
         )
         for rule in RULES:
             rule.check(self)
+        threat = self.solver.threat
+        vars(self).update(shared=threat.shared, frames=threat.frames, region=threat.region)
+
+    @property
+    def largest_eps(self) -> float:
+        """ε, or the largest one of the run."""
+        largest: float = self.eps.largest if isinstance(self.eps, Radius) else self.eps
+        return largest
 
     @property
     def solver(self) -> GradientAscent:
-        """The attack of this recipe."""
-        step_size = self.eps if self.steps == 1 else 2.5 * self.eps / self.steps
-        return GradientAscent(
-            norm=self.norm,
-            eps=self.eps,
-            step_size=step_size if self.step_size is None else self.step_size,
-            steps=self.steps,
-            dims=self.dims,
-            joint=self.joint,
-            random_start=self.random_start,
-            clamp=self.clamp,
-        )
+        """The attack of this recipe, at its largest ε."""
+        return self.solver_at(self.largest_eps)
+
+    def solver_at(self, eps: float | Tensor) -> GradientAscent:
+        """The attack of this recipe at one ε, or one for each sample."""
+        step_size = eps if self.steps == 1 else 2.5 * eps / self.steps
+        if self.step_size is not None:
+            step_size = self.step_size * (eps / self.largest_eps if self.largest_eps else 1.0)
+        options = {n: getattr(self, n) for n in ThreatModel.__dataclass_fields__}
+        threat = ThreatModel(**{**options, 'eps': eps})
+        return GradientAscent(threat, step_size, self.steps, self.random_start)
 
     @property
     def starts_at_clean(self) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 
 from .checks import is_integer
 from .functional import NORMS
+from .radius import Radius
+from .structure import Mask
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def _not_negative(option: str) -> Rule:
     def holds(recipe: Any) -> bool:
         value = getattr(recipe, option)
         number = isinstance(value, Real) and 0 <= float(value) < math.inf
-        return value is None or number
+        return value is None or isinstance(value, Radius) or number
 
     return Rule(option, holds, 'must be finite and not negative')
 
@@ -57,8 +59,20 @@ def _choice(option: str, allowed: Sequence[str | None]) -> Rule:
     return Rule(option, lambda r: getattr(r, option) in allowed, f'is unknown; write {choices}')
 
 
+def _is_axis(axis: Any) -> bool:
+    return axis in ('b', 't', 'c', 'h', 'w') or (is_integer(axis) and axis >= 0)
+
+
+def _is_count(frames: Any) -> bool:
+    return is_integer(frames) and frames >= 1
+
+
+def _are_places(frames: Any) -> bool:
+    listed = isinstance(frames, tuple) and len(frames) > 0
+    return listed and all(is_integer(place) and place >= 0 for place in frames)
+
+
 RULES = (
-    _choice('norm', NORMS),
     _choice('attack_path', ('clean', 'adversarial')),
     _choice('attack_dtype', (None, 'bfloat16', 'float16')),
     *map(_not_negative, ('eps', 'step_size', 'clean_weight', 'adv_weight', 'begin')),
@@ -95,9 +109,42 @@ RULES = (
     ),
     Rule('end', lambda r: r.end is None or r.end > r.begin, 'must be greater than begin={begin}'),
     Rule(
+        'shared',
+        lambda r: not ({'b', 0} & {*r.shared} and isinstance(r.eps, Radius) and r.eps.per_sample),
+        'finds one perturbation for the batch, but eps={eps} differs from sample to sample',
+    ),
+)
+"""The conditions on a recipe."""
+
+THREAT_RULES = (
+    _choice('norm', NORMS),
+    Rule(
         'joint',
         lambda r: not r.joint or r.dims is None,
         'is one norm over the whole sample, dims={dims} one over some axes; write one of them',
+    ),
+    Rule(
+        'joint', lambda r: not (r.joint and r.norm == 'l21'), "has no frames; leave out norm='l21'"
+    ),
+    Rule(
+        'shared',
+        lambda r: isinstance(r.shared, tuple) and all(map(_is_axis, r.shared)),
+        "must be axes by letter (b, t, c, h, w) or number; write shared='h w', or shared=(3, 4)",
+    ),
+    Rule(
+        'frames',
+        lambda r: r.frames is None or _is_count(r.frames) or _are_places(r.frames),
+        'must be how many, at least 1, or a list of their numbers, counted from 0; write frames=4, '
+        'or frames=[0, 1]',
+    ),
+    Rule(
+        'region',
+        lambda r: (
+            r.region is None
+            or isinstance(r.region, Mask)
+            or (min(r.region) >= 0 and min(r.region[2:]) > 0)
+        ),
+        'must be (top, left, height, width) in pixels, none negative and the last two not 0',
     ),
     Rule(
         'dims',
@@ -110,3 +157,4 @@ RULES = (
         'must be positive axes; axis 0 is the batch, and samples do not share a ball',
     ),
 )
+"""The conditions on a threat model."""

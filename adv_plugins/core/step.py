@@ -136,7 +136,7 @@ class Step:
                 chosen = _random_subset(batch, recipe.fraction, counted)
                 part = part.take(chosen, attacker.adapter)
             del gradient
-            perturbed, finite = attacker.ascend(
+            perturbed, finite, eps = attacker.ascend(
                 part.batch, part.target, part.labels, recipe.attack_path, part.gradient
             )
             if dropout is not None:
@@ -153,7 +153,7 @@ class Step:
         adv_loss = recipe.adv_weight * adversarial.loss
         penalties, metrics = self._regularize(part.clean, adversarial)
         total = sum(penalties.values(), clean_loss + adv_loss)
-        metrics |= self._attack_metrics(part.batch, perturbed, finite)
+        metrics |= self._attack_metrics(part.batch, perturbed, finite, eps)
         clean.recorded = adversarial.recorded = {}
         return (
             StepResult(clean, adversarial, clean_loss, adv_loss, penalties, total, metrics),
@@ -289,7 +289,9 @@ class Step:
             penalties[f'loss_{regularizer.name}'] = regularizer.weight * value
         return penalties, metrics
 
-    def _attack_metrics(self, clean: Batch, perturbed: Batch, finite: Tensor) -> dict[str, Tensor]:
+    def _attack_metrics(
+        self, clean: Batch, perturbed: Batch, finite: Tensor, eps: float | Tensor
+    ) -> dict[str, Tensor]:
         """The metrics of the perturbation.
 
         ε says little about features, so ``||R|| / ||X||`` of every modality is logged too, in the
@@ -300,7 +302,7 @@ class Step:
         ratios = clean.relative_sizes(perturbed)
         return {
             'adv_nonfinite': (~finite).sum().float(),
-            'adv_eps': finite.new_full((), self.recipe.eps, dtype=torch.float32),
+            'adv_eps': torch.as_tensor(eps).float().mean().to(finite.device),
             **{f'adv_ratio_{n}' if n else 'adv_ratio': r.nanmean() for n, r in ratios.items()},
             'adv_unmoved': clean.equals(perturbed).sum().float(),
         }

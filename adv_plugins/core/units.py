@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .attack import GradientAscent, InputSpace
 from .batch import Batch
 from .option_values import check_within_range
 from .options import grey_levels
+from .recipe import Recipe
+from .threat import InputSpace
 
 _FAR = 0.5
 """In ranges of the pixels: values that far outside are no pixels of this range."""
@@ -20,7 +21,7 @@ _NARROW = 1 / 50
 
 
 def check_before(
-    solver: GradientAscent, values: Mapping[str, Tensor], spaces: Mapping[str, InputSpace]
+    recipe: Recipe, values: Mapping[str, Tensor], spaces: Mapping[str, InputSpace]
 ) -> None:
     """Check ε and the first batch against the range of the pixels, where that is known.
 
@@ -29,14 +30,15 @@ def check_before(
     Raises:
         ValueError: An ℓ∞ ball is larger than the whole range.
     """
+    eps = recipe.largest_eps
     for name, space in spaces.items():
         if space.low is None or space.high is None or not values[name].numel():
             continue
-        check_within_range('eps', solver.eps, solver.norm)
+        check_within_range('eps', eps, recipe.norm)
         doubt = _doubt(values[name], space)
         if doubt:
             warnings.warn(
-                f'eps={_text(solver.eps)} is a fraction of the range of the pixels that mean, std '
+                f'eps={_text(eps)} is a fraction of the range of the pixels that mean, std '
                 f'and value_range imply, but {doubt}: inputs {_interval(values[name])}'
                 f'{_of(name)}. Write the mean, std and value_range that made these inputs',
                 stacklevel=2,
@@ -58,13 +60,14 @@ def _doubt(values: Tensor, space: InputSpace) -> str:
 
 
 def tell_after(
-    solver: GradientAscent, clean: Batch, perturbed: Batch, spaces: Mapping[str, InputSpace]
+    recipe: Recipe, clean: Batch, perturbed: Batch, spaces: Mapping[str, InputSpace]
 ) -> None:
     """Tell how large the first perturbation is, where the units are unknown or it is very large.
 
     Where the pixels are known, ``||R|| / ||X||`` is that of the pixels, not of the normalised
     values, which are 0 at the mean.
     """
+    eps = recipe.largest_eps
     pixels, moved = (
         batch.replace({n: _as_pixels(v, spaces[n]) for n, v in batch.values.items()})
         for batch in (clean, perturbed)
@@ -72,16 +75,16 @@ def tell_after(
     for name, ratios in pixels.relative_sizes(moved).items():
         ratio = f'‖R‖/‖X‖ = {ratios.nanmean():.2g}{_of(name)}'
         values, unknown = clean.values[name], spaces[name].low is None
-        wide = unknown and solver.norm == 'linf' and solver.eps > values.max() - values.min()
-        if ratios.nanmean() > 1 or (wide and solver.eps > 0):
+        wide = unknown and recipe.norm == 'linf' and eps > values.max() - values.min()
+        if ratios.nanmean() > 1 or (wide and eps > 0):
             warnings.warn(
                 f'the perturbation may be larger than the inputs, which lie {_interval(values)}: '
-                f'{ratio} in the first attack; write a smaller eps than eps={_text(solver.eps)}',
+                f'{ratio} in the first attack; write a smaller eps than eps={_text(eps)}',
                 stacklevel=2,
             )
-        if spaces[name].advice and solver.eps > 0:
+        if spaces[name].advice and eps > 0:
             warnings.warn(
-                f'eps={_text(solver.eps)} is in units of the input, as the range of the pixels is '
+                f'eps={_text(eps)} is in units of the input, as the range of the pixels is '
                 f'unknown: inputs {_interval(values)}, {ratio}. {spaces[name].advice}',
                 stacklevel=2,
             )

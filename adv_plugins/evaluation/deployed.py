@@ -7,6 +7,7 @@ are differentiable, so that what is attacked is what is evaluated.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 
 from ..adapters.mmaction import OmniAdapter, RecognizerAdapter, fresh_pool
 from ..core.adapter import adapter_class
-from ..core.attack import InputSpace
 from ..core.attacker import Attacker
 from ..core.batch import LONE, Batch, per_sample
 from ..core.cam_layer import cam_layer_of
@@ -22,6 +22,7 @@ from ..core.capture import capture_output
 from ..core.randomness import stream_seed
 from ..core.recipe import Recipe
 from ..core.sharding import is_sharded
+from ..core.threat import InputSpace
 from .cam import frame_attention, gradcam
 from .labels import SEVERAL, EvaluationError, LabelError
 
@@ -111,7 +112,8 @@ class Deployed:
 
     def space(self, inputs: Tensor) -> InputSpace:
         """The map from pixel units to what the model is fed."""
-        return self.adapter.space(inputs, LONE)
+        axes = self.adapter.axes(inputs, LONE)
+        return replace(self.adapter.space(inputs, LONE), axes=axes)
 
     def one_view(self, inputs: Tensor, views: int) -> Tensor:
         """Each of the V views as a video of its own: (B, V·T, ...) as (B·V, T, ...)."""

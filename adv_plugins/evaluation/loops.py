@@ -17,10 +17,10 @@ from torch.nn.functional import one_hot
 from ..adapters.mmaction import OmniAdapter, RecognizerAdapter
 from ..adapters.wrappers import inner_model
 from ..attention import AttentionMap, capture_attention
+from ..attention.distances import attention_mse
 from ..core.adapter import Adapter, adapter_class
 from ..core.attacker import Attacker
 from ..core.batch import Batch
-from ..core.functional import attention_mse
 from ..core.option_values import as_count, check_within_range
 from ..core.randomness import stream_seed
 from ..core.recipe import Recipe, build_recipe

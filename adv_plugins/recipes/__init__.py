@@ -3,6 +3,17 @@
 from ..core.recipe import register_recipe
 from .advprop import AdvProp
 from .art import AART, ART
+from .radii import CosineEps, LinearEps, UniformEps
 from .taf import TAF, CEAugmentation
 
-__all__ = ['AART', 'ART', 'TAF', 'AdvProp', 'CEAugmentation', 'register_recipe']
+__all__ = [
+    'AART',
+    'ART',
+    'TAF',
+    'AdvProp',
+    'CEAugmentation',
+    'CosineEps',
+    'LinearEps',
+    'UniformEps',
+    'register_recipe',
+]

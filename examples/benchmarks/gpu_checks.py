@@ -266,10 +266,10 @@ def distance(found: dict[str, Tensor], right: dict[str, Tensor]) -> float:
 
 def size_in_eps(run: Run) -> float:
     """The largest perturbation of a clip, in pixel units, relative to ε."""
-    solver = get_adversary(run.model).recipe.solver
+    threat = get_adversary(run.model).recipe.solver.threat
     delta = (_exact(run.perturbed()) - _exact(run.clips)).flatten(1) * STD
-    order = {'linf': math.inf, 'l2': 2}[solver.norm]
-    return torch.linalg.vector_norm(delta, order, dim=1).max().item() / solver.eps
+    order = {'linf': math.inf, 'l2': 2}[threat.norm]
+    return torch.linalg.vector_norm(delta, order, dim=1).max().item() / threat.eps
 
 
 def differing(found: dict[str, Tensor], right: dict[str, Tensor]) -> int:

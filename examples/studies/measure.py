@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adv_plugins import make_adversarial
-from adv_plugins.core.attack import InputSpace
+from adv_plugins.core.threat import InputSpace
 from adv_plugins.datasets.corruptions import CORRUPTION_GROUPS, PAPER_CORRUPTIONS
 from adv_plugins.evaluation import attention_entropy, build_attack, frame_attention, gradcam
 

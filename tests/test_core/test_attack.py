@@ -7,21 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adv_plugins.core.attack import GradientAscent, InputSpace
+from adv_plugins.core.attack import GradientAscent
+from adv_plugins.core.threat import InputSpace, ThreatModel
 
 
-def solver(**options):
-    defaults = dict(
-        norm='linf',
-        eps=0.1,
-        step_size=0.1,
-        steps=1,
-        dims=None,
-        joint=False,
-        random_start=False,
-        clamp=False,
-    )
-    return GradientAscent(**{**defaults, **options})
+def solver(step_size=0.1, steps=1, random_start=False, **options):
+    threat = ThreatModel(**{'eps': 0.1, 'clamp': False, **options})
+    return GradientAscent(threat, step_size, steps, random_start)
 
 
 def ascend(attack, clean, space, gradient, first=None):

@@ -122,7 +122,7 @@ def test_cam_agrees_with_captum_in_value_and_input_gradient(net, clips):
         (lambda: temporal_cam_loss(torch.zeros(2, 3, 1, 1), 4), 'num_frames=3'),
         (lambda: temporal_cam_loss(torch.zeros(2, 3, 1, 1), 0), 'num_frames=0'),
         (lambda: temporal_cam_loss(torch.zeros(2, 3, 1, 1), 1, 'l2'), "normalize='max'"),
-        (lambda: project(torch.zeros(2, 3), 1, 'l1', (1,)), "norm='linf' or norm='l2'"),
+        (lambda: project(torch.zeros(2, 3), 1, 'l3', (1,)), "norm='linf' or norm='l2'"),
         (lambda: ascent_direction(torch.zeros(2, 3), 'sign', (1,)), "norm='linf'"),
         (lambda: random_wrong_labels(torch.zeros(2).long(), 1), 'at least 2'),
     ],

@@ -154,7 +154,7 @@ def test_composed_from_parts():
     recipe = build_recipe(
         dict(objective=dict(type='temporal_cam', num_frames=4), norm='l2', eps=2, step_size=1)
     )
-    assert recipe.objective == TemporalCAM(num_frames=4) and recipe.solver.norm == 'l2'
+    assert recipe.objective == TemporalCAM(num_frames=4) and recipe.solver.threat.norm == 'l2'
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_composed_from_parts():
     [
         (lambda: build_recipe('tav'), "recipe='tav' is unknown; write 'TAF'"),
         (lambda: build_recipe(dict(type='Advprops')), "write 'AdvProp'"),
-        (lambda: build_recipe('taf', epsilon=1), 'TAF has no option epsilon=; write eps or steps'),
+        (lambda: build_recipe('taf', epsilon=1), 'TAF has no option epsilon=; write region or eps'),
         (
             lambda: build_recipe(dict(type=dict)),
             'recipe=dict is neither .* of Recipe ',
@@ -192,7 +192,7 @@ def test_composed_from_parts():
         (lambda: TAF(alpha=1.2), r'alpha=1.2 must lie in \[0, 1\]'),
         (lambda: TAF(fraction=0), r'fraction=0 must lie in \(0, 1\]'),
         (lambda: TAF(begin=3, end=3), 'end=3 must be greater than begin=3'),
-        (lambda: TAF(norm='l1'), "norm='l1' is unknown; write norm='linf' or norm='l2'"),
+        (lambda: TAF(norm='l3'), "norm='l3' is unknown; write norm='linf' or norm='l2'"),
         (lambda: TAF(dims=(0, 1)), '0 is the batch'),
         (lambda: TAF(dims=(-2, -1)), 'positive axes'),
         (lambda: TAF(num_frames=0), 'num_frames=0 must be at least 1'),

@@ -851,7 +851,7 @@ def test_attack_in_low_precision(clips, recipe, dtype):
     moved = start.perturb(*clips)
     assert moved.dtype is full
     solver = get_adversary(start).recipe.solver
-    assert 0 < (moved - clips[0]).abs().max() <= solver.eps * (1 + 1e-6)
+    assert 0 < (moved - clips[0]).abs().max() <= solver.threat.eps * (1 + 1e-6)
 
 
 @pytest.mark.parametrize('own', ['bfloat16', 'float16'])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adv_plugins.core.attack import InputSpace
+from adv_plugins.core.threat import InputSpace
 from adv_plugins.evaluation.attacks import APGD, FGSM, PGD, Attack, Square
 from adv_plugins.evaluation.deepfool import deepfool
 

@@ -20,7 +20,8 @@ from mmengine.runner import Runner
 
 from adv_plugins import make_adversarial
 from adv_plugins.attention import AttentionMap, capture_attention
-from adv_plugins.core.functional import attention_mse, relative_size
+from adv_plugins.attention.distances import attention_mse
+from adv_plugins.core.functional import relative_size
 from adv_plugins.core.recipe import build_recipe
 from adv_plugins.evaluation import deepfool, global_average_precision, robustness
 from adv_plugins.evaluation.attacked_evaluator import AttackedEvaluator, PerVideo

@@ -125,7 +125,7 @@ class Run:
 
     def move(self, search: Search, momentum: bool) -> None:
         """Make one step; the first one has no momentum yet."""
-        step = expand_like(self.step_size, self.delta) * search.direction(self.gradient)
+        step = search.step(self.rows, self.delta, self.gradient, self.step_size)
         target = search.restrict(self.rows, self.delta + step)
         if momentum:
             target = search.restrict(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ...core.attack import InputSpace
-from ...core.checks import check_choice
 from ...core.functional import NORMS
 from ...core.option_values import as_length, check_within_range
+from ...core.threat import InputSpace, ThreatModel
 from .losses import margins
 from .search import LogitsFn, Search
 
@@ -32,7 +31,14 @@ class Attack(ABC):
     Args:
         eps (float): Radius of the ball around each sample, in pixel units; also as text, such as
             ``'8/255'``.
-        norm (str): ``'linf'`` or ``'l2'``, over all axes but the batch. Defaults to ``'linf'``.
+        norm (str): ``'linf'``, ``'l2'``, ``'l1'`` or ``'l21'``, over all axes but the batch, see
+            :class:`adv_plugins.Recipe`. Defaults to ``'linf'``.
+        shared (str | Sequence): Axes along which a perturbation is constant, see
+            :class:`adv_plugins.Recipe`, like the two that follow. Defaults to (): none.
+        frames (int | Sequence[int], optional): How many frames may be changed, or which. Restarts
+            stay in the frames of the first run; a black box draws them. Defaults to None: all.
+        region (Sequence[int] | Tensor, optional): A box (top, left, height, width) or a mask where
+            frames may be changed. Defaults to None: everywhere.
 
     Raises:
         ValueError: An option outside of what is allowed.
@@ -40,6 +46,9 @@ class Attack(ABC):
 
     eps: float
     norm: str = NORMS[0]
+    shared: Any = ()
+    frames: Any = None
+    region: Any = None
 
     black_box: ClassVar[bool] = False
     """Whether it works without gradients."""
@@ -50,9 +59,26 @@ class Attack(ABC):
         return 1
 
     def __post_init__(self) -> None:
-        check_choice('norm', self.norm, NORMS)
         # The dataclass is frozen.
         vars(self).update(eps=as_length('eps', self.eps))
+        threat = self.threat
+        vars(self).update(shared=threat.shared, frames=threat.frames, region=threat.region)
+        if {'b', 0} & {*threat.shared}:
+            raise ValueError(
+                f'shared={self.shared} is one perturbation for several samples, which are attacked '
+                "one by one here; write a perturbation of a whole data set: dict(type='Universal')"
+            )
+
+    @property
+    def threat(self) -> ThreatModel:
+        """Which perturbations are allowed."""
+        return ThreatModel(
+            eps=self.eps,
+            norm=self.norm,
+            shared=self.shared,
+            frames=self.frames,
+            region=self.region,
+        )
 
     def __call__(
         self,
@@ -100,8 +126,7 @@ class Attack(ABC):
                 labels,
                 space,
                 seed,
-                eps=self.eps,
-                norm=self.norm,
+                threat=self.threat,
                 objective=self._objective,
             )
             self._run(search)

@@ -41,7 +41,9 @@ class FGSM(Attack):
         rows = search.active()
         _, gradient = search.evaluate_with_grad(rows, search.zeros(rows))
         rows, gradient = search.keep_active(rows, rows, gradient)
-        search.best[rows] = search.at(rows, self.eps * search.direction(gradient))
+        search.best[rows] = search.at(
+            rows, search.step(rows, search.zeros(rows), gradient, self.eps)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,5 +121,5 @@ class PGD(IterativeAttack):
             rows, delta, gradient = search.keep_active(rows, rows, delta, gradient)
             if len(rows) == 0:
                 return
-            delta = search.restrict(rows, delta + size * search.direction(gradient))
+            delta = search.restrict(rows, delta + search.step(rows, delta, gradient, size))
         search.evaluate(rows, delta)

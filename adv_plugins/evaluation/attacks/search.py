@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core.attack import InputSpace
-from ...core.functional import ascent_direction, expand_like, project
+from ...core.batch import LONE
+from ...core.functional import expand_like
+from ...core.threat import Ball, InputSpace, ThreatModel
 from .losses import margins
 
 LogitsFn = Callable[[Tensor, Tensor], Tensor]
@@ -31,8 +34,7 @@ class Search:
         labels (Tensor): True classes, integers of shape (B,).
         space (InputSpace): The map to pixel units, valid values and padding.
         seed (int | Tensor): Of the random numbers, one or one a sample.
-        eps (float): Radius of the ball, in pixel units.
-        norm (str): ``'linf'`` or ``'l2'``.
+        threat (ThreatModel): Which perturbations are allowed.
         objective (Callable): What is raised, shape (n,), of logits (n, C) and labels (n,).
 
     Attributes:
@@ -52,17 +54,16 @@ class Search:
         space: InputSpace,
         seed: int | Tensor,
         *,
-        eps: float,
-        norm: str,
+        threat: ThreatModel,
         objective: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
         _check_batch(x, labels)
-        self._logits_fn, self._space = logits_fn, space
-        self._eps, self._norm, self._objective = eps, norm, objective
+        self._logits_fn = logits_fn
+        self._objective = objective
         self.clean = x.detach()
         self._labels = labels.to(x.device, torch.long)
         self._generators = _generators(seed, len(x))
-        self._dims = tuple(range(1, x.ndim))
+        self._ball = Ball(threat, {LONE: self.clean}, {LONE: space})
         self.best = self.clean.clone()
         self._best_loss = x.new_full((len(x),), -math.inf)
         self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -102,18 +103,21 @@ class Search:
                 'let it run without torch.no_grad() and without detach(), or take a black box '
                 "such as dict(type='Square', ...)"
             )
-        gradient = self._space_of(rows).pull_back(gradient)
+        gradient = self._ball_of(rows).pull_back(LONE, gradient)
         finite = gradient.flatten(1).isfinite().all(dim=1)
-        return value, torch.where(expand_like(finite, gradient), gradient, 0)
+        gradient = torch.where(expand_like(finite, gradient), gradient, 0)
+        self._choose_frames(rows, gradient)
+        return value, gradient
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """The steepest unit step."""
-        return ascent_direction(gradient, self._norm, self._dims)
+    def step(self, rows: Tensor, delta: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
+        """The steepest step of a length, or of one for each row, from perturbations."""
+        return self._ball_of(rows).step({LONE: gradient}, {LONE: delta}, size)[LONE]
 
     def at(self, rows: Tensor, delta: Tensor) -> Tensor:
         """The inputs at perturbations, once these are brought into the ball and to valid values."""
-        space, clean = self._space_of(rows), self.clean[rows]
-        delta = project(space.drop_padding(delta), self._eps, self._norm, self._dims)
+        ball, clean = self._ball_of(rows), self.clean[rows]
+        ball.choose_frames({LONE: delta})
+        delta, space = ball.project({LONE: delta})[LONE], ball.spaces[LONE]
         shift = delta * space.scale_like(delta)
         point = clean + shift
         # Rounding the sum may leave the ball: step back towards the clean value.
@@ -121,8 +125,15 @@ class Search:
         return space.clamp(torch.where(outside, point.nextafter(clean), point), clean)
 
     def restrict(self, rows: Tensor, delta: Tensor) -> Tensor:
-        """The perturbations of the inputs that :meth:`at` gives."""
-        return (self.at(rows, delta) - self.clean[rows]) / self._space_of(rows).scale_like(delta)
+        """The perturbations of the inputs that :meth:`at` gives.
+
+        Where entries are to be the same, those that valid values allow are not: they stay in the
+        ball only.
+        """
+        ball = self._ball_of(rows)
+        if ball.threat.shared:
+            return ball.project({LONE: delta})[LONE]
+        return (self.at(rows, delta) - self.clean[rows]) / ball.spaces[LONE].scale_like(delta)
 
     def zeros(self, rows: Tensor) -> Tensor:
         """The perturbations of the clean inputs."""
@@ -133,22 +144,38 @@ class Search:
         return [self._generators[row] for row in rows.tolist()]
 
     def random(self, rows: Tensor) -> Tensor:
-        """Perturbations drawn uniformly from the ball."""
-        linf = self._norm == 'linf'
-        draw = torch.rand if linf else torch.randn
-        shape = self.clean.shape[1:]
-        drawn = [draw(shape, generator=generator) for generator in self.generators(rows)]
-        noise = torch.stack(drawn).to(self.clean)
-        if linf:
-            return self._eps * (2 * noise - 1)
-        # Like a random start in training, but with a generator for each sample, and rounded as it
-        # always was: evaluations are repeated to the last bit. Padding is dropped first, since it
-        # counts as no dimension of the ball.
-        noise = self._space_of(rows).drop_padding(noise)
-        radius = torch.stack([torch.rand((), generator=g) for g in self.generators(rows)])
-        entries = (noise != 0).flatten(1).sum(dim=1).clamp(min=1)
-        length = self._eps * radius.to(self.clean).pow(1 / entries)
-        return self.direction(noise) * expand_like(length, noise)
+        """Perturbations drawn uniformly from the ball; of frames that are not chosen yet, too."""
+        ball, draw = self._ball_of(rows), partial(self._draw, rows)
+        ball.choose_frames({LONE: draw(self.clean[rows], 'uniform')})
+        return ball.random(draw)[LONE]
+
+    def draw_frames(self, rows: Tensor) -> None:
+        """Choose the frames by chance, for an attack without gradients."""
+        self._choose_frames(rows, self._draw(rows, self.clean[rows], 'uniform'))
+
+    def free(self) -> Tensor:
+        """The clean inputs, with one entry of each that are moved alike."""
+        return self._ball.places[LONE].free(self.clean)
+
+    def _draw(self, rows: Tensor, values: Tensor, kind: str) -> Tensor:
+        """Random numbers, with a generator for each sample, so that its result is its own."""
+        shape = values.shape[1:]
+        drawn = [
+            getattr(torch.empty(shape), f'{kind}_')(generator=g) for g in self.generators(rows)
+        ]
+        return torch.stack(drawn).to(self.clean)
+
+    def _choose_frames(self, rows: Tensor, score: Tensor) -> None:
+        place = self._ball.places[LONE]
+        if place.count is None:
+            return
+        chosen = self._ball_of(rows)
+        chosen.choose_frames({LONE: score})
+        mask = chosen.places[LONE].allowed
+        assert mask is not None
+        allowed = mask.new_zeros((len(self.clean), *mask.shape[1:]))
+        allowed[rows] = mask
+        self._ball.places[LONE] = dataclasses.replace(place, allowed=allowed, count=None)
 
     def _logits(self, points: Tensor, rows: Tensor) -> Tensor:
         # A copy: what a model does to its input in place must not end up in the result.
@@ -177,15 +204,22 @@ class Search:
         self.fooled[rows] = fooled
         return loss
 
-    def _space_of(self, rows: Tensor) -> InputSpace:
-        """The input space of some of the samples: each may have entries of its own there."""
+    def _ball_of(self, rows: Tensor) -> Ball:
+        """The ball of some of the samples: each may have entries of its own there."""
 
         def pick(value: Any) -> Any:
             each = isinstance(value, Tensor) and value.ndim == self.clean.ndim and len(value) > 1
             return value[rows.to(value.device)] if each else value
 
-        parts = {name: pick(value) for name, value in vars(self._space).items()}
-        return dataclasses.replace(self._space, **parts)
+        def part(whole: Any) -> Any:
+            parts = {name: pick(value) for name, value in vars(whole).items()}
+            return dataclasses.replace(whole, **parts)
+
+        ball = copy.copy(self._ball)
+        ball.clean = {LONE: self.clean[rows]}
+        ball.spaces = {LONE: part(self._ball.spaces[LONE])}
+        ball.places = {LONE: part(self._ball.places[LONE])}
+        return ball
 
 
 def _generators(seed: int | Tensor, batch: int) -> list[torch.Generator]:

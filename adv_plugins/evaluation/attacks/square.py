@@ -61,14 +61,21 @@ class Square(Attack):
 
     def _run(self, search: Search) -> None:
         rows = search.active()
-        frames = Frames(search.clean, self.channel_dim)
+        free = search.free()
+        frames = Frames(free, self.channel_dim)
+
+        def whole(patches: Tensor) -> Tensor:
+            """In the layout of the model, and the same wherever entries move alike."""
+            return frames.restore(patches).expand(-1, *search.clean.shape[1:])
+
         search.evaluate(rows, search.zeros(rows))
         rows = search.active()
         if len(rows) == 0:
             return
+        search.draw_frames(rows)
         signs = torch.stack([frames.stripes(generator) for generator in search.generators(rows)])
         delta = self.eps * signs.to(search.clean)
-        loss = search.evaluate(rows, frames.restore(delta))
+        loss = search.evaluate(rows, whole(delta))
         for query in range(1, self.queries):
             rows, delta, loss = search.keep_active(rows, rows, delta, loss)
             if len(rows) == 0:
@@ -78,7 +85,7 @@ class Square(Attack):
             for sample, generator in zip(proposal, search.generators(rows), strict=True):
                 window, signs = frames.patch(share, generator)
                 sample[window] = self.eps * signs.to(delta)
-            value = search.evaluate(rows, frames.restore(proposal))
+            value = search.evaluate(rows, whole(proposal))
             better = value > loss
             delta = torch.where(expand_like(better, delta), proposal, delta)
             loss = torch.where(better, value, loss)

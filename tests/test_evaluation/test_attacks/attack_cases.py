@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adv_plugins.core.attack import InputSpace
+from adv_plugins.core.threat import InputSpace
 from adv_plugins.evaluation.attacks import (
     APGD,
     FGSM,

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from adv_plugins.core.attack import InputSpace
+from adv_plugins.core.threat import InputSpace
 from adv_plugins.evaluation.attacks import (
     APGD,
     ATTACKS,

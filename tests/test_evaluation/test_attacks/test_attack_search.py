@@ -22,7 +22,7 @@ from attack_cases import (
 from helpers import Conv3dNet, assert_same, snapshot
 from torch import Tensor, nn
 
-from adv_plugins.core.attack import InputSpace
+from adv_plugins.core.threat import InputSpace
 from adv_plugins.evaluation.attacks import (
     APGD,
     FGSM,

@@ -23,7 +23,7 @@ from attack_cases import (
 )
 from torch import Tensor, nn
 
-from adv_plugins.core.attack import InputSpace
+from adv_plugins.core.threat import InputSpace
 from adv_plugins.evaluation.attacks import (
     APGD,
     ATTACKS,

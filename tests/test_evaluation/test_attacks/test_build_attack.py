@@ -9,7 +9,7 @@ import pytest
 import torch
 from attack_cases import BOTH_NORMS
 
-from adv_plugins.core.attack import InputSpace
+from adv_plugins.core.threat import InputSpace
 from adv_plugins.evaluation.attacks import (
     ATTACKS,
     FGSM,
@@ -43,7 +43,7 @@ def test_attacks_are_built_from_configs() -> None:
         (dict(type='FGSM', eps=-0.1), r'eps=-0.1 must be finite .* 8/255'),
         (dict(type='FGSM', eps=math.inf), 'eps=inf must be finite'),
         (dict(type='FGSM', eps=math.nan), 'eps=nan must be finite'),
-        (dict(type='FGSM', eps=0.1, norm='l1'), "norm='l1' is unknown; write norm='linf' or"),
+        (dict(type='FGSM', eps=0.1, norm='l3'), "norm='l3' is unknown; write norm='linf' or"),
         (dict(type='PGD', eps=0.1, steps=0), 'steps=0 must be an integer, at least 1'),
         (dict(type='PGD', eps=0.1, steps=2.5), 'steps=2.5 must be an integer'),
         (dict(type='PGD', eps=0.1, step_size=-1), 'step_size=-1 must be finite'),
