@@ -27,13 +27,14 @@ _apply_patches()
 # ruff: noqa: E402 (MMAction2 must be patched before anything imports it)
 from . import adapters, functional
 from .attention import AttentionFrobenius
+from .cam import TemporalCAM
 from .core.conversion import (
     adversarial_state_dict,
     load_adversarial_state_dict,
     make_adversarial,
     remove_adversarial,
 )
-from .core.objectives import CrossEntropy, Objective, TemporalCAM, TrainingLoss
+from .core.objectives import CrossEntropy, Objective, TrainingLoss
 from .core.recipe import Recipe
 from .core.regularizers import Regularizer
 from .recipes import AART, ART, TAF, AdvProp, CEAugmentation

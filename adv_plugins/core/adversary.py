@@ -160,7 +160,7 @@ class Adversary:
         Raises:
             ValueError: There is nothing of the kind, or it is read wrongly.
         """
-        self.attacker.find_cam_layer(batch, target)
+        self.attacker.find_layer(batch, target)
         # A single sample shows nothing.
         if self._verified or extremes(self.model, min(batch.size, 2))[0] < 2:
             return
@@ -264,7 +264,7 @@ class Adversary:
 
     def _warn_if_unmoved(self, metrics: dict[str, Tensor], count: int) -> None:
         """Warn if the first attack had no gradient to follow."""
-        solver, layer = self.recipe.solver, self.attacker.cam_layer
+        solver, layer = self.recipe.solver, self.attacker.layer
         unmoved = metrics['adv_unmoved'] == count and metrics['adv_nonfinite'] == 0
         if not unmoved or metrics['adv_eps'] == 0 or solver.step_size == 0:
             return

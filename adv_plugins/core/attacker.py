@@ -18,8 +18,7 @@ from .adapter import Adapter
 from .autograd import gradients, graph_nodes, ran_in_fp16
 from .batch import Batch, Inputs, Values, fresh
 from .buffers import BufferGuard
-from .cam_layer import CamLayer, cam_layer_of, forget_cam_layers
-from .capture import capture_output, find_module, last_output
+from .capture import FeatureLayer, capture_output, last_output
 from .compiling import not_compiled
 from .norm import CLEAN, NormPath
 from .radius import Radius
@@ -47,7 +46,7 @@ class Attacker:
             Defaults to None: at its beginning.
 
     Attributes:
-        cam_layer (CamLayer, optional): Where the objective reads its features; None before the
+        layer (FeatureLayer, optional): Where the objective reads its features; None before the
             first batch, and if it reads none.
         buffers (BufferGuard): Keeps forwards that are no clean ones from writing into buffers.
 
@@ -68,12 +67,8 @@ class Attacker:
         self.schedule = Schedule() if schedule is None else schedule
         self.buffers = BufferGuard(adapter, self.path)
         self._told_units = False
-        self.cam_layer: CamLayer | None = None
-        forget_cam_layers(adapter.model)
-        objective = recipe.objective
-        named = objective.needs_features and (objective.cam_layer or adapter.find_cam_layer())
-        if named:
-            find_module(adapter.model, named, 'cam_layer')
+        self.layer: FeatureLayer | None = None
+        recipe.objective.prepare(adapter)
 
     @not_compiled
     def perturb(self, inputs: Inputs, target: Any, seed: int, branch: str = CLEAN) -> Inputs:
@@ -108,36 +103,34 @@ class Attacker:
             del record
             return self.ascend(batch, target, labels, branch, first)[0].inputs
 
-    def find_cam_layer(self, batch: Batch, target: Any) -> None:
-        """Find where the objective reads its features; at the first batch of a shape, by a probe.
+    def find_layer(self, batch: Batch, target: Any) -> None:
+        """Find where the objective reads its features, at the first batch of a shape.
 
         Raises:
             ValueError: There is no such layer.
         """
-        objective, before = self.recipe.objective, self.cam_layer
+        objective, before = self.recipe.objective, self.layer
         if not objective.needs_features:
             return
-        self.cam_layer = cam_layer_of(
-            self.adapter, batch, target, objective.cam_layer, objective.cam_layout, self.path
-        )
-        if before is None or before.name != self.cam_layer.name:
+        self.layer = objective.find_layer(self.adapter, batch, target, self.path)
+        if before is None or before.name != self.layer.name:
             logger.info(self.describe())
 
     def describe(self) -> str:
         """Where the objective reads its features, in words; '' if it reads none, or not yet."""
-        if self.cam_layer is None:
+        if self.layer is None:
             return ''
         kernels = (
             '. Fused attention and cuDNN layers behind it have no second derivative: from there '
             'on, forwards that the attack differentiates, the clean one among them, run in plain '
             'kernels, which may change the last digits of the scores'
         )
-        return f'{self.cam_layer}{kernels if self._fused else ""}'
+        return f'{self.layer}{kernels if self._fused else ""}'
 
     @property
     def _fused(self) -> frozenset[str]:
         """The kernels that forwards need others for, which can be differentiated twice."""
-        layer, twice = self.cam_layer, self.recipe.objective.second_order
+        layer, twice = self.layer, self.recipe.objective.second_order
         return layer.fused if layer is not None and twice else frozenset()
 
     def forward(self, batch: Batch, target: Any, features: bool = True) -> Record:
@@ -150,10 +143,10 @@ class Attacker:
                 True.
         """
         if features:
-            self.find_cam_layer(batch, target)
+            self.find_layer(batch, target)
         # Regularizers compare the forwards, so all of them need the same kernels.
         needed = features or (self.recipe.regularizers and self._fused)
-        layer = self.cam_layer if needed else None
+        layer = self.layer if needed else None
         module = self.adapter.model.get_submodule(layer.name) if layer else None
         behind = partial(_twice_differentiable, self._fused)
         with (

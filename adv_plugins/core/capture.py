@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 from einops import EinopsError, rearrange
 from torch import Tensor, nn
@@ -18,6 +18,25 @@ from .checks import near_names
 FRAMES = 'b t c h w'
 LAYOUTS = {4: '(b t) c h w', 5: 'b c t h w'}
 _AXIS = re.compile(r'(?:(\d+)\+)?(\([^)]*\)|[^\s()]+)')
+
+
+class FeatureLayer(Protocol):
+    """Where an objective reads its features."""
+
+    @property
+    def name(self) -> str:
+        """Dotted name of the layer."""
+
+    @property
+    def layout(self) -> str | None:
+        """The axes of the features, see :func:`to_frames`."""
+
+    @property
+    def fused(self) -> frozenset[str]:
+        """What follows in fused kernels: ``'attention'``, ``'recurrent'`` layers."""
+
+    def pick(self, output: Any) -> Any:
+        """The features in the output of the layer."""
 
 
 @contextmanager

@@ -68,8 +68,10 @@ def find_kind(
     folded = {kind.lower(): kind for kind in kinds}
     if isinstance(given, str):
         wanted = given.lower().replace('_', '')
-        if wanted in folded:
-            return folded[wanted], kinds[folded[wanted]]
+        # A saved config names one of ours by the file in which an earlier version had it.
+        own = wanted.rpartition('.')[2] if wanted.startswith('advplugins.') else wanted
+        if own in folded:
+            return folded[own], kinds[folded[own]]
         found = _import(option, given) if '.' in given else None
     else:
         # mmengine does not replace its stand-in for an import that is an entry of a list.

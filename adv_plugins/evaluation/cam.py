@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..cam.equations import temporal_cam
+from ..cam.layer import cam_layer_of
 from ..core.adapter import adapter_class
 from ..core.autograd import gradients
 from ..core.batch import Batch
-from ..core.cam_layer import cam_layer_of
 from ..core.capture import capture_output, last_output, to_frames
-from ..core.functional import temporal_cam
 
 
 def gradcam(

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.mmaction import OmniAdapter, RecognizerAdapter, fresh_pool
+from ..cam.layer import cam_layer_of
 from ..core.adapter import adapter_class
 from ..core.attacker import Attacker
 from ..core.batch import LONE, Batch, per_sample
-from ..core.cam_layer import cam_layer_of
 from ..core.capture import capture_output
 from ..core.randomness import stream_seed
 from ..core.recipe import Recipe

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..cam import TemporalCAM
+from ..cam.equations import CAM_NORMALIZATIONS, CAM_SOURCES, CAM_WEIGHTINGS
 from ..core.checks import check_choice
-from ..core.functional import CAM_NORMALIZATIONS, CAM_SOURCES, CAM_WEIGHTINGS
-from ..core.objectives import TemporalCAM
 from ..core.option_values import as_number
 from ..core.recipe import Recipe, register_recipe
 
@@ -35,7 +35,7 @@ def TAF(
         step_size (float): β. Defaults to 32/255.
         num_frames (int, optional): N of eq. 5. Defaults to None: all frames.
         cam_layer (str, optional): Dotted name of the layer whose output is F'. Defaults to
-            None: found at the first batch, see :mod:`adv_plugins.core.cam_layer`.
+            None: found at the first batch, see :mod:`adv_plugins.cam.layer`.
         cam_layout (str, optional): Axes of that output as an einops pattern, such as
             ``'b (t h w) c; t=8 h=14'``. Defaults to None: found at the first batch.
         cam_weighting (str): ``'gap'`` or ``'elementwise'``. Defaults to ``'gap'``.

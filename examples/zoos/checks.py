@@ -171,7 +171,7 @@ def taf(entry: Entry) -> str:
     clips = samples(entry)
     model = make_adversarial(entry.model(), 'taf', **entry.options)
     step(entry, model, clips)
-    layer = get_adversary(model).attacker.cam_layer.name
+    layer = get_adversary(model).attacker.layer.name
     model = make_adversarial(entry.model(), 'taf', **entry.options).eval()
     base = feature_map(entry, model, clips)
     need(base.ndim == 5 and len(base) == len(clips), f"F' is {tuple(base.shape)}")

@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from adv_plugins import make_adversarial
 from adv_plugins.attention import AttentionFrobenius
+from adv_plugins.cam.response import Candidate
 from adv_plugins.core.conversion import get_adversary
-from adv_plugins.core.response import Candidate
 
 LABELS = torch.tensor([1, 3])
 CLIPS = torch.randn(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -84,7 +84,7 @@ def test_the_math_kernel_is_used_behind_the_layer_and_in_forwards_that_need_it(c
     model = make_adversarial(pair(True)[1], 'taf', steps=2)
     with caplog.at_level(logging.INFO, 'adv_plugins'):
         model.adversarial_loss(CLIPS, LABELS)
-    assert get_adversary(model).attacker.cam_layer.name == 'blocks.1'
+    assert get_adversary(model).attacker.layer.name == 'blocks.1'
     assert 'no second derivative' in caplog.text
     seen = backends(model)
     model.adversarial_loss(CLIPS, LABELS)
@@ -133,9 +133,9 @@ def test_another_mode_may_have_other_kernels():
     net.blocks = nn.Sequential(*(Dropping(True) for _ in range(3)))
     model = make_adversarial(net, 'taf').train()
     model.adversarial_loss(CLIPS, LABELS)
-    assert not get_adversary(model).attacker.cam_layer.fused
+    assert not get_adversary(model).attacker.layer.fused
     assert not torch.equal(model.eval().perturb(CLIPS, LABELS), CLIPS)
-    assert get_adversary(model).attacker.cam_layer.fused == {'attention'}
+    assert get_adversary(model).attacker.layer.fused == {'attention'}
 
 
 def test_checkpointing_behind_the_layer_is_told():

@@ -12,8 +12,8 @@ from helpers import Conv3dNet, assert_same, snapshot
 from torch import nn
 
 from adv_plugins import make_adversarial, remove_adversarial
+from adv_plugins.cam.layer import cam_layer_of
 from adv_plugins.core.batch import Batch
-from adv_plugins.core.cam_layer import cam_layer_of
 from adv_plugins.core.conversion import get_adversary
 
 LABELS = torch.tensor([1, 3])
@@ -230,7 +230,7 @@ def test_the_layer_is_found_with_its_axes(case, caplog):
     model = make_adversarial(built(make), 'taf').train()
     with caplog.at_level(logging.INFO, 'adv_plugins'):
         losses = model.adversarial_loss(torch.randn(shape), LABELS)
-    found = get_adversary(model).attacker.cam_layer
+    found = get_adversary(model).attacker.layer
     assert (found.name, found.entry, found.layout, found.grid) == (layer, entry, layout, grid)
     assert losses['adv_unmoved'] == 0 and losses['loss'].isfinite()
     told = 'T×H×W = ' + '×'.join(map(str, grid))
@@ -248,7 +248,7 @@ def test_the_named_layer_is_read_as_the_clip_confirms():
     ):
         model = make_adversarial(built(make), 'taf', cam_layer=name).eval()
         model.perturb(torch.randn(shape), LABELS)
-        found = get_adversary(model).attacker.cam_layer
+        found = get_adversary(model).attacker.layer
         assert (found.name, found.layout) == (name, layout)
 
 
@@ -288,7 +288,7 @@ def test_a_head_that_starts_at_zero_hides_nothing():
     clips = torch.randn(CHANNELS_FIRST)
     earlier = make_adversarial(model, 'taf').train()(clips).square().mean()
     (earlier + model.adversarial_loss(clips, LABELS)['loss']).backward()
-    assert get_adversary(model).attacker.cam_layer.name == 'parts.1'
+    assert get_adversary(model).attacker.layer.name == 'parts.1'
     assert not model.head.weight.any()
 
 
@@ -321,7 +321,7 @@ def test_a_probe_leaves_no_trace(frozen):
     make_adversarial(model, 'taf')
     clips = torch.randn(CHANNELS_FIRST)
     before, given = snapshot(model), clips.clone()
-    get_adversary(model).attacker.find_cam_layer(Batch(clips), LABELS)
+    get_adversary(model).attacker.find_layer(Batch(clips), LABELS)
     assert_same(snapshot(model), before)
     assert torch.equal(clips, given) and not clips.requires_grad
     with pytest.raises(ValueError, match='head'):
@@ -341,7 +341,7 @@ def test_a_model_is_probed_once_for_a_shape():
     tokens = make_adversarial(built(lambda: Tokens(True)), 'taf').train()
     for size in (32, 48):
         tokens.adversarial_loss(torch.randn(2, 3, 4, size, size), LABELS)
-        layer = get_adversary(tokens).attacker.cam_layer
+        layer = get_adversary(tokens).attacker.layer
         assert layer.layout == f'b 1+(t h w) c; h={size // 8} w={size // 8}'
 
 
@@ -360,7 +360,7 @@ def test_a_single_clip_does_not_tell_for_several():
     model = make_adversarial(built(lambda: Recurrent(turned=True)), 'taf').eval()
     for count in (1, 2, 5):
         model.perturb(torch.randn(count, *FRAMES_FIRST[1:]), torch.arange(count))
-        layout = get_adversary(model).attacker.cam_layer.layout
+        layout = get_adversary(model).attacker.layer.layout
         assert layout == '(t b) c h w' or count == 1
 
 
@@ -383,7 +383,7 @@ def test_parts_of_a_fused_layer_are_called():
 
     model = make_adversarial(built(Encoder), 'taf').eval()
     assert not torch.equal(model.perturb(torch.ones(CHANNELS_FIRST), LABELS), torch.ones(1))
-    assert get_adversary(model).attacker.cam_layer.name == 'layers.0'
+    assert get_adversary(model).attacker.layer.name == 'layers.0'
 
 
 def test_a_usual_name_that_is_no_map_is_told_and_another_is_found():
@@ -407,7 +407,7 @@ def test_layers_that_were_replaced_are_looked_for_anew():
     del model.parts[1]
     model.head = nn.Linear(12, 5)
     make_adversarial(model, 'taf').adversarial_loss(clips, LABELS)
-    assert get_adversary(model).attacker.cam_layer.name == 'parts.0'
+    assert get_adversary(model).attacker.layer.name == 'parts.0'
 
 
 def test_a_step_after_the_probe_is_a_step_without_one():
@@ -417,7 +417,7 @@ def test_a_step_after_the_probe_is_a_step_without_one():
     for early in (False, True):
         model = copy.deepcopy(fresh)
         if early:
-            get_adversary(model).attacker.find_cam_layer(Batch(clips), LABELS)
+            get_adversary(model).attacker.find_layer(Batch(clips), LABELS)
         torch.manual_seed(5)
         losses = model.adversarial_loss(clips, LABELS)
         losses['loss'].backward()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from adv_plugins.core.axes import (
+from adv_plugins.cam.axes import (
     CORNERS,
     alike,
     change_corners,

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import nodes_behind
+from ..core.autograd import nodes_behind
+from ..core.capture import LAYOUTS, to_frames
 from .axes import CORNERS, effects, extra_tokens, leads, readings
-from .capture import LAYOUTS, to_frames
 
 _CONTRADICTED = -0.25
 """A lead below this says that a reading is wrong, not only that the effects are small."""

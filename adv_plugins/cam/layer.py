@@ -18,15 +18,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .adapter import Adapter
-from .autograd import gradients, graph_nodes, leaves_of, nodes_behind
+from ..core.adapter import Adapter
+from ..core.autograd import gradients, graph_nodes, leaves_of, nodes_behind
+from ..core.batch import Batch
+from ..core.capture import find_module, last_output
+from ..core.norm import NormPath
+from ..core.probe import Calls, Probe, probing, without_zeros
+from ..core.sharding import extremes
 from .axes import CORNERS, ClipAxes, alike, change_corners, readings
-from .batch import Batch
-from .capture import find_module, last_output
-from .norm import NormPath
-from .probe import Calls, Probe, probing, without_zeros
 from .response import Candidate, Response, settle
-from .sharding import extremes
 
 _AT_ONCE = 12
 """So many outputs are looked at together, from the last one back."""

@@ -160,7 +160,7 @@ def test_the_map_is_found(kind, seed):
     torch.manual_seed(seed)
     model = make_adversarial(make(), 'taf')
     looked_at(model, torch.randn(shape), torch.tensor([1, 3]))
-    found = get_adversary(model).attacker.cam_layer
+    found = get_adversary(model).attacker.layer
     assert found.name == layer
     assert found.layout == ('(b t) c h w' if layer == 'cnn' else 'b c t h w')
 
@@ -169,14 +169,14 @@ def test_the_map_is_found(kind, seed):
 def test_time_before_the_batch(count, frames):
     model = make_adversarial(TimeFirst(), 'taf')
     looked_at(model, torch.randn(count, 3, frames, 32, 32), torch.arange(count) % 5)
-    found = get_adversary(model).attacker.cam_layer
+    found = get_adversary(model).attacker.layer
     assert (found.name, found.layout) == ('norm', 't b h w c')
 
 
 def test_a_module_of_two_names():
     model = make_adversarial(Alias(), 'taf')
     model.adversarial_loss(torch.randn(CLIP), torch.tensor([1, 3]))
-    assert get_adversary(model).attacker.cam_layer.name == 'layer4'
+    assert get_adversary(model).attacker.layer.name == 'layer4'
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from .capture import LAYOUTS
+from ..core.capture import LAYOUTS
 
 ClipAxes = tuple[int, int, int]
 """The axes of an input that are time, height and width."""

@@ -1,0 +1,6 @@
+"""Class activation maps over time (TAF): their equations, their layer, and the objective."""
+
+from .layer import CamLayer, cam_layer_of
+from .objective import TemporalCAM
+
+__all__ = ['CamLayer', 'TemporalCAM', 'cam_layer_of']
