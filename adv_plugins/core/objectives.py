@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,8 @@ class Objective(ABC):
     """Whether the forward pass has to capture the output of ``cam_layer``."""
     is_training_loss: ClassVar[bool] = False
     """Whether the clean backward already yields this objective's gradient, up to a factor."""
+    flat_at_clean: ClassVar[bool] = False
+    """Whether its gradient is zero at the clean input, so that an attack cannot start there."""
     cam_layer: str | None = None
     cam_layout: str | None = None
     second_order: bool = False
@@ -176,3 +178,12 @@ class TemporalCAM(Objective):
 OBJECTIVES: dict[str, type[Objective]] = {
     kind.__name__: kind for kind in (CrossEntropy, TemporalCAM, TrainingLoss)
 }
+"""The objectives that a config can name."""
+
+Kind = TypeVar('Kind', bound=type[Objective])
+
+
+def register_objective(kind: Kind) -> Kind:
+    """Register an objective under the name of its class."""
+    OBJECTIVES[kind.__name__] = kind
+    return kind
