@@ -1,4 +1,4 @@
-"""Noticing catastrophic overfitting (Wong et al., ICLR 2020, arXiv 2001.03994, section 5)."""
+"""Noticing catastrophic overfitting (Wong et al., ICLR 2020, arXiv 2001.03994)."""
 
 from __future__ import annotations
 

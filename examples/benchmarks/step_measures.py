@@ -50,10 +50,10 @@ def floor(recipe: Recipe) -> Work | None:
 
     Clean and adversarial loss take a forward and a full backward each. Without a weight, and
     without a regularizer, there is no backward, and no clean forward where nothing needs it. An
-    attack step takes a forward and a gradient w.r.t. the data. The first attack step needs no forward if the attack
-    starts at the clean batch and on the clean path. If it also ascends the training loss, it needs
-    nothing at all, because the clean backward yields its gradient, except with a regularizer,
-    which delays that backward; ``recompute`` then takes one more forward.
+    attack step takes a forward and a gradient w.r.t. the data. The first attack step needs no
+    forward if the attack starts at the clean batch and on the clean path. If it also ascends the
+    training loss, it needs nothing at all, because the clean backward yields its gradient, except
+    with a regularizer, which delays that backward; ``recompute`` then takes one more forward.
     (``adv_plugins.core.cost.step_cost`` is the same in clean steps, for any fraction and scale.)
     """
     if (recipe.fraction, recipe.attack_scale, recipe.attack_dtype) != (1, 1, None):
