@@ -4,6 +4,7 @@ What most users need is on this page: :func:`make_adversarial` for a PyTorch mod
 :class:`TAFHook` for an MMAction2 config, and the recipes, whose options both take. The rooms:
 
 - :mod:`adv_plugins.recipes`: the methods of the papers.
+- :mod:`adv_plugins.objectives`: what else attacks maximise, and terms that compare predictions.
 - :mod:`adv_plugins.hooks`: mmengine hooks, which train a recognizer with a recipe.
 - :mod:`adv_plugins.integrations`: other trainers.
 - :mod:`adv_plugins.models` and :mod:`adv_plugins.datasets`: what configs build.
@@ -37,18 +38,38 @@ from .core.conversion import (
 from .core.objectives import CrossEntropy, Objective, TrainingLoss
 from .core.recipe import Recipe
 from .core.regularizers import Regularizer
-from .recipes import AART, ART, TAF, AdvProp, CEAugmentation
+from .objectives import KL, BoostedMargin, PredictionKL
+from .recipes import (
+    AART,
+    ART,
+    MART,
+    TAF,
+    TRADES,
+    AdvProp,
+    CEAugmentation,
+    FastTraining,
+    OverfittingWatch,
+    PGDTraining,
+)
 from .version import __version__
 
 __all__ = [
     'AART',
     'ART',
+    'KL',
+    'MART',
     'TAF',
+    'TRADES',
     'AdvProp',
     'AttentionFrobenius',
+    'BoostedMargin',
     'CEAugmentation',
     'CrossEntropy',
+    'FastTraining',
     'Objective',
+    'OverfittingWatch',
+    'PGDTraining',
+    'PredictionKL',
     'Recipe',
     'Regularizer',
     'TemporalCAM',

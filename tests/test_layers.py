@@ -10,7 +10,7 @@ ROOT = Path(adv_plugins.__file__).parent
 FLOORS = (
     ('version', 'compat', 'files', 'progress'),
     ('core',),
-    ('attention', 'cam'),
+    ('attention', 'cam', 'objectives'),
     ('functional',),
     ('recipes',),
     ('adapters',),

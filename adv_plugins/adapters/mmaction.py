@@ -15,7 +15,7 @@ from ..core.batch import LONE, Batch, Inputs
 from ..core.capture import capture_output
 from ..core.conversion import AdversarialModule, get_adversary, note_call
 from ..core.recipe import Recipe
-from ..core.record import Record, StepResult
+from ..core.record import Record, StepResult, weighted
 from ..core.threat import InputSpace
 from .cam_layers import WITHOUT_PIXELS, feature_map, find_cam_layer, leading_modality
 from .classifier import ignore_index
@@ -195,14 +195,16 @@ class RecognizerAdapter(Adapter):
         return feature_map(self.model, layer, output, batch.values[LONE], layout)
 
     def report(self, result: StepResult, recipe: Recipe) -> dict[str, Tensor]:
-        clean = _weighted(result.clean.losses, recipe.clean_weight)
-        clean = {name: value.detach() for name, value in clean.items()}
-        # The trainer sums all losses: the first one carries the gradient of the clean part.
-        first = next(name for name in clean if 'loss' in name)
-        clean[first] = with_gradient_of(clean[first], result.clean_loss)
+        one = result.clean is result.adversarial
+        clean = {} if one else _weighted(result.clean.losses, recipe.clean_weight)
         adversarial = _weighted(result.adversarial.losses, recipe.adv_weight)
         losses = self.beside(clean, {f'adv_{name}': value for name, value in adversarial.items()})
-        return self.beside(losses, result.penalties)
+        losses = self.beside(losses, result.penalties)
+        losses = {name: value.detach() for name, value in losses.items()}
+        # The trainer sums all losses: the first one carries the gradient of the sum.
+        first = next(name for name in losses if 'loss' in name)
+        losses[first] = with_gradient_of(losses[first], result.total)
+        return losses
 
 
 class AdversarialOmniRecognizer(AdversarialRecognizer):
@@ -275,4 +277,6 @@ def fresh_pool(model: nn.Module) -> Iterator[None]:
 
 
 def _weighted(losses: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
-    return {name: value * weight if 'loss' in name else value for name, value in losses.items()}
+    return {
+        name: weighted(value, weight) if 'loss' in name else value for name, value in losses.items()
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -58,12 +59,14 @@ class Adversary:
         given (Recipe): The recipe as the user gave it.
         recipe (Recipe): The recipe with the interval and the fraction that its budget pays for.
         schedule (Schedule): How far the run has come.
+        watch (Callable, optional): This model's copy of the recipe's watch.
     """
 
     def __init__(self, adapter: Adapter, recipe: Recipe, path: NormPath) -> None:
         self.adapter = adapter
         self.given = self.recipe = recipe
         self.schedule = Schedule()
+        self.watch = copy.deepcopy(recipe.watch)
         self.attacker = Attacker(adapter, recipe, path, self.schedule)
         for regularizer in recipe.regularizers:
             regularizer.check(self.model)
@@ -125,6 +128,8 @@ class Adversary:
             batch, target = batch.clone(), fresh(target)
         if first or active:
             self.examine(batch, target)
+        watching = trains and (first or active) and self.watch is not None
+        seen = self.watch(self, batch, target) if watching else {}
         if first and not active:
             self._rehearse(batch, target)
             self._warn_if_clean()
@@ -134,7 +139,7 @@ class Adversary:
             schedule.step_taken(adversarial=active)
             if active and self.recipe.adv_weight > 0:
                 self._optimizer.note(self.model)
-        return losses
+        return self.adapter.beside(losses, seen)
 
     @not_compiled
     def clean_losses(self, inputs: Inputs, target: Any) -> dict[str, Tensor]:

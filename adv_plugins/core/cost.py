@@ -27,7 +27,8 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
     Returns:
         float: 7/3 for TAF, 2 for the training loss as objective with K=1, and 2/3 more for every
         further attack step. Less if only a fraction of the batch or a smaller resolution is
-        attacked, or if the clean losses have weight 0; 1/3 more with ``recompute``.
+        attacked, or if the clean losses have weight 0, such as (2K + 3)/3 for PGDTraining; 1/3
+        more with ``recompute``. What a ``watch`` costs now and then is not counted.
     """
     part = recipe.fraction if fraction is None else fraction
     step = 2 * part * recipe.attack_scale**2
@@ -40,11 +41,15 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
         # A backward through the clean forward, which always covers the whole batch.
         first = 1.0
     attack = first + step * (recipe.steps - 1)
-    # A clean loss of weight 0 needs no backward.
-    clean = CLEAN_STEP if recipe.clean_weight > 0 or recipe.regularized else 1.0
+    # A loss of weight 0 needs no backward, and a clean one often no forward either.
+    clean, adversarial = (
+        CLEAN_STEP if weight > 0 or recipe.regularized else 1.0
+        for weight in (recipe.clean_weight, recipe.adv_weight)
+    )
+    clean *= recipe.runs_clean
     if recipe.recompute and recipe.regularized:
         clean += 1.0
-    return (clean + attack + CLEAN_STEP * part) / CLEAN_STEP
+    return (clean + attack + adversarial * part) / CLEAN_STEP
 
 
 def within_budget(recipe: Recipe, batch_size: int, share: float = 1.0) -> Recipe:

@@ -28,6 +28,8 @@ class Objective(ABC):
     """Whether the forward pass has to capture the output of a layer, see :meth:`find_layer`."""
     is_training_loss: ClassVar[bool] = False
     """Whether the clean backward already yields this objective's gradient, up to a factor."""
+    flat_at_clean: ClassVar[bool] = False
+    """Whether its gradient is zero at the clean input, so that an attack cannot start there."""
     second_order: bool = False
     """Whether the gradient that the objective itself takes of the features is differentiated."""
 

@@ -66,7 +66,9 @@ class Recipe:
         clamp (bool): Whether adversarial inputs are clipped to valid pixels. False gives the plain
             projection of TAF, eq. 6. Defaults to True.
         clean_weight (float): Weight of the clean losses. With 0, also write ``dual_bn=False``,
-            because nothing else trains the clean norms, which are deployed. Defaults to 1.0.
+            because nothing else trains the clean norms, which are deployed. There is no clean
+            forward then, unless a regularizer, ``fraction`` or an objective other than the training
+            loss needs one. Defaults to 1.0.
         adv_weight (float): Weight of the adversarial losses. Defaults to 1.0.
         regularizers (Sequence[Regularizer | dict | str]): Penalties on the pair of clean and
             adversarial forward, each added with its weight. Defaults to ().
@@ -97,6 +99,9 @@ class Recipe:
         budget (float, optional): Maximum cost of the whole run in clean runs, such as 1.25. It
             determines ``interval`` and ``fraction`` at the first batch, see
             :func:`adv_plugins.core.cost.within_budget`. Defaults to None: no limit.
+        watch (Callable, optional): ``watch(adversary, batch, target)``, called before an
+            adversarial step, returns values to log. Each model has a copy of it. A trainer with
+            validation data sets its ``held_out``, if it has that attribute. Defaults to None.
 
     Raises:
         ValueError: An option has a value that is not allowed.
@@ -132,6 +137,7 @@ class Recipe:
     interval: int = 1
     fraction: float = 1.0
     budget: float | None = None
+    watch: Any = None
 
     __repr__ = describe
 
@@ -182,7 +188,15 @@ class Recipe:
     def starts_at_clean(self) -> bool:
         """Whether the attack's first gradient in training comes from the clean forward."""
         here = self.attack_path == 'clean' and not self.random_start
-        return here and self.attack_scale == 1
+        return here and self.attack_scale == 1 and self.runs_clean
+
+    @property
+    def runs_clean(self) -> bool:
+        """Whether a step runs a clean forward, because something reads what it gives or moves."""
+        losses = self.clean_weight > 0 or bool(self.regularizers)
+        # What chooses labels, or the samples to attack; and clean norms, which are deployed.
+        choice = not self.objective.is_training_loss or self.fraction < 1
+        return losses or choice or self.dual_bn or self.dual_ln
 
     @property
     def regularized(self) -> bool:

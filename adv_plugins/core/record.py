@@ -100,6 +100,16 @@ class Record:
             counted &= labels < self.logits.shape[1]
         return counted if self.ignore_index is None else counted & (labels != self.ignore_index)
 
+    def class_scores(self, purpose: str) -> Tensor:
+        """The logits (B, num_classes); a ValueError if the model gives none."""
+        if isinstance(self.logits, Tensor) and self.logits.ndim == 2:
+            return self.logits
+        got = str(getattr(self.logits, 'shape', type(self.logits).__name__))
+        raise ValueError(
+            f'{purpose} needs logits of the shape (batch, classes), but the model gave {got}; use '
+            "objective='TrainingLoss' for a model without class scores"
+        )
+
     def hard_labels(self, purpose: str) -> Tensor:
         """The labels as integers (B,), after checking that there are logits for them.
 
@@ -110,12 +120,7 @@ class Record:
             ValueError: The labels are soft, or the model gives no logits.
         """
         shape = (self.batch_size,)
-        if not isinstance(self.logits, Tensor) or self.logits.ndim != 2:
-            got = str(getattr(self.logits, 'shape', type(self.logits).__name__))
-            raise ValueError(
-                f'{purpose} needs logits of the shape (batch, classes), but the model gave {got}; '
-                "use objective='TrainingLoss' for a model without class scores"
-            )
+        self.class_scores(purpose)
         labels = self.labels
         if labels is not None and labels.shape == (*shape, 1):
             labels = labels.squeeze(1)
@@ -136,7 +141,8 @@ class StepResult:
     """The result of an adversarial step.
 
     Args:
-        clean (Record): The clean forward, of which only the values of the losses may be used.
+        clean (Record): The clean forward, of which only the values of the losses may be used. The
+            adversarial one, if the step ran no other.
         adversarial (Record): The adversarial forward, with its graph.
         clean_loss (Tensor): The weighted clean loss.
         adv_loss (Tensor): The weighted adversarial loss.
@@ -162,3 +168,8 @@ class StepResult:
         self.adversarial.drop_graph()
         self.adv_loss, self.total = self.adv_loss.detach(), self.total.detach()
         self.penalties = {name: value.detach() for name, value in self.penalties.items()}
+
+
+def weighted(loss: Tensor, weight: float) -> Tensor:
+    """A loss times its weight; with weight 0 an infinite loss counts for nothing either."""
+    return weight * loss if weight > 0 else torch.zeros_like(loss)

@@ -107,6 +107,17 @@ RULES = (
         lambda r: r.budget is None or (r.interval, r.fraction) == (1, 1),
         'chooses interval and fraction; leave out interval={interval} and fraction={fraction}',
     ),
+    Rule(
+        'objective',
+        lambda r: r.random_start or not r.objective.flat_at_clean,
+        'has no gradient at the clean input, from which the attack would start; write '
+        'random_start=True',
+    ),
+    Rule(
+        'watch',
+        lambda r: r.watch is None or callable(r.watch),
+        'must be callable; FastTraining has one',
+    ),
     Rule('end', lambda r: r.end is None or r.end > r.begin, 'must be greater than begin={begin}'),
     Rule(
         'shared',

@@ -8,6 +8,9 @@
     total = clean_weight · L(clean) + adv_weight · L(adversarial)
             + Σ weight · regularizer(clean record, adversarial record)
 
+Where nothing reads the clean record, there is no clean forward, and the adversarial one moves
+running statistics and all other buffers, as in a plain step on x'.
+
 The parameter gradients of the clean loss are computed as soon as the attack has used the clean
 graph, which is then freed, so the peak memory is that of one forward.
 :class:`adv_plugins.core.autograd.InjectGradients` adds them to the trainer's single backward. A
@@ -44,7 +47,7 @@ from .norm import ADVERSARIAL, CLEAN, auxiliary_parameters
 from .randomness import RandomState, private_random, random_state, set_random_state
 from .recipe import Recipe
 from .recompute import cut, gradients_at
-from .record import Record, StepResult
+from .record import Record, StepResult, weighted
 from .sharding import is_sharded
 
 
@@ -56,7 +59,7 @@ class _Part:
     target: Any
     labels: Tensor | None
     gradient: Values | None
-    clean: Record
+    clean: Record | None
 
     def take(self, index: Tensor, adapter: Adapter) -> _Part:
         """The samples at ``index``."""
@@ -66,7 +69,7 @@ class _Part:
             adapter.select(self.target, index),
             None if self.labels is None else self.labels[index],
             None if gradient is None else {name: g[index] for name, g in gradient.items()},
-            self.clean.take(index),
+            None if self.clean is None else self.clean.take(index),
         )
 
 
@@ -119,18 +122,23 @@ class Step:
             its graph, or no regularizer reads it.
         """
         recipe, attacker, clock = self.recipe, self.attacker, autograd_clock()
-        with attacker.path.use(CLEAN):
-            clean = self._forward(batch, target, features=recipe.starts_at_clean)
-        # Of a sharded model only the graphs tell which parameters the clean norms have.
-        unweighted = recipe.clean_weight == 0 and is_sharded(self.model)
-        reached = parameters_of(clean.loss) if unweighted else []
+        clean: Record | None = None
+        labels = gradient = known = leaves = None
+        clean_loss, reached = torch.zeros((), device=batch.device), list[Tensor]()
+        if recipe.runs_clean:
+            with attacker.path.use(CLEAN):
+                clean = self._forward(batch, target, features=recipe.starts_at_clean)
+            # Of a sharded model only the graphs tell which parameters the clean norms have.
+            if recipe.clean_weight == 0 and is_sharded(self.model):
+                reached = parameters_of(clean.loss)
         with private_random(batch.device, seed):
-            labels = recipe.objective.targets(clean)
-            gradient, clean_loss, known = self._read_clean_graph(clean, labels, batch, clock)
-            freed = recipe.regularized and not clean_loss.requires_grad
-            leaves = cut(clean) if freed else None
+            if clean is not None:
+                labels = recipe.objective.targets(clean)
+                gradient, clean_loss, known = self._read_clean_graph(clean, labels, batch, clock)
+                freed = recipe.regularized and not clean_loss.requires_grad
+                leaves = cut(clean) if freed else None
             part = _Part(batch, target, labels, gradient, clean)
-            if recipe.fraction < 1:
+            if clean is not None and recipe.fraction < 1:
                 with attacker.path.use(CLEAN, tracking=False), attacker.buffers.hold():
                     counted = attacker.adapter.counted(clean)
                 chosen = _random_subset(batch, recipe.fraction, counted)
@@ -141,19 +149,22 @@ class Step:
             )
             if dropout is not None:
                 set_random_state(dropout)
-            with attacker.path.use(ADVERSARIAL):
+            # With no other forward that trains, this one moves all buffers, as in a plain step.
+            with attacker.path.use(CLEAN if clean is None else ADVERSARIAL):
                 adversarial = self._forward(perturbed, part.target, features=False)
-        for value in {adversarial.loss, *adversarial.losses.values()}:
-            attacker.buffers.hold_in_backward(value)
+        if clean is not None:
+            for value in {adversarial.loss, *adversarial.losses.values()}:
+                attacker.buffers.hold_in_backward(value)
         if reached and known is not None:
             trained = set(parameters_of(adversarial.loss))
             known |= {value: torch.zeros_like(value) for value in reached if value not in trained}
         clean_loss = inject_gradients(clean_loss, known)
         del known
-        adv_loss = recipe.adv_weight * adversarial.loss
-        penalties, metrics = self._regularize(part.clean, adversarial)
+        adv_loss = weighted(adversarial.loss, recipe.adv_weight)
+        penalties, metrics = self._regularize(part.clean or adversarial, adversarial)
         total = sum(penalties.values(), clean_loss + adv_loss)
         metrics |= self._attack_metrics(part.batch, perturbed, finite, eps)
+        clean = clean or adversarial
         clean.recorded = adversarial.recorded = {}
         return (
             StepResult(clean, adversarial, clean_loss, adv_loss, penalties, total, metrics),

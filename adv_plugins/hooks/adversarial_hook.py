@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
@@ -20,6 +21,7 @@ from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from ..adapters.mmaction import AdversarialRecognizer
 from ..adapters.wrappers import inner_model
@@ -35,6 +37,7 @@ from ..core.conversion import (
 )
 from ..core.cost import step_cost
 from ..core.norm import auxiliary_parameters
+from ..core.randomness import private_random
 from ..core.recipe import Recipe, build_recipe
 from ..evaluation.readable_log import make_log_readable
 
@@ -112,6 +115,17 @@ class AdversarialHook(Hook):
                 runner.strategy.model = runner.model
             # Collecting the old reducer removes its hooks from the parameters.
             gc.collect()
+
+    def before_train(self, runner: Runner) -> None:
+        """Give the recipe's watch, if it has one, the first batch of the validation data.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        model = inner_model(runner.model)
+        watch = get_adversary(model).watch
+        if runner.val_loop is not None and hasattr(watch, 'held_out'):
+            watch.held_out = _first_batch(runner.val_loop.dataloader, model)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Update the schedule's position.
@@ -282,6 +296,17 @@ class AdversarialHook(Hook):
                 'other models call make_adversarial(model)'
             )
         print_log(f'Adversarial training: {get_adversary(model).recipe}', logger='current')
+
+
+def _first_batch(loader: DataLoader, model: nn.Module) -> tuple[Any, Any] | None:
+    """Inputs and data samples of the first batch; None if its samples cannot be chosen."""
+    if loader.batch_sampler is None:
+        return None
+    # Neither workers nor the run's random numbers are used for it.
+    with private_random(torch.device('cpu'), seed=0):
+        samples = [loader.dataset[index] for index in next(iter(loader.batch_sampler))]
+        batch = model.data_preprocessor(loader.collate_fn(samples), training=False)
+    return batch['inputs'], batch['data_samples']
 
 
 class _CostMeter:

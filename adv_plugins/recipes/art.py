@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..attention import AttentionFrobenius
-from ..core.option_values import as_number
 from ..core.recipe import Recipe, register_recipe
+from .weights import as_weight
 
 
 @register_recipe(derives=('objective', 'clean_weight', 'adv_weight'))
@@ -45,12 +45,9 @@ def ART(
     Example:
         >>> custom_hooks = [dict(type='ARTHook', eps=0.5, alpha=1.0)]
     """
-    alpha = as_number('alpha', alpha)
-    if alpha < 0:
-        raise ValueError(f'alpha={alpha} must be finite and not negative; the paper has alpha=1')
     return Recipe(
         objective='TrainingLoss',
-        adv_weight=alpha,
+        adv_weight=as_weight('alpha', alpha, 1),
         norm=norm,
         eps=eps,
         clamp=clamp,
@@ -79,8 +76,6 @@ def AART(*, beta: float = 0.001, attention: Sequence[str] | None = None, **optio
     Example:
         >>> custom_hooks = [dict(type='AARTHook', eps=0.5, alpha=1.0, beta=0.001)]
     """
-    beta = as_number('beta', beta)
-    if beta < 0:
-        raise ValueError(f'beta={beta} must be finite and not negative; the paper has beta=0.001')
-    term = AttentionFrobenius(weight=beta, modules=attention, option='attention')
+    weight = as_weight('beta', beta, 0.001)
+    term = AttentionFrobenius(weight=weight, modules=attention, option='attention')
     return ART(regularizers=[term], **options)

@@ -43,29 +43,35 @@ class Work(NamedTuple):
 
 
 def floor(recipe: Recipe) -> Work | None:
-    """The least work of a step in which both losses have a weight.
+    """The least work of a step.
 
     It is None for steps that can be cheaper, because they attack a part of the batch, a smaller
     resolution, or in a lower precision.
 
-    Clean and adversarial loss take a forward and a full backward each. An attack step takes a
-    forward and a gradient w.r.t. the data. The first attack step needs no forward if the attack
-    starts at the clean batch and on the clean path. If it also ascends the training loss, it needs
-    nothing at all, because the clean backward yields its gradient, except with a regularizer,
-    which delays that backward; ``recompute`` then takes one more forward.
+    Clean and adversarial loss take a forward and a full backward each. Without a weight, and
+    without a regularizer, there is no backward, and no clean forward where nothing needs it. An
+    attack step takes a forward and a gradient w.r.t. the data. The first attack step needs no
+    forward if the attack starts at the clean batch and on the clean path. If it also ascends the
+    training loss, it needs nothing at all, because the clean backward yields its gradient, except
+    with a regularizer, which delays that backward; ``recompute`` then takes one more forward.
     (``adv_plugins.core.cost.step_cost`` is the same in clean steps, for any fraction and scale.)
     """
     if (recipe.fraction, recipe.attack_scale, recipe.attack_dtype) != (1, 1, None):
         return None
-    whole, ascent = Work(1, 1, 1), Work(1, 1, 0)
-    if recipe.random_start or recipe.attack_path != 'clean':
+    whole, ascent, nothing = Work(1, 1, 1), Work(1, 1, 0), Work(0, 0, 0)
+    clean, adversarial = (
+        whole if weight > 0 or recipe.regularized else Work(1, 0, 0)
+        for weight in (recipe.clean_weight, recipe.adv_weight)
+    )
+    clean = clean if recipe.runs_clean else nothing
+    if recipe.random_start or recipe.attack_path != 'clean' or not recipe.runs_clean:
         first = ascent
-    elif recipe.objective.is_training_loss and not recipe.regularized:
-        first = Work(0, 0, 0)
+    elif recipe.objective.is_training_loss and recipe.clean_weight > 0 and not recipe.regularized:
+        first = nothing
     else:
         first = Work(0, 1, 0)
     again = Work(int(recipe.recompute and recipe.regularized), 0, 0)
-    return sum([ascent] * (recipe.steps - 1), whole + first + whole + again)
+    return sum([ascent] * (recipe.steps - 1), clean + first + adversarial + again)
 
 
 class LayerCounter(TorchDispatchMode):

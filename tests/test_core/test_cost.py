@@ -8,7 +8,19 @@ from helpers import Conv3dNet, ConvCounter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adv_plugins import AART, ART, TAF, AdvProp, CEAugmentation, Recipe, make_adversarial
+from adv_plugins import (
+    AART,
+    ART,
+    MART,
+    TAF,
+    TRADES,
+    AdvProp,
+    CEAugmentation,
+    FastTraining,
+    PGDTraining,
+    Recipe,
+    make_adversarial,
+)
 from adv_plugins.core.conversion import get_adversary
 from adv_plugins.core.cost import step_cost, within_budget
 
@@ -26,6 +38,14 @@ RECIPES = {
     'part of TAF': TAF(eps=0.1, step_size=0.1, steps=2, fraction=0.5),
     'only adversarial TAF': TAF(eps=0.1, step_size=0.1, steps=2, alpha=0),
     'only adversarial AdvProp': AdvProp(clean_weight=0, fraction=0.5),
+    'only clean': CEAugmentation(eps=0.1, step_size=0.1, alpha=1),
+    'PGDTraining': PGDTraining(steps=2),
+    'part of PGDTraining': PGDTraining(steps=2, fraction=0.5),
+    'small PGDTraining': PGDTraining(steps=2, attack_scale=0.5),
+    'FastTraining': FastTraining(),
+    'TRADES': TRADES(steps=2),
+    'MART': MART(steps=2),
+    'part of MART': MART(steps=2, fraction=0.5),
 }
 
 

@@ -13,9 +13,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from adv_plugins import (
+    MART,
     TAF,
+    TRADES,
     AdvProp,
     CEAugmentation,
+    FastTraining,
+    PGDTraining,
     Recipe,
     TemporalCAM,
     adversarial_state_dict,
@@ -39,6 +43,10 @@ RECIPES = {
     'TAF, first order, shared norms': TAF(second_order=False, dual_bn=False),
     'CEAugmentation': CEAugmentation(),
     'AdvProp': AdvProp(),
+    'PGDTraining': PGDTraining(steps=2),
+    'FastTraining': FastTraining(check_interval=1),
+    'TRADES': TRADES(steps=2),
+    'MART': MART(steps=2),
     'cross-entropy, l2': Recipe(objective='cross_entropy', eps=1.0, step_size=1.0, norm='l2'),
 }
 
@@ -63,6 +71,11 @@ def recipe(request):
         (TAF(alpha=0), (2, 1, 1)),
         (CEAugmentation(alpha=0), (2, 1, 1)),
         (AdvProp(clean_weight=0, steps=2), (4, 2, 1)),
+        # Where nothing reads the clean record, there is no clean forward: 2K + 3.
+        (PGDTraining(steps=3), (4, 3, 1)),
+        (PGDTraining(steps=3, random_start=False), (4, 3, 1)),
+        (TRADES(steps=3), (5, 3, 2)),
+        (MART(steps=3), (5, 3, 2)),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -24,9 +24,13 @@ from helpers import (  # noqa: E402
 from adv_plugins import (  # noqa: E402
     AART,
     ART,
+    MART,
     TAF,
+    TRADES,
     AdvProp,
     CEAugmentation,
+    FastTraining,
+    PGDTraining,
     Recipe,
     make_adversarial,
 )
@@ -95,7 +99,16 @@ COSTS = {
     'art': (ART, {}, (2, 0, 2)),
     'aart': (AART, {}, (2, 1, 2)),
     'aart_recompute': (AART, dict(recompute=True), (3, 1, 2)),
+    'pgd3': (PGDTraining, dict(steps=3), (4, 3, 1)),
+    'pgd_clean': (PGDTraining, dict(steps=2, random_start=False), (3, 2, 1)),
+    'fast': (FastTraining, dict(check_interval=None), (2, 1, 1)),
+    'trades2': (TRADES, dict(steps=2), (4, 2, 2)),
+    'mart2': (MART, dict(steps=2), (4, 2, 2)),
 }
+# Their regularizer keeps the clean graph until the trainer's backward.
+BOTH_GRAPHS = ('aart', 'trades2', 'mart2')
+# Clean and perturbed clips share all norms.
+SHARED = (PGDTraining, FastTraining, TRADES, MART)
 ATTENTION = ('vit', 'feature')
 PAIRS = [
     (model, recipe)
@@ -120,7 +133,9 @@ class Case:
         self.samples = data_samples(range(count))
 
     def convert(self, kind, **options):
-        model = make_adversarial(copy.deepcopy(self.plain), kind(dual_bn=self.dual, **options))
+        if kind not in SHARED:
+            options['dual_bn'] = self.dual
+        model = make_adversarial(copy.deepcopy(self.plain), kind(**options))
         return looked_at(model, self.inputs, self.samples)
 
     def step(self, model):
@@ -170,6 +185,14 @@ def test_the_counter_counts_the_plain_step(case):
         (AART(), (2, 3, 2)),
         (AART(recompute=True), (3, 3, 2)),
         (Recipe(objective='CrossEntropy', eps=1), (2, 3, 2)),
+        (CEAugmentation(alpha=0), (2, 2, 1)),
+        (TAF(alpha=1), (2, 2, 1)),
+        (PGDTraining(), (11, 11, 1)),
+        (PGDTraining(objective='CrossEntropy', steps=2), (4, 3, 1)),
+        (FastTraining(), (2, 2, 1)),
+        (TRADES(), (12, 12, 2)),
+        (TRADES(recompute=True), (13, 12, 2)),
+        (MART(), (12, 12, 2)),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -192,7 +215,7 @@ def peaks(case, model):
 
 
 @pytest.mark.parametrize(
-    ('case', 'recipe'), [pair for pair in PAIRS if pair[1] != 'aart'], indirect=['case']
+    ('case', 'recipe'), [pair for pair in PAIRS if pair[1] not in BOTH_GRAPHS], indirect=['case']
 )
 def test_memory_is_that_of_a_clean_step(case, recipe):
     """The graph of the clean forward is gone before that of the adversarial one grows."""

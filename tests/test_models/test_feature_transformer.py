@@ -559,3 +559,49 @@ def test_l2_frame_names_what_differs():
     preprocessor = dict(type='FeaturePreprocessor', input_norm='l2_frame')
     with pytest.raises(ValueError, match="'rgb': 165, 'audio': 162} frames; cut or pad"):
         small(data_preprocessor=preprocessor).data_preprocessor(dict(inputs=features))
+
+
+def bernoulli(clean: Tensor, moved: Tensor) -> Tensor:
+    """KL between predictions of each class, video by video, averaged over the classes."""
+    values = []
+    for p, q in zip(clean.sigmoid(), moved.sigmoid(), strict=True):
+        each = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+        values.append(each.mean())
+    return torch.stack(values).mean()
+
+
+@pytest.mark.parametrize('kind', ['pgdtraining', 'fasttraining', 'trades', 'mart'])
+def test_adversarial_training_on_ragged_videos(kind):
+    """Padding is not perturbed, and each recipe's loss is that of the videos as they are."""
+    several = kind in ('pgdtraining', 'trades')
+    plain = small(multi_class=several).double().train()
+    inputs = padded(ragged(), extra=2)
+    inputs = {n: v.double() if v.is_floating_point() else v for n, v in inputs.items()}
+    labels = targets(3) if several else torch.tensor([0, 3, 4])
+    samples = labelled(labels)
+    options = dict(multilabel=True) if kind == 'trades' else {}
+    model = make_adversarial(copy.deepcopy(plain), kind, eps=0.2, step_size=0.1, **options)
+    moved = model.perturb(inputs, samples)
+    for name in WIDTHS:
+        mask = inputs[f'{name}_mask']
+        assert torch.equal(moved[name][~mask], inputs[name][~mask])
+        assert not torch.equal(moved[name][mask], inputs[name][mask])
+    logged = model(inputs, samples, mode='loss')
+    total, _ = model.parse_losses(logged)
+    total.backward()
+    losses = [plain.parse_losses(plain(x, samples, mode='loss'))[0] for x in (inputs, moved)]
+    if kind == 'trades':
+        scores = [plain(x, samples, mode='tensor') for x in (inputs, moved)]
+        torch.testing.assert_close(total, losses[0] + 6 * bernoulli(*scores))
+    elif kind != 'mart':
+        torch.testing.assert_close(total, losses[1])
+        assert 'loss_cls' not in logged and 'adv_loss_cls' in logged
+    else:
+        assert total > losses[1]
+    assert all(value.grad.isfinite().all() for value in model.parameters())
+
+
+def test_trades_of_several_labels_says_what_to_write():
+    model = make_adversarial(small(), 'trades')
+    with pytest.raises(ValueError, match='several labels; write multilabel=True'):
+        model(padded(ragged()), labelled(targets(3)), mode='loss')

@@ -23,9 +23,13 @@ pytest.importorskip('accelerate', reason='needs adv_plugins[trainers]')
 from transformers import Trainer, TrainingArguments  # noqa: E402
 
 from adv_plugins import (  # noqa: E402
+    MART,
     TAF,
+    TRADES,
     AdvProp,
     CEAugmentation,
+    FastTraining,
+    PGDTraining,
     adversarial_state_dict,
     make_adversarial,
     remove_adversarial,
@@ -142,6 +146,40 @@ def test_forward_is_the_straightforward_sum(build, recipe):
     torch.testing.assert_close(output.loss, total)
     total.backward()
     output['loss'].backward()
+    for (name, value), other in zip(plain.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(value.grad, other.grad, msg=name)
+
+
+@pytest.mark.parametrize('build', [videomae, vit], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    'recipe', [PGDTraining(steps=2), TRADES(steps=2), MART(steps=2)], ids=lambda r: r.name
+)
+def test_adversarial_training_proper(build, recipe):
+    """PGDTraining has no clean forward: the output is that of the perturbed pixels."""
+    plain = build().double().train()
+    model = make_adversarial(copy.deepcopy(plain), recipe, mean=0.5, std=0.5)
+    inputs, labels = batch_for(plain)
+    moved = model.perturb(inputs, labels)
+    clean, adversarial = (plain(x, labels=labels) for x in (inputs, moved))
+    p, q = clean.logits.log_softmax(1), adversarial.logits.log_softmax(1)
+    divergence = F.kl_div(q, p, log_target=True, reduction='none').sum(1)
+    own = labels[:, None]
+    others = q.exp().scatter(1, own, 0).amax(1)
+    expected = {
+        'PGDTraining': lambda: adversarial.loss,
+        'TRADES': lambda: clean.loss + 6 * divergence.mean(),
+        'MART': lambda: (
+            adversarial.loss
+            - (1 - others).log().mean()
+            + 5 * (divergence * (1 - p.gather(1, own)[:, 0].exp())).mean()
+        ),
+    }[recipe.name]()
+    output = model(pixel_values=inputs, labels=labels)
+    seen = adversarial if recipe.name == 'PGDTraining' else clean
+    torch.testing.assert_close(output.logits, seen.logits)
+    torch.testing.assert_close(output.loss, expected)
+    expected.backward()
+    output.loss.backward()
     for (name, value), other in zip(plain.named_parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(value.grad, other.grad, msg=name)
 
@@ -433,8 +471,10 @@ def stochastic() -> nn.Module:
         (stochastic, AdvProp(steps=1, random_start=True, interval=3)),
         (vit, AdvProp(steps=1, random_start=True)),
         (resnet, AdvProp(steps=1, random_start=True)),
+        (resnet, FastTraining(check_interval=2)),
+        (resnet, TRADES(steps=1)),
     ],
-    ids=['videomae', 'vit', 'resnet'],
+    ids=['videomae', 'vit', 'resnet', 'resnet-FastTraining', 'resnet-TRADES'],
 )
 def test_resumed_run_ends_where_the_uninterrupted_one_does(tmp_path, build, recipe):
     """Schedule, private random stream, adversarial norms; another seed must not matter."""

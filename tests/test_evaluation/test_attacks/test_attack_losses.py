@@ -55,5 +55,5 @@ def test_margins() -> None:
 def test_dlr_needs_three_classes() -> None:
     model = Planes(2)
     x, labels = torch.rand(2, 3, 6, 6).double(), torch.zeros(2, dtype=torch.long)
-    with pytest.raises(ValueError, match="loss='dlr' needs at least 3 .* has 2; write loss='ce'"):
+    with pytest.raises(ValueError, match="DLR needs at least 3 .* has 2; write loss='ce'"):
         APGD(eps=0.1, loss='dlr')(of(model), x, labels)
