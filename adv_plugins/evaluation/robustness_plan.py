@@ -11,7 +11,7 @@ from ..core.checks import near_names
 from ..core.option_values import as_count, as_length, check_within_range
 from ..core.recipe import RECIPES, Recipe, build_recipe
 from ..datasets.corruptions import VideoCorruption
-from .attacks import Attack, attack_class, build_attack, kept_name
+from .attacks import Attack, Universal, attack_class, build_attack, kept_name
 from .deepfool import checked_options
 from .measurements import Columns, Measurements, VideoBatch
 from .results import Cell
@@ -264,6 +264,9 @@ class Plan:
     ) -> Cell:
         # Attacks of different norms have no worst case together.
         options = {**planned.options, 'seed': self.seed, 'norm': planned.attack.norm}
+        if isinstance(planned.attack, Universal):
+            # A file may be written anew under its name.
+            options['digest'] = planned.attack.perturbation.digest
         return Cell(kind, name, planned.attack.eps, options, values=values)
 
 

@@ -41,8 +41,8 @@ class Attack(ABC):
     eps: float
     norm: str = NORMS[0]
 
-    black_box: ClassVar[bool] = False
-    """Whether it works without gradients."""
+    black_box: ClassVar[bool | None] = False
+    """Whether it works without gradients; None: some parts of it do."""
 
     @property
     def cost(self) -> int:
@@ -90,6 +90,32 @@ class Attack(ABC):
             ValueError: An argument, or what ``logits_fn`` returns, is not as described; or the
                 value range is known and ``eps`` is larger.
         """
+        return self.search(logits_fn, x, labels, space, seed).best
+
+    def search(
+        self,
+        logits_fn: LogitsFn,
+        x: Tensor,
+        labels: Tensor,
+        space: InputSpace = UNIT,
+        seed: int | Tensor = 0,
+        stop: bool = True,
+    ) -> Search:
+        """Attack a batch, and return all that was found.
+
+        Args:
+            logits_fn (Callable): As when the attack is called, like the four arguments that follow.
+            x (Tensor): Clean inputs.
+            labels (Tensor): True classes.
+            space (InputSpace): The map to pixel units. Defaults to ``UNIT``.
+            seed (int | Tensor): Seeds of the random numbers. Defaults to 0.
+            stop (bool): Whether a sample is done once it is fooled. False: every sample, the wrong
+                ones too, is attacked to the end, and its result is the input with the highest loss.
+                Defaults to True.
+
+        Returns:
+            Search: ``best`` are the adversarial inputs, ``columns`` what else there is to tell.
+        """
         if space.low is not None:
             check_within_range('eps', self.eps, self.norm)
         # Evaluation loops run without gradients; attacks need them.
@@ -103,9 +129,10 @@ class Attack(ABC):
                 eps=self.eps,
                 norm=self.norm,
                 objective=self._objective,
+                stop=stop,
             )
             self._run(search)
-        return search.best
+        return search
 
     def _objective(self, logits: Tensor, labels: Tensor) -> Tensor:
         """What the attack raises, one value a sample."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,12 @@ from .losses import margins
 
 LogitsFn = Callable[[Tensor, Tensor], Tensor]
 """Logits (n, C) of inputs (n, ...), at the positions (n,) of the batch."""
+Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""What is measured, shape (n, ...), of logits (n, C), labels (n,) and rows (n,)."""
+
+
+class OutOfTime(Exception):
+    """The time of a search has ended."""
 
 
 class Search:
@@ -34,11 +42,13 @@ class Search:
         eps (float): Radius of the ball, in pixel units.
         norm (str): ``'linf'`` or ``'l2'``.
         objective (Callable): What is raised, shape (n,), of logits (n, C) and labels (n,).
+        stop (bool): Whether a sample is done once it is fooled.
 
     Attributes:
         clean (Tensor): The clean inputs, detached.
         best (Tensor): The best inputs so far, shape (B, ...).
-        fooled (Tensor): Whether they fool the model, shape (B,).
+        fooled (Tensor): Whether they fool the model and are done, shape (B,).
+        columns (dict[str, Tensor]): What else there is to tell of each sample, shape (B,).
 
     Raises:
         ValueError: Inputs, labels or seeds are not as described.
@@ -55,10 +65,13 @@ class Search:
         eps: float,
         norm: str,
         objective: Callable[[Tensor, Tensor], Tensor],
+        stop: bool,
     ) -> None:
         _check_batch(x, labels)
         self._logits_fn, self._space = logits_fn, space
         self._eps, self._norm, self._objective = eps, norm, objective
+        self._stop, self._deadline = stop, math.inf
+        self._measure: Measure | None = None
         self.clean = x.detach()
         self._labels = labels.to(x.device, torch.long)
         self._generators = _generators(seed, len(x))
@@ -66,6 +79,21 @@ class Search:
         self.best = self.clean.clone()
         self._best_loss = x.new_full((len(x),), -math.inf)
         self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.columns: dict[str, Tensor] = {}
+
+    def measuring(self, measure: Measure) -> Search:
+        """The same search, where evaluations return a measure instead of the objective, which still
+        decides what is kept."""
+        view = copy.copy(self)
+        view._measure = measure
+        return view
+
+    def until(self, deadline: float) -> Search:
+        """The same search, which raises :class:`OutOfTime` in place of a forward after a deadline,
+        a time of ``time.monotonic()``."""
+        view = copy.copy(self)
+        view._deadline = deadline
+        return view
 
     def active(self) -> Tensor:
         """The rows of the samples that are not fooled yet."""
@@ -151,6 +179,8 @@ class Search:
         return self.direction(noise) * expand_like(length, noise)
 
     def _logits(self, points: Tensor, rows: Tensor) -> Tensor:
+        if time.monotonic() > self._deadline:
+            raise OutOfTime
         # A copy: what a model does to its input in place must not end up in the result.
         logits = self._logits_fn(points.clone(), rows)
         if logits.ndim != 2 or len(logits) != len(rows):
@@ -170,12 +200,12 @@ class Search:
         """Keep what fools the model, or has the highest loss so far. Returns the losses."""
         labels = self._labels[rows]
         loss = self._objective(logits, labels)
-        fooled = margins(logits.detach(), labels) < 0
+        fooled = (margins(logits.detach(), labels) < 0) & self._stop
         better = fooled | (loss.detach() > self._best_loss[rows])
         self.best[rows[better]] = points[better]
         self._best_loss[rows[better]] = loss.detach()[better]
         self.fooled[rows] = fooled
-        return loss
+        return loss if self._measure is None else self._measure(logits, labels, rows)
 
     def _space_of(self, rows: Tensor) -> InputSpace:
         """The input space of some of the samples: each may have entries of its own there."""
