@@ -15,6 +15,8 @@ from .tables import eps_text
 KINDS = ('clean', 'corruption', 'attack', 'curve', 'deepfool', 'sanity')
 DEEPFOOL = ('rho', 'success', 'iterations')
 """The values of a DeepFool cell."""
+HOW_FAR = ('fooled_by', 'stopped_in')
+"""The values of an ensemble of attacks: numbers of its parts."""
 
 
 @dataclass

@@ -23,6 +23,7 @@ from ..datasets.corruptions import CORRUPTIONS, VideoCorruption
 from ..datasets.files import preview
 from ..files import replacing
 from ..progress import Progress, Tell
+from .attacks.ensemble import out_of_time, part_names
 from .class_names import class_names
 from .deployed import Deployed
 from .labels import EvaluationError, check_classes, listed_labels
@@ -275,9 +276,13 @@ class RobustnessTestLoop(TestLoop):
         cell.fill(rows, time.perf_counter() - started)
         self.results.labels |= {index: int(row['label']) for index, row in rows.items()}
         self.results.add(cell)
+        cell = self.results.cells[cell.key]
+        if 'stopped_in' in cell.values:
+            late = out_of_time(part_names(cell.options), cell.values['stopped_in'])
+            notes += [late] if late else []
         if notes:
             self.results.missing[cell.key] = '; '.join(notes)
-        return self._found(self.results.cells[cell.key])
+        return self._found(cell)
 
     def _measured(self, condition: Condition, tell: Tell) -> tuple[Rows, dict[int, str], str]:
         """The numbers of the videos, why others could not be read, and what went wrong, if so."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ class StandardEnsemble(Attack):
 
     If no attack fools the model, the input with the smallest margin is kept. The result for a
     sample depends on the rest of its batch only where ``seconds`` ends the search.
+    :meth:`search` tells in two ``columns`` how far each sample got: ``fooled_by``, the number of
+    the part that fooled it, and ``stopped_in``, that of the part in which its time ended; they
+    count from 1, and NaN is none.
 
     Args:
         eps (float): Radius of the ball around each sample, in pixel units.
@@ -93,26 +96,24 @@ class StandardEnsemble(Attack):
         space: InputSpace = UNIT,
         seed: int | Tensor = 0,
     ) -> Tensor:
-        """Attack a batch; see :class:`Attack`. What is left out for lack of time is a warning."""
+        """Attack a batch, see :class:`Attack`; what is left out for lack of time is told."""
         found = self.search(logits_fn, x, labels, space, seed)
-        told = out_of_time(self.parts, found.columns['left_out'].tolist())
+        told = out_of_time(part_names(vars(self)), found.columns['stopped_in'].tolist())
         if told:
             warnings.warn(told, stacklevel=2)
         return found.best
 
     def _run(self, search: Search) -> None:
-        """Besides, each sample gets the number of the part that fooled it, from 1 (NaN for none),
-        and how many parts it was not attacked by, or not to the end, for lack of time."""
         parts = self.parts
         fooled_by = torch.full(search.fooled.shape, math.nan, device=search.fooled.device)
-        left_out = torch.zeros_like(fooled_by)
-        search.columns.update(fooled_by=fooled_by, left_out=left_out)
+        stopped_in = fooled_by.clone()
+        search.columns.update(fooled_by=fooled_by, stopped_in=stopped_in)
         if isinstance(parts[-1], Square):
             # Inputs without frames are told now, and not when Square's turn comes.
             Frames(search.clean, self.channel_dim)
         if self.seconds is not None:
             search = search.until(time.monotonic() + self.seconds * len(search.clean))
-        for number, part in enumerate(parts):
+        for number, part in enumerate(parts, start=1):
             rows = search.active()
             if len(rows) == 0:
                 return
@@ -123,30 +124,45 @@ class StandardEnsemble(Attack):
                     )
                 )
             except OutOfTime:
-                left_out[search.active()] = len(parts) - number
-            fooled_by[rows[search.fooled[rows]]] = number + 1
-            if left_out.any():
+                stopped_in[search.active()] = number
+            fooled_by[rows[search.fooled[rows]]] = number
+            if stopped_in.isfinite().any():
                 return
 
 
-def out_of_time(parts: Sequence[Attack], left_out: Sequence[float]) -> str:
-    """How far each part of an ensemble got in its time.
+def part_names(options: Mapping[str, Any]) -> list[str]:
+    """The names of the parts of an ensemble.
 
     Args:
-        parts (Sequence[Attack]): The parts.
-        left_out (Sequence[float]): How many of them each sample was not attacked by, or not to the
-            end; NaN for a sample that was wrong when clean.
+        options (Mapping[str, Any]): Its options; others among them do no harm.
+
+    Returns:
+        list[str]: The names in their order.
+    """
+    own = {field.name for field in fields(StandardEnsemble)}
+    ensemble = StandardEnsemble(**{name: options[name] for name in options if name in own})
+    return [type(part).__name__ for part in ensemble.parts]
+
+
+def out_of_time(names: Sequence[str], stopped_in: Sequence[float]) -> str:
+    """How far an ensemble got in its time.
+
+    Args:
+        names (Sequence[str]): Of its parts.
+        stopped_in (Sequence[float]): Of each sample the number of the part in which time ended,
+            from 1; NaN where it did not.
 
     Returns:
         str: A sentence for people; '' if nothing was left out.
     """
-    counts = [
-        f'{type(part).__name__} for {sum(left >= len(parts) - number for left in left_out)}'
-        for number, part in enumerate(parts)
-    ]
-    if not any(left > 0 for left in left_out):
+    stopped = [part for part in stopped_in if part == part]
+    if not stopped:
         return ''
+    counts = (
+        f'{name} for {sum(part <= number for part in stopped)}'
+        for number, name in enumerate(names, start=1)
+    )
     return (
-        f'out of time: of {len(left_out)}, left out or not run to the end were '
+        f'out of time: of {len(stopped_in)}, left out or not run to the end were '
         f'{", ".join(counts)}; they count as not fooled, and more seconds= may fool them'
     )

@@ -59,8 +59,8 @@ class UniversalPerturbation:
             return cls(**content['universal_perturbation'])
         except Exception as error:  # A file that is no archive may raise anything.
             raise ValueError(
-                f'file={str(path)!r} cannot be read: {type(error).__name__}; write the path that '
-                'universal_perturbation(...).save(path) was given'
+                f'file={str(path)!r} holds no universal perturbation ({type(error).__name__}); '
+                'write the path that universal_perturbation(...).save(path) was given'
             ) from error
 
 
