@@ -98,7 +98,7 @@ class Measurements:
             shift = (after - before).abs().sum(dim=2).nanmean(dim=1) / 2
             columns = columns | _entropy(after) | dict(cam_shift=shift)
         # A video that was wrong before has not been attacked.
-        return self._rank(batch, adversarial) | {
+        return self.rank(batch, adversarial) | {
             name: values.masked_fill(~correct, math.nan) for name, values in columns.items()
         }
 
@@ -126,20 +126,26 @@ class Measurements:
         correct = self.predict(batch)['rank'] == 0
         free, _ = self._perturb(_FREE, batch, correct)
         off_simplex = (batch.views.sum(dim=2) - 1).abs().amax(dim=1)
-        return self._rank(batch, free) | dict(
+        return self.rank(batch, free) | dict(
             score_change=_change(batch.views, again).flatten(1).amax(dim=1),
             simplex=(off_simplex < 1e-4) & (batch.views >= 0).flatten(1).all(dim=1),
             gradient=gradient.flatten(1).abs().amax(dim=1),
         )
 
-    def _rank(self, batch: VideoBatch, inputs: Tensor) -> Columns:
+    def examples(self, attack: Attack | Recipe, batch: VideoBatch) -> Tensor:
+        """Adversarial inputs for other models: every video is attacked, and to the end."""
+        every = torch.ones_like(batch.labels, dtype=torch.bool)
+        return self._perturb(attack, batch, every, stop=False)[0]
+
+    def rank(self, batch: VideoBatch, inputs: Tensor) -> Columns:
+        """Prediction and rank of the true class for other inputs, such as adversarial ones."""
         return rank_labels(self.deployed.scores(inputs, batch.samples), batch.labels)
 
     def _perturb(
-        self, attack: Attack | Recipe, batch: VideoBatch, correct: Tensor
+        self, attack: Attack | Recipe, batch: VideoBatch, chosen: Tensor, stop: bool = True
     ) -> tuple[Tensor, Columns]:
-        """The inputs, where those of the videos that the model gets right are attacked, and what
-        else the attack tells of them."""
+        """The inputs, where those of the chosen videos are attacked, until they fool the model or
+        to the end, and what else the attack tells of them."""
         seeds = batch.videos + 1_000_003 * self.seed
         if not isinstance(attack, Recipe):
 
@@ -147,9 +153,9 @@ class Measurements:
                 return self.deployed.scores(x, [batch.samples[i] for i in index.tolist()])
 
             space = self.deployed.space(batch.inputs)
-            found = attack.search(logits, batch.inputs, batch.labels, space, seeds)
+            found = attack.search(logits, batch.inputs, batch.labels, space, seeds, stop)
             return found.best, found.columns
-        adversarial, index = batch.inputs.clone(), correct.nonzero().squeeze(1)
+        adversarial, index = batch.inputs.clone(), chosen.nonzero().squeeze(1)
         if len(index):
             samples = [batch.samples[i] for i in index.tolist()]
             inputs, views, seed = batch.inputs[index], batch.views.shape[1], int(seeds[0])

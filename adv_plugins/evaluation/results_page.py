@@ -61,6 +61,7 @@ def results_page(results: Robustness, groups: Groups | None = None) -> str:
         _attack_section(results),
         _ensemble_section(results),
         _curve_section(results),
+        _transfer_section(results),
         _value_section(results),
         _deepfool_section(results),
         _class_section(results),
@@ -225,6 +226,32 @@ def _curve_section(results: Robustness) -> str:
     return _section(
         'Accuracy over eps',
         'Top-1 accuracy in percent on the videos that all points of a row share; eps 0 is clean.',
+        markdown_table(header, rows),
+    )
+
+
+def _transfer_section(results: Robustness) -> str:
+    keys = results.keys('transfer')
+    if not keys:
+        return ''
+    rows = []
+    for cell in map(results.cell, keys):
+        value, low, high = (percent(x) for x in results.interval(cell.key))
+        rows.append(
+            [
+                f'{cell.name}, its own' if cell.name == results.weights else cell.name,
+                eps_text(cell.level),
+                f'{value} [{low}, {high}]',
+                percent(results.clean_top(cell.key)),
+                str(len(cell.videos)),
+                _options_text(cell.options),
+            ]
+        )
+    header = ['weights', 'eps', 'top-1', 'clean top-1', 'videos', 'run with']
+    return _section(
+        'Transfer',
+        'Top-1 accuracy in percent with its 95 % Wilson interval on adversarial examples that were '
+        'made for other weights; the clean accuracy is that on the same videos.',
         markdown_table(header, rows),
     )
 

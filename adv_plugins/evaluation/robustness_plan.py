@@ -175,9 +175,7 @@ class Plan:
             measurements (Measurements): What can be measured.
             total (int): Number of videos in the dataset.
         """
-        # Datasets are often sorted by class: the first videos would be of a few classes alone.
-        every = evenly_spread(total, self.num_videos or total)
-        few = [every[i] for i in evenly_spread(len(every), self.attack_videos or len(every))]
+        every, few = self._videos(total)
         conditions = list(self._conditions(measurements))
         for condition in conditions:
             cell = condition.cell
@@ -185,6 +183,21 @@ class Plan:
             if self.fp16:
                 cell.options['fp16'] = True
         return conditions
+
+    def transfer_cell(self, source: str, attack: str, total: int, num_videos: int) -> Cell:
+        """The cell of the adversarial examples of other weights.
+
+        Args:
+            source (str): The digest of these weights.
+            attack (str): The name of one of the attacks.
+            total (int): Number of videos in the dataset.
+            num_videos (int): How many of those that are attacked it has at most.
+        """
+        cell = self._attack_cell('transfer', source, self.attacks[attack], {})
+        cell.options |= {'attack': attack} | ({'fp16': True} if self.fp16 else {})
+        _, few = self._videos(total)
+        cell.videos = [few[i] for i in evenly_spread(len(few), num_videos)]
+        return cell
 
     def describe(self) -> str:
         """What is evaluated, in a line for the log."""
@@ -202,6 +215,13 @@ class Plan:
         if self.deepfool is not None:
             parts.append('DeepFool')
         return '; '.join([*parts, 'probes for the sanity flags'])
+
+    def _videos(self, total: int) -> tuple[list[int], list[int]]:
+        """Which videos are evaluated, and which of these are attacked."""
+        # Datasets are often sorted by class: the first videos would be of a few classes alone.
+        every = evenly_spread(total, self.num_videos or total)
+        few = evenly_spread(len(every), self.attack_videos or len(every))
+        return every, [every[index] for index in few]
 
     def _planned_attacks(self) -> dict[str, PlannedAttack]:
         if not isinstance(self.attacks, Mapping):
