@@ -20,7 +20,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from ..evaluation.selection import evenly_spread
 from ..evaluation.table_files import write_tables
 from ..evaluation.tables import eps_text
 from ..evaluation.training_log import read_training_log
+from ..evaluation.transfer import Transfer
 from ..progress import Progress
 from ..version import __version__
 from ..visualization.attention import (
@@ -73,7 +74,12 @@ class Report:
         self.runner = protocols.build_runner(args)
         self.model: nn.Module = inner_model(self.runner.model)
         self.dataset = self.runner.test_loop.dataloader.dataset
-        self.eps = self.runner.test_loop.plan.eps
+        plan = self.runner.test_loop.plan
+        if args.transfer not in (None, 'none', *plan.attacks):
+            raise CommandError(f'--transfer: {_no_attack(args.transfer, plan.attacks)}')
+        if args.transfer_videos < 1:
+            raise CommandError(f'--transfer-videos {args.transfer_videos} must be at least 1')
+        self.eps = plan.eps
         self.classes = self.runner.test_loop.classes
         self.results: list[Robustness] = []
         self.pictures: dict[int, list[tuple[Any, str]]] = {}
@@ -91,6 +97,8 @@ class Report:
             left = progress.left()
             print_log(f'checkpoint {done + 1} of {total}: {name}{left}', 'current')
             self.evaluate_one(name, checkpoint)
+        if len(self.results) > 1:
+            self.transfer()
 
     def evaluate_one(self, name: str, checkpoint: str) -> None:
         """Evaluate a checkpoint and draw its pictures, or note why that is not possible."""
@@ -110,6 +118,18 @@ class Report:
                 self.draw(index, name)
             except Exception as error:  # The numbers must not be lost because of a picture.
                 self.leave_out(f'pictures of video {index} by {name}', error)
+
+    def transfer(self) -> None:
+        """Show the models each other's adversarial examples."""
+        loop, attack = self.runner.test_loop, self.args.transfer or 'pgd'
+        if attack == 'none':
+            return
+        try:
+            if attack not in loop.plan.attacks:
+                raise ValueError(_no_attack(attack, loop.plan.attacks))
+            Transfer(loop, self.results, attack, self.args.transfer_videos).run()
+        except Exception as error:  # The numbers so far must not be lost.
+            self.leave_out('transfer', error)
 
     def leave_out(self, what: str, error: Exception) -> None:
         """Record what the report will lack."""
@@ -232,12 +252,25 @@ class Report:
         return '\n'.join(lines)
 
 
+def _no_attack(name: str, attacks: Iterable[str]) -> str:
+    return f'the protocol has no attack {name!r}; write one of {", ".join([*attacks, "none"])}'
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     protocols.add_arguments(parser)
     parser.add_argument('--out', type=Path, required=True, help='folder for the report')
     parser.add_argument('--names', nargs='+', help='one per checkpoint; default: folder/file')
     parser.add_argument('--num-videos', type=int, default=2, help='how many videos are shown')
+    parser.add_argument(
+        '--transfer',
+        metavar='ATTACK',
+        help='the attack of the protocol whose adversarial examples are shown to the other models; '
+        'none: no transfer; default: pgd',
+    )
+    parser.add_argument(
+        '--transfer-videos', type=int, default=48, help='how many videos of it; default: 48'
+    )
 
 
 def run(args: argparse.Namespace) -> int:

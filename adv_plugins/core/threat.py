@@ -127,6 +127,13 @@ class ThreatModel:
         for rule in THREAT_RULES:
             rule.check(self)
 
+    def __str__(self) -> str:
+        """The norm, and the structure if there is one: ``'linf, shared=h w'``."""
+        shared = ' '.join(map(str, self.shared)) or None
+        structure = dict(shared=shared, frames=self.frames, region=self.region)
+        parts = (f', {name}={value}' for name, value in structure.items() if value is not None)
+        return self.norm + ''.join(parts)
+
 
 class Ball:
     """The perturbations that a threat model allows of one batch.

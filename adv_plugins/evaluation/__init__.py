@@ -9,7 +9,19 @@ from ..compat import mmaction_needed as _mmaction_needed
 from ..compat import mmaction_problem as _mmaction_problem
 from ..compat import naming_extra as _naming_extra
 from ..compat import tube_overlap as _tube_overlap
-from .attacks import APGD, FGSM, PGD, Square, UniformNoise, build_attack
+from .attacks import (
+    APGD,
+    FGSM,
+    PGD,
+    APGDTargeted,
+    DeepFoolTargeted,
+    Square,
+    StandardEnsemble,
+    UniformNoise,
+    Universal,
+    build_attack,
+    universal_perturbation,
+)
 from .cam import attention_entropy, frame_attention, gradcam
 from .cells import Cell, Flag
 from .comparison import Comparison, compare
@@ -30,14 +42,18 @@ __all__ = [
     'APGD',
     'FGSM',
     'PGD',
+    'APGDTargeted',
     'Cell',
     'Comparison',
     'DeepFoolResult',
+    'DeepFoolTargeted',
     'Flag',
     'RankingSummary',
     'Robustness',
     'Square',
+    'StandardEnsemble',
     'UniformNoise',
+    'Universal',
     'attention_entropy',
     'build_attack',
     'compare',
@@ -53,6 +69,7 @@ __all__ = [
     'precision_at_equal_recall_rate',
     'robustness',
     'robustness_summary',
+    'universal_perturbation',
 ]
 
 _NEED_MMENGINE = ('AdversarialTestLoop', 'AdversarialValLoop', 'YT8MMetric')

@@ -12,9 +12,11 @@ from ..core.option_values import as_number
 from .attacks import attack_class, kept_name
 from .tables import eps_text
 
-KINDS = ('clean', 'corruption', 'attack', 'curve', 'deepfool', 'sanity')
+KINDS = ('clean', 'corruption', 'attack', 'curve', 'deepfool', 'sanity', 'transfer')
 DEEPFOOL = ('rho', 'success', 'iterations')
 """The values of a DeepFool cell."""
+HOW_FAR = ('fooled_by', 'stopped_in')
+"""The values of an ensemble of attacks: numbers of its parts."""
 
 
 @dataclass
@@ -23,9 +25,10 @@ class Cell:
 
     Args:
         kind (str): One of ``'clean'``, ``'corruption'``, ``'attack'``, ``'curve'`` (one eps of an
-            accuracy curve), ``'deepfool'`` and ``'sanity'`` (what the sanity flags are computed
-            from).
-        name (str): Name of the corruption or attack. Defaults to ''.
+            accuracy curve), ``'deepfool'``, ``'sanity'`` (what the sanity flags are computed
+            from) and ``'transfer'`` (adversarial examples of some model).
+        name (str): Name of the corruption or attack, or digest of the weights that the examples
+            are of. Defaults to ''.
         level (float, optional): Severity of a corruption, or eps of an attack as a fraction of the
             value range. Defaults to None.
         options (dict): The options of the corruption or attack, made of JSON types; tuples become
@@ -55,7 +58,7 @@ class Cell:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f'kind must be one of {KINDS}, got {self.kind!r}')
-        needs_name = self.kind in ('corruption', 'attack', 'curve')
+        needs_name = self.kind in ('corruption', 'attack', 'curve', 'transfer')
         if needs_name != bool(self.name) or '/' in self.name:
             example = "a name without '/', such as 'snow'" if needs_name else "the name ''"
             raise ValueError(f'a {self.kind} cell must have {example}, got {self.name!r}')
@@ -273,4 +276,6 @@ def _as_json(value: Any) -> Any:
         return [_as_json(item) for item in value]
     if hasattr(value, '__qualname__'):
         return kept_name(value)
+    if hasattr(value, 'tolist'):
+        return value.tolist()
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

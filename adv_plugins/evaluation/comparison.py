@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.checks import near_names
-from .cells import Cell
+from .cells import HOW_FAR, Cell
 from .comparability import check_comparable, incomparable_cells
 from .intervals import Interval, paired_bootstrap, paired_difference
 from .results import Robustness
 from .selection import shared_videos
 from .tables import eps_text, worst_case_text
 
-_NOT_COMPARED = ('success', 'iterations')
-"""Values of DeepFool that say how it ended, not how robust the model is."""
+_NOT_COMPARED = ('success', 'iterations', *HOW_FAR)
+"""Values that say how DeepFool or an ensemble ended, not how robust the model is."""
 
 Floats = NDArray[np.float64]
 

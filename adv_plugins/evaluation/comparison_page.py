@@ -8,6 +8,7 @@ from .comparison import ClassChange, Comparison, Row
 from .intervals import MIN_DIFFERING, MIN_VIDEOS, NOISE, TOO_FEW, Interval
 from .page_text import as_text, bold
 from .tables import NO_NUMBER, markdown_table, percent
+from .transfer_matrix import transfer_matrix
 
 _DIRECTIONS = {'better': 'higher', 'worse': 'lower', NOISE: NOISE, TOO_FEW: TOO_FEW}
 """Of values of which neither more nor less is better, such as the attention entropy."""
@@ -29,6 +30,7 @@ def comparison_page(comparison: Comparison, highlight: Collection[str] = ()) -> 
         for model in comparison.others
         if 'clean' in comparison.shared
     }
+    transfer = transfer_matrix(comparison.results)
     main = [row for row in comparison.rows if not row.detail]
     detail = [row for row in comparison.rows if row.detail]
     left_out = [
@@ -38,6 +40,7 @@ def comparison_page(comparison: Comparison, highlight: Collection[str] = ()) -> 
         _heading(comparison, class_changes, highlight),
         '## Accuracy\n\n' + _accuracy_table(comparison, main),
         _value_section(comparison),
+        '## Transfer\n\n' + transfer.markdown() if transfer else '',
         *(
             _class_section(comparison, model, changes, highlight)
             for model, changes in class_changes.items()

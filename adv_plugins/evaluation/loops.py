@@ -23,9 +23,10 @@ from ..core.attacker import Attacker
 from ..core.batch import Batch
 from ..core.option_values import as_count, check_within_range
 from ..core.randomness import stream_seed
-from ..core.recipe import Recipe, build_recipe
+from ..core.recipe import Recipe
 from ..datasets.files import preview
 from .attacked_evaluator import AttackedEvaluator
+from .attacks.recipes import build_attack_recipe
 from .deepfool import checked_options, deepfool, robustness
 from .labels import LabelError, check_classes, listed_labels
 from .readable_log import make_log_readable
@@ -220,7 +221,7 @@ def _build(name: Any, entry: Any) -> Recipe:
             f"attacks has the name {name!r}, which must be a word such as 'fgm' and not 'deepfool'"
         )
     try:
-        return build_recipe(entry)
+        return build_attack_recipe(entry)
     except ValueError as error:
         raise ValueError(f'attacks[{name!r}]: {error}') from error
 

@@ -91,17 +91,15 @@ class Measurements:
     def attack(self, attack: Attack | Recipe, with_attention: bool, batch: VideoBatch) -> Columns:
         """Prediction and rank under an attack; with attention, its entropy and its shift too."""
         correct = self.predict(batch)['rank'] == 0
-        adversarial = self._perturb(attack, batch, correct)
-        columns = self._rank(batch, adversarial)
-        if not with_attention:
-            return columns
-        before, after = (self._attention(batch, x) for x in (batch.inputs, adversarial))
-        # Of the views that have evidence both clean and attacked.
-        shift = (after - before).abs().sum(dim=2).nanmean(dim=1) / 2
-        attention = _entropy(after) | dict(cam_shift=shift)
+        adversarial, columns = self._perturb(attack, batch, correct)
+        if with_attention:
+            before, after = (self._attention(batch, x) for x in (batch.inputs, adversarial))
+            # Of the views that have evidence both clean and attacked.
+            shift = (after - before).abs().sum(dim=2).nanmean(dim=1) / 2
+            columns = columns | _entropy(after) | dict(cam_shift=shift)
         # A video that was wrong before has not been attacked.
-        return columns | {
-            name: values.masked_fill(~correct, math.nan) for name, values in attention.items()
+        return self.rank(batch, adversarial) | {
+            name: values.masked_fill(~correct, math.nan) for name, values in columns.items()
         }
 
     def deepfool(self, options: Mapping[str, Any], batch: VideoBatch) -> Columns:
@@ -126,19 +124,28 @@ class Measurements:
             loss = torch.nn.functional.cross_entropy(logits, batch.labels, reduction='sum')
             (gradient,) = torch.autograd.grad(loss, x)
         correct = self.predict(batch)['rank'] == 0
-        free = self._perturb(_FREE, batch, correct)
+        free, _ = self._perturb(_FREE, batch, correct)
         off_simplex = (batch.views.sum(dim=2) - 1).abs().amax(dim=1)
-        return self._rank(batch, free) | dict(
+        return self.rank(batch, free) | dict(
             score_change=_change(batch.views, again).flatten(1).amax(dim=1),
             simplex=(off_simplex < 1e-4) & (batch.views >= 0).flatten(1).all(dim=1),
             gradient=gradient.flatten(1).abs().amax(dim=1),
         )
 
-    def _rank(self, batch: VideoBatch, inputs: Tensor) -> Columns:
+    def examples(self, attack: Attack | Recipe, batch: VideoBatch) -> Tensor:
+        """Adversarial inputs for other models: every video is attacked, and to the end."""
+        every = torch.ones_like(batch.labels, dtype=torch.bool)
+        return self._perturb(attack, batch, every, stop=False)[0]
+
+    def rank(self, batch: VideoBatch, inputs: Tensor) -> Columns:
+        """Prediction and rank of the true class for other inputs, such as adversarial ones."""
         return rank_labels(self.deployed.scores(inputs, batch.samples), batch.labels)
 
-    def _perturb(self, attack: Attack | Recipe, batch: VideoBatch, correct: Tensor) -> Tensor:
-        """The inputs; those of the videos that the model gets right are attacked."""
+    def _perturb(
+        self, attack: Attack | Recipe, batch: VideoBatch, chosen: Tensor, stop: bool = True
+    ) -> tuple[Tensor, Columns]:
+        """The inputs, where those of the chosen videos are attacked, until they fool the model or
+        to the end, and what else the attack tells of them."""
         seeds = batch.videos + 1_000_003 * self.seed
         if not isinstance(attack, Recipe):
 
@@ -146,13 +153,14 @@ class Measurements:
                 return self.deployed.scores(x, [batch.samples[i] for i in index.tolist()])
 
             space = self.deployed.space(batch.inputs)
-            return attack(logits, batch.inputs, batch.labels, space, seeds)
-        adversarial, index = batch.inputs.clone(), correct.nonzero().squeeze(1)
+            found = attack.search(logits, batch.inputs, batch.labels, space, seeds, stop)
+            return found.best, found.columns
+        adversarial, index = batch.inputs.clone(), chosen.nonzero().squeeze(1)
         if len(index):
             samples = [batch.samples[i] for i in index.tolist()]
             inputs, views, seed = batch.inputs[index], batch.views.shape[1], int(seeds[0])
             adversarial[index] = self.deployed.perturb(attack, inputs, samples, views, seed)
-        return adversarial
+        return adversarial, {}
 
     def _attention(self, batch: VideoBatch, inputs: Tensor) -> Tensor:
         """Each frame's share of the evidence, shape (B, V, T')."""

@@ -13,6 +13,7 @@ from .results import Robustness
 from .selection import shared_videos
 from .summary import strongest_attack, summarize
 from .table_files import Column, Table
+from .transfer_matrix import transfer_matrix
 
 _MODEL, _VIDEOS = Column('model', 'model'), Column('videos', 'videos', 'count')
 _PAIRS = 10
@@ -27,15 +28,16 @@ def result_tables(results: Sequence[Robustness], comparison: Comparison | None) 
         comparison (Comparison, optional): Their comparison, if there is one.
 
     Returns:
-        list[Table]: ``summary``, ``corruptions``, ``attacks``, ``curves``, ``classes`` and
-        ``confusions``, and with a comparison ``comparison`` and ``comparison_values``; some may
-        have no rows.
+        list[Table]: ``summary``, ``corruptions``, ``attacks``, ``curves``, ``transfer``,
+        ``classes`` and ``confusions``, and with a comparison ``comparison`` and
+        ``comparison_values``; some may have no rows.
     """
     tables = [
         _summary_table(results),
         _corruption_table(results),
         _attack_table(results),
         _curve_table(results),
+        _transfer_table(results),
         _class_table(results),
         _confusion_table(results),
     ]
@@ -165,6 +167,32 @@ def _curve_table(results: Sequence[Robustness]) -> Table:
         'points of a curve share; eps 0 is clean.'
     )
     return Table('curves', caption, columns, rows)
+
+
+def _transfer_table(results: Sequence[Robustness]) -> Table:
+    rows: list[list[Any]] = []
+    matrix = transfer_matrix(results)
+    if matrix is not None:
+        # Without a source, the clean videos.
+        pairs = zip([None, *matrix.models], [matrix.clean, *matrix.rows], strict=True)
+        for source, row in pairs:
+            for target, accuracy in zip(matrix.models, row, strict=True):
+                name = matrix.attack if source else None
+                eps = matrix.eps if source else 0.0
+                rows.append([target, source, name, eps, accuracy, matrix.num_videos])
+    columns = [
+        _MODEL,
+        Column('examples_of', 'examples of'),
+        Column('attack', 'attack'),
+        Column('eps', 'ε', 'eps'),
+        Column('top1', 'top-1', 'interval'),
+        _VIDEOS,
+    ]
+    caption = (
+        'Top-1 accuracy in percent with 95 % Wilson intervals on the adversarial examples of each '
+        'model, all on the same videos; those of no model are clean.'
+    )
+    return Table('transfer', caption, columns, rows)
 
 
 def _class_table(results: Sequence[Robustness]) -> Table:

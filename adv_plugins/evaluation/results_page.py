@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .cells import DEEPFOOL, Cell, split_key
+from .attacks.ensemble import part_names
+from .cells import DEEPFOOL, HOW_FAR, Cell, split_key
 from .confusion import condition_text, confused_pairs, confusion_keys, confusion_matrix
 from .deepfool import robustness_summary
 from .intervals import MIN_VIDEOS, wilson_interval
@@ -58,7 +59,9 @@ def results_page(results: Robustness, groups: Groups | None = None) -> str:
         _clean_section(results),
         _corruption_section(results, groups),
         _attack_section(results),
+        _ensemble_section(results),
         _curve_section(results),
+        _transfer_section(results),
         _value_section(results),
         _deepfool_section(results),
         _class_section(results),
@@ -190,6 +193,24 @@ def _worst_row(results: Robustness, group: list[str]) -> list[str]:
     ]
 
 
+def _ensemble_section(results: Robustness) -> str:
+    rows = []
+    for key in results.keys('attack'):
+        cell = results.cells[key]
+        fooled_by, stopped_in = (cell.values.get(name, []) for name in HOW_FAR)
+        for number, name in enumerate(part_names(cell.options) if fooled_by else (), start=1):
+            late = sum(part <= number for part in stopped_in)
+            rows.append([cell.name, name, str(fooled_by.count(number)), str(late)])
+    if not rows:
+        return ''
+    return _section(
+        'Ensembles',
+        'How many videos fell to each part of an ensemble, which gets those that no part before '
+        'it fooled; and for how many it was left out, or not run to the end, for lack of time.',
+        markdown_table(['ensemble', 'attack', 'fooled', 'out of time'], rows, names=2),
+    )
+
+
 def _curve_section(results: Robustness) -> str:
     names = results.curve_names()
     if not names:
@@ -209,12 +230,41 @@ def _curve_section(results: Robustness) -> str:
     )
 
 
+def _transfer_section(results: Robustness) -> str:
+    keys = results.keys('transfer')
+    if not keys:
+        return ''
+    rows = []
+    for cell in map(results.cell, keys):
+        value, low, high = (percent(x) for x in results.interval(cell.key))
+        rows.append(
+            [
+                f'{cell.name}, its own' if cell.name == results.weights else cell.name,
+                eps_text(cell.level),
+                f'{value} [{low}, {high}]',
+                percent(results.clean_top(cell.key)),
+                str(len(cell.videos)),
+                _options_text(cell.options),
+            ]
+        )
+    header = ['weights', 'eps', 'top-1', 'clean top-1', 'videos', 'run with']
+    return _section(
+        'Transfer',
+        'Top-1 accuracy in percent with its 95 % Wilson interval on adversarial examples that were '
+        'made for other weights; the clean accuracy is that on the same videos.',
+        markdown_table(header, rows),
+    )
+
+
 def _value_section(results: Robustness) -> str:
     skipped = ('deepfool', 'sanity')
     cells = {k: c for k, c in results.cells.items() if c.kind not in skipped and c.values}
     if not cells:
         return ''
     names = list(dict.fromkeys(name for cell in cells.values() for name in cell.values))
+    names = [name for name in names if name not in HOW_FAR]
+    if not names:
+        return ''
     rows = []
     for key, cell in cells.items():
         means = [_mean_text(cell.values.get(name, [])) for name in names]

@@ -13,7 +13,9 @@ from filelock import FileLock
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 
+from ..files import replacing
 from .class_names import are_numbers
+from .pages import markdown
 from .results import Cell, Robustness
 from .results_file import put_aside
 
@@ -73,6 +75,12 @@ class ResultsStore:
                 stored = self._read()
                 whole = self._results if stored is None else self._results.united(stored)
                 whole.save(self.file)
+
+    def write_page(self) -> None:
+        """Write the results of this evaluation as a Markdown page beside the file."""
+        if is_main_process():
+            with replacing(self.file.with_suffix('.md')) as page:
+                page.write(markdown(self._results).encode())
 
     def _lock(self) -> FileLock:
         self.file.parent.mkdir(parents=True, exist_ok=True)

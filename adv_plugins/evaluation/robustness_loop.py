@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object, is_main_process
+from mmengine.dist import all_gather_object
 from mmengine.logging import print_log
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop
@@ -21,13 +21,12 @@ from ..core.capture import find_module
 from ..core.recipe import Recipe
 from ..datasets.corruptions import CORRUPTIONS, VideoCorruption
 from ..datasets.files import preview
-from ..files import replacing
 from ..progress import Progress, Tell
+from .attacks.ensemble import out_of_time, part_names
 from .class_names import class_names
 from .deployed import Deployed
 from .labels import EvaluationError, check_classes, listed_labels
-from .measurements import Measurements, VideoBatch
-from .pages import markdown
+from .measurements import Columns, Measurements, VideoBatch
 from .readable_log import make_log_readable
 from .results import Cell, Robustness
 from .results_page import headline
@@ -204,9 +203,7 @@ class RobustnessTestLoop(TestLoop):
         self._evaluate_cells(conditions, store)
         self.results.flags = flags(self.results)
         store.save()
-        if is_main_process():
-            with replacing(store.file.with_suffix('.md')) as page:
-                page.write(markdown(self.results).encode())
+        store.write_page()
         name = store.file.with_suffix('.md').name
         print_log(f'results: {store.file} and {name}', logger='current')
         if self.results.missing:
@@ -275,9 +272,13 @@ class RobustnessTestLoop(TestLoop):
         cell.fill(rows, time.perf_counter() - started)
         self.results.labels |= {index: int(row['label']) for index, row in rows.items()}
         self.results.add(cell)
+        cell = self.results.cells[cell.key]
+        if 'stopped_in' in cell.values:
+            late = out_of_time(part_names(cell.options), cell.values['stopped_in'])
+            notes += [late] if late else []
         if notes:
             self.results.missing[cell.key] = '; '.join(notes)
-        return self._found(self.results.cells[cell.key])
+        return self._found(cell)
 
     def _measured(self, condition: Condition, tell: Tell) -> tuple[Rows, dict[int, str], str]:
         """The numbers of the videos, why others could not be read, and what went wrong, if so."""
@@ -368,13 +369,7 @@ class RobustnessTestLoop(TestLoop):
         """The numbers of the videos of one batch, by their index."""
         with autocast(enabled=self.fp16):
             batch = VideoBatch.of(self.deployed, items)
-            finite = batch.views.isfinite().flatten(1).all(dim=1)
-            columns = measure(batch) | dict(label=batch.labels, finite=finite)
-        numbers = {name: values.tolist() for name, values in columns.items()}
-        return {
-            index: {name: values[place] for name, values in numbers.items()}
-            for place, index in enumerate(items.videos)
-        }
+            return rows_of(measure(batch), batch, items.videos)
 
     def _dataset(self, cell: Cell) -> Any:
         """The videos of a cell, with its corruption in their pipeline."""
@@ -383,3 +378,14 @@ class RobustnessTestLoop(TestLoop):
             return dataset
         assert cell.level is not None
         return corrupted(dataset, VideoCorruption(cell.name, int(cell.level), self.plan.seed))
+
+
+def rows_of(columns: Columns, batch: VideoBatch, videos: Sequence[int]) -> Rows:
+    """The numbers of each video of a batch, its label, and whether its clean scores are finite."""
+    finite = batch.views.isfinite().flatten(1).all(dim=1)
+    columns = columns | dict(label=batch.labels, finite=finite)
+    numbers = {name: values.tolist() for name, values in columns.items()}
+    return {
+        index: {name: values[place] for name, values in numbers.items()}
+        for place, index in enumerate(videos)
+    }

@@ -9,9 +9,11 @@ from typing import Any
 
 from ..core.checks import near_names
 from ..core.option_values import as_count, as_length, check_within_range
-from ..core.recipe import RECIPES, Recipe, build_recipe
+from ..core.recipe import RECIPES, Recipe
+from ..core.threat import ThreatModel
 from ..datasets.corruptions import VideoCorruption
-from .attacks import Attack, attack_class, build_attack, kept_name
+from .attacks import Attack, Universal, attack_class, build_attack, kept_name
+from .attacks.recipes import build_attack_recipe
 from .deepfool import checked_options
 from .measurements import Columns, Measurements, VideoBatch
 from .results import Cell
@@ -97,13 +99,19 @@ class PlannedAttack:
                 attack = build_attack(options)
                 name = kept_name(type(attack))
             else:
-                attack = build_recipe({**options, 'type': name})
+                attack = build_attack_recipe({**options, 'type': name})
             check_within_range('eps', attack.eps, attack.norm)
         except (ValueError, TypeError) as error:
             raise ValueError(f'{where}: {error}') from error
         if not isinstance(options['type'], str):
             options['type'] = name
         return cls(options, attack)
+
+    @property
+    def threat(self) -> ThreatModel:
+        """Which perturbations it may use."""
+        recipe = isinstance(self.attack, Recipe)
+        return self.attack.solver.threat if recipe else self.attack.threat
 
     @property
     def cost(self) -> int:
@@ -175,9 +183,7 @@ class Plan:
             measurements (Measurements): What can be measured.
             total (int): Number of videos in the dataset.
         """
-        # Datasets are often sorted by class: the first videos would be of a few classes alone.
-        every = evenly_spread(total, self.num_videos or total)
-        few = [every[i] for i in evenly_spread(len(every), self.attack_videos or len(every))]
+        every, few = self._videos(total)
         conditions = list(self._conditions(measurements))
         for condition in conditions:
             cell = condition.cell
@@ -185,6 +191,21 @@ class Plan:
             if self.fp16:
                 cell.options['fp16'] = True
         return conditions
+
+    def transfer_cell(self, source: str, attack: str, total: int, num_videos: int) -> Cell:
+        """The cell of the adversarial examples of other weights.
+
+        Args:
+            source (str): The digest of these weights.
+            attack (str): The name of one of the attacks.
+            total (int): Number of videos in the dataset.
+            num_videos (int): How many of those that are attacked it has at most.
+        """
+        cell = self._attack_cell('transfer', source, self.attacks[attack], {})
+        cell.options |= {'attack': attack} | ({'fp16': True} if self.fp16 else {})
+        _, few = self._videos(total)
+        cell.videos = [few[i] for i in evenly_spread(len(few), num_videos)]
+        return cell
 
     def describe(self) -> str:
         """What is evaluated, in a line for the log."""
@@ -202,6 +223,13 @@ class Plan:
         if self.deepfool is not None:
             parts.append('DeepFool')
         return '; '.join([*parts, 'probes for the sanity flags'])
+
+    def _videos(self, total: int) -> tuple[list[int], list[int]]:
+        """Which videos are evaluated, and which of these are attacked."""
+        # Datasets are often sorted by class: the first videos would be of a few classes alone.
+        every = evenly_spread(total, self.num_videos or total)
+        few = evenly_spread(len(every), self.attack_videos or len(every))
+        return every, [every[index] for index in few]
 
     def _planned_attacks(self) -> dict[str, PlannedAttack]:
         if not isinstance(self.attacks, Mapping):
@@ -263,7 +291,10 @@ class Plan:
         self, kind: str, name: str, planned: PlannedAttack, values: dict[str, list[float]]
     ) -> Cell:
         # Attacks of different norms have no worst case together.
-        options = {**planned.options, 'seed': self.seed, 'norm': planned.attack.norm}
+        options = {**planned.options, 'seed': self.seed, 'norm': str(planned.threat)}
+        if isinstance(planned.attack, Universal):
+            # A file may be written anew under its name.
+            options['digest'] = planned.attack.perturbation.digest
         return Cell(kind, name, planned.attack.eps, options, values=values)
 
 

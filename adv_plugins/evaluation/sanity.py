@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 
-from .attacks import FGSM, PGD, Attack, attack_class
+from .attacks import FGSM, PGD, Attack, StandardEnsemble, attack_class
 from .results import Cell, Flag, Robustness
 from .selection import shared_videos
 
@@ -126,22 +126,32 @@ def _huge_eps(probe: Cell | None, num_classes: int) -> Verdict:
 def _black_box(attacks: list[Cell]) -> Verdict:
     """Whether videos survive all gradient attacks and fall to a black box in the same ball."""
     verdict = None
+    for cell in attacks:
+        # Its black box gets what its gradient attacks did not fool.
+        if 'fooled_by' in cell.values:
+            fallen = cell.values['fooled_by'].count(StandardEnsemble.SQUARE)
+            if fallen:
+                return True, _misled(fallen, len(cell.videos), f'Square in {cell.name}')
+            verdict = False, f'no video falls to Square alone in {cell.name}'
     for group in _same_ball(attacks):
-        black = [cell for cell in group if _is_black_box(cell)]
-        white = [cell for cell in group if not _is_black_box(cell)]
+        black, white = ([c for c in group if _is_black_box(c) is kind] for kind in (True, False))
         shared = shared_videos(cell.videos for cell in group)
         if not black or not white or not shared:
             continue
         fallen = (_survivors(white) - _survivors(black)).intersection(shared)
         names = ', '.join(cell.name for cell in black)
         if fallen:
-            return True, (
-                f'{len(fallen)} of {len(shared)} videos survive every gradient attack and '
-                f'fall to {names}: the gradients mislead. Give the white-box attacks more steps '
-                'and restarts, and look for what masks gradients'
-            )
+            return True, _misled(len(fallen), len(shared), names)
         verdict = False, f'no video falls to {names} alone'
     return verdict
+
+
+def _misled(fallen: int, total: int, names: str) -> str:
+    return (
+        f'{fallen} of {total} videos survive every gradient attack and fall to {names}: the '
+        'gradients mislead. Give the white-box attacks more steps and restarts, and look for what '
+        'masks gradients'
+    )
 
 
 def _single_step(attacks: list[Cell]) -> Verdict:
@@ -188,6 +198,6 @@ def _is(cell: Cell, kind: type[Attack]) -> bool:
     return own is not None and issubclass(own, kind)
 
 
-def _is_black_box(cell: Cell) -> bool:
+def _is_black_box(cell: Cell) -> bool | None:
     own = attack_class(cell.options.get('type'))
     return own is not None and own.black_box

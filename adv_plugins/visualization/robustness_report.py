@@ -21,6 +21,7 @@ from ..evaluation.tables import (
     percent,
     worst_case_text,
 )
+from ..evaluation.transfer_matrix import transfer_matrix
 from .charts import plot_class_changes, plot_corruptions, plot_eps_curves
 from .confusion_picture import plot_confusion
 from .report import Section
@@ -56,6 +57,8 @@ def number_sections(
     if comparison is not None:
         # Below the first table are those of all classes, of which there may be hundreds.
         page = markdown(comparison, highlight=long_term).split('\n## ')
+        # It has a section of its own.
+        page = [part for part in page if not part.startswith('Transfer\n')]
         text, rest = ('\n## '.join(part) for part in (page[:2], ['', *page[2:]]))
         yield Section('Comparison', page_body(text), files=tables('comparison'))
         detail = dict(folded=True, files=tables('comparison_values'))
@@ -77,6 +80,9 @@ def number_sections(
             (plot_eps_curves(results, name), _curve_caption(results, name)) for name in curves
         ]
         yield Section('Attacks', _attacks(results), charts, files=tables('attacks', 'curves'))
+    transfer = transfer_matrix(results)
+    if transfer is not None:
+        yield Section('Transfer', transfer.markdown(), files=tables('transfer'))
     if any(map(confusion_keys, results)):
         yield _confusions(results, tables('confusions'))
 

@@ -47,6 +47,7 @@ def test_the_page(checkpoints, tmp_path):
     label_map.write_text('\n'.join(f'<b>motion {label}</b>' for label in range(12)))
     command = ['report', CONFIG, *checkpoints, '--names', *names, '--out', str(tmp_path / 'out')]
     command += ['--protocol', str(protocol), '--num-videos', '1', '--label-map', str(label_map)]
+    command += ['--transfer', 'fgsm', '--transfer-videos', '3']
     # One of them cannot be evaluated.
     assert main(command) == 1
     html = (tmp_path / 'out/report.html').read_text()
@@ -68,13 +69,22 @@ def test_the_page(checkpoints, tmp_path):
     assert '<strong>Too few videos to say whether two is more robust than one</strong>' in first
     assert '<strong>broken could not be evaluated</strong>' in first
     assert 'worst case at ε = 2/255: 1 attack, 4 videos' in first
-    titles = ('Comparison', 'Class by class', 'Corruptions', 'Attacks', 'Confused classes')
+    titles = ('Comparison', 'Class by class', 'Corruptions', 'Attacks', 'Transfer')
+    titles += ('Confused classes',)
     for title in (*titles, 'Video 240', 'Missing'):
         assert f'>{title}</h2>' in text
     # Two attacks, two models: a sheet and a video each; a chart of classes, one of corruptions, and
     # one of confusions for each model.
     assert html.count('src="data:video/mp4') == 4
     assert html.count('src="data:image/png') == 4 + 4
+    # Each model on the examples of each, in the files and on the page.
+    for source in found.values():
+        for target in found.values():
+            cell = target.cells[f'transfer/{source.weights}']
+            assert cell.level == 2 / 255 and cell.options['attack'] == 'fgsm'
+            assert len(cell.videos) == 3 < len(target.cells['attack/fgsm'].videos)
+    transfer = text[text.index('>Transfer</h2>') :]
+    assert 'in percent on 3 videos' in transfer and 'fgsm at ε = 2/255, run to the' in transfer
     # The names of the label map, as text.
     assert '&lt;b&gt;motion 6&lt;/b&gt;' in text and '<b>motion' not in text
     assert found['one'].classes[6] == '<b>motion 6</b>'
@@ -99,6 +109,19 @@ def test_the_page(checkpoints, tmp_path):
         assert again.model == 'two' or again.cells['clean'].seconds == seconds
     text = (tmp_path / 'out/report.html').read_text()
     assert 'damaged-1' in text[text.index('>Missing</h2>') :]
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--transfer', 'pdg'], "no attack 'pdg'; write one of noise, fgsm, pgd, apgd_ce"),
+        (['--transfer-videos', '0'], '--transfer-videos 0 must be at least 1'),
+    ],
+)
+def test_mistakes_in_the_transfer_are_told_first(options, message, tmp_path, capsys):
+    command = ['report', CONFIG, 'nowhere.pth', '--out', str(tmp_path / 'out'), *options]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_mistakes_in_the_names(capsys):

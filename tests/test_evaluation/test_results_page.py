@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from handmade_results import CLASSES, EIGHT, LABELS, cell, one_model
 
@@ -19,6 +21,19 @@ def lines(page: str, title: str) -> list[str]:
     """The lines of a section that are not empty."""
     section = page.split(f'## {title}\n')[1].split('\n## ')[0]
     return [line for line in section.splitlines() if line]
+
+
+def test_an_ensemble_has_a_row_for_each_part(results: Robustness) -> None:
+    nan = math.nan
+    values = {'fooled_by': [nan, 1, nan, 3], 'stopped_in': [2, nan, nan, nan]}
+    options = dict(type='StandardEnsemble', norm='l2', eps=EIGHT, seed=0)
+    results.add(cell('attack', [0, 1, 0, 1], 'all', EIGHT, options=options, values=values))
+    assert lines(markdown(results), 'Ensembles')[3:] == [
+        '| all | APGD | 1 | 0 |',
+        '| all | APGDTargeted | 0 | 1 |',
+        '| all | DeepFoolTargeted | 1 | 1 |',
+    ]
+    assert 'fooled_by' not in markdown(results)
 
 
 def test_the_page_has_every_number(results: Robustness) -> None:

@@ -268,6 +268,47 @@ def test_two_classes_have_no_dlr(tmp_path):
     assert 'compares three classes' in stored.missing['attack/dlr']
 
 
+def test_ensembles_and_universal_perturbations_are_attacks_like_others(
+    weights, tmp_path, monkeypatch
+):
+    """Of the ensemble's clock, a forward takes a second."""
+    clock = iter(range(10**6))
+    monkeypatch.setattr('time.monotonic', clock.__next__)
+    eps, file = 8 / 255, str(tmp_path / 'universal.pt')
+    delta = eps * torch.randn(1, 8, 3, 32, 32).sign()
+    attacks.UniversalPerturbation(delta, eps, 'linf').save(file)
+    ensemble = dict(type='StandardEnsemble', steps=2, targets=2, queries=3, eps=1e-5)
+    chosen = dict(
+        whole=dict(ensemble, eps=2 / 255),
+        short=dict(ensemble, seconds=2.5),
+        uni=dict(type='Universal', file=file, eps=eps),
+    )
+    runner, _ = run(tmp_path, weights, **{**SMALL, 'attacks': chosen})
+    stored = results(tmp_path)
+    whole, short = (stored.cells[f'attack/{name}'] for name in ('whole', 'short'))
+    right = stored.correct('clean')
+    fooled = np.isfinite(whole.values['fooled_by'])
+    assert fooled.any() and (fooled == right & ~stored.correct('attack/whole')).all()
+    assert np.isnan(whole.values['stopped_in']).all() and 'attack/whole' not in stored.missing
+    # Three forwards of Auto-PGD, seven of each of the next two: five videos have 12 seconds and
+    # the two of the last batch 5.
+    stopped = np.array(short.values['stopped_in'])
+    assert stopped[:10][right[:10]].tolist() == [3] * right[:10].sum()
+    assert stopped[10:][right[10:]].tolist() == [2] * right[10:].sum()
+    assert np.isnan(stopped[~right]).all()
+    told = stored.missing['attack/short']
+    assert 'of 12, left out or not run to the end were APGD for 0, APGDTargeted for 1' in told
+    page = (tmp_path / f'robustness_{stored.weights}.md').read_text()
+    assert '| short | Square | 0 | 8 |' in page
+    moved, _ = attacked_by_hand(
+        runner, lambda logits, x, labels, space, _: space.clamp(x + space.to_input(delta), x)
+    )
+    uni = stored.cells['attack/uni']
+    for video, rank in moved.items():
+        if right[video]:
+            assert uni.ranks[video] == rank
+
+
 def test_flags_files_and_metrics(whole):
     _, metrics, stored, folder = whole
     assert [flag.raised for flag in stored.flags[:5]] == [False] * 5

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
 from adv_plugins import TAF
 from adv_plugins.core.recipe import Recipe
-from adv_plugins.evaluation.attacks import PGD, Square, UniformNoise
+from adv_plugins.evaluation.attacks import PGD, Square, UniformNoise, UniversalPerturbation
 from adv_plugins.evaluation.cells import Cell
 from adv_plugins.evaluation.measurements import Measurements
 from adv_plugins.evaluation.robustness_plan import ATTACKS, CURVE, DEEPFOOL, Condition, Plan
@@ -71,6 +73,19 @@ def test_cells_are_as_earlier_versions_wrote_them() -> None:
     assert made['corruption/snow/3'].cell.options == {'seed': 0, 'fp16': True}
     assert made['deepfool'].cell.options == {'num_candidates': 10, 'max_iter': 50, 'fp16': True}
     assert made['clean'].cell.options == made['sanity'].cell.options == {'fp16': True}
+
+
+def test_a_file_that_is_written_anew_is_another_attack(tmp_path: Path) -> None:
+    file = str(tmp_path / 'universal.pt')
+    attacks = dict(uni=dict(type='Universal', file=file))
+    made = []
+    for number in (1, 2):
+        UniversalPerturbation(torch.full((1, 3), 0.001 * number), 4 / 255, 'linf').save(file)
+        made.append(cell('attack/uni', attacks=attacks))
+    assert made[0].options['file'] == made[1].options['file'] == file
+    assert made[0].condition != made[1].condition
+    with pytest.raises(ValueError, match="attacks.'uni'.: eps=.* is not the ball .* write eps="):
+        cell('attack/uni', attacks=attacks, eps=8 / 255)
 
 
 def test_what_a_command_line_gives_is_taken_as_it_is_meant() -> None:

@@ -105,6 +105,26 @@ def test_black_box_beats_white_box():
     )
 
 
+def test_a_black_box_within_an_ensemble():
+    """An ensemble is neither white nor black, but tells which of its parts fooled a video."""
+    white = attack('pgd', 'PGD', (0, 0, 0, 0))
+
+    def ensemble(*fooled_by):
+        nan = float('nan')
+        ranks = [int(part == part) for part in fooled_by]
+        values = dict(fooled_by=fooled_by, stopped_in=[nan] * 4)
+        return cell('attack', 'all', ranks, 0.1, values, type='StandardEnsemble')
+
+    nan = float('nan')
+    seen = flags_by_name(white, ensemble(1, 4, 4, nan))[NAMES[5]]
+    assert seen.raised and '2 of 4 videos survive' in seen.message
+    assert 'fall to Square in all' in seen.message
+    assert flags_by_name(white, ensemble(1, 2, 3, nan))[NAMES[5]].raised is False
+    # What the black box beside it finds is not excused by what the ensemble found.
+    black = attack('square', 'Square', (0, 1, 1, 1))
+    assert flags_by_name(white, ensemble(1, 2, 3, 1), black)[NAMES[5]].raised
+
+
 def test_one_step_beats_many():
     weak = attack('pgd', 'PGD', (0, 0, 0, 1))
     assert flags_by_name(attack('fgsm', 'FGSM', (0, 0, 1, 1)), weak)[NAMES[6]].raised

@@ -13,29 +13,49 @@ from typing import Any
 from ...core.options import build
 from .apgd import APGD
 from .base import UNIT, Attack
+from .ensemble import StandardEnsemble
 from .gradient import FGSM, PGD
 from .losses import margins
 from .noise import UniformNoise
 from .search import LogitsFn
 from .square import Square
+from .targeted import APGDTargeted, DeepFoolTargeted
+from .universal import Universal, UniversalPerturbation, universal_perturbation
 
 __all__ = [
     'APGD',
     'ATTACKS',
+    'APGDTargeted',
+    'DeepFoolTargeted',
     'FGSM',
     'PGD',
     'UNIT',
     'Attack',
     'LogitsFn',
     'Square',
+    'StandardEnsemble',
     'UniformNoise',
+    'Universal',
+    'UniversalPerturbation',
     'attack_class',
     'build_attack',
     'margins',
+    'universal_perturbation',
 ]
 
 ATTACKS: dict[str, type[Attack]] = {
-    kind.__name__: kind for kind in (UniformNoise, FGSM, PGD, APGD, Square)
+    kind.__name__: kind
+    for kind in (
+        UniformNoise,
+        FGSM,
+        PGD,
+        APGD,
+        APGDTargeted,
+        DeepFoolTargeted,
+        Square,
+        StandardEnsemble,
+        Universal,
+    )
 }
 """The attacks by name."""
 

@@ -28,7 +28,8 @@ class APGD(IterativeAttack):
 
     Args:
         eps (float): Radius of the ball around each sample, in pixel units.
-        norm (str): ``'linf'`` or ``'l2'``. Defaults to ``'linf'``.
+        norm (str): The norm of the ball; for it, ``shared``, ``frames`` and ``region`` see
+            :class:`Attack`. Defaults to ``'linf'``.
         steps (int): Steps of one run; AutoAttack makes 100. Defaults to 50.
         restarts (int): Runs, the first from the clean input, the others from random points.
             Defaults to 1.

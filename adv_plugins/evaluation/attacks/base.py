@@ -50,8 +50,8 @@ class Attack(ABC):
     frames: Any = None
     region: Any = None
 
-    black_box: ClassVar[bool] = False
-    """Whether it works without gradients."""
+    black_box: ClassVar[bool | None] = False
+    """Whether it works without gradients; None: some parts of it do."""
 
     @property
     def cost(self) -> int:
@@ -72,13 +72,12 @@ class Attack(ABC):
     @property
     def threat(self) -> ThreatModel:
         """Which perturbations are allowed."""
-        return ThreatModel(
-            eps=self.eps,
-            norm=self.norm,
-            shared=self.shared,
-            frames=self.frames,
-            region=self.region,
-        )
+        return ThreatModel(**self.ball)
+
+    @property
+    def ball(self) -> dict[str, Any]:
+        """The options that say which perturbations are allowed."""
+        return {name: getattr(self, name) for name in ('eps', 'norm', 'shared', 'frames', 'region')}
 
     def __call__(
         self,
@@ -116,6 +115,32 @@ class Attack(ABC):
             ValueError: An argument, or what ``logits_fn`` returns, is not as described; or the
                 value range is known and ``eps`` is larger.
         """
+        return self.search(logits_fn, x, labels, space, seed).best
+
+    def search(
+        self,
+        logits_fn: LogitsFn,
+        x: Tensor,
+        labels: Tensor,
+        space: InputSpace = UNIT,
+        seed: int | Tensor = 0,
+        stop: bool = True,
+    ) -> Search:
+        """Attack a batch, and return all that was found.
+
+        Args:
+            logits_fn (Callable): As when the attack is called, like the four arguments that follow.
+            x (Tensor): Clean inputs.
+            labels (Tensor): True classes.
+            space (InputSpace): The map to pixel units. Defaults to ``UNIT``.
+            seed (int | Tensor): Seeds of the random numbers. Defaults to 0.
+            stop (bool): Whether a sample is done once it is fooled. False: every sample, the wrong
+                ones too, is attacked to the end, and its result is the input with the highest loss.
+                Defaults to True.
+
+        Returns:
+            Search: ``best`` are the adversarial inputs, ``columns`` what else there is to tell.
+        """
         if space.low is not None:
             check_within_range('eps', self.eps, self.norm)
         # Evaluation loops run without gradients; attacks need them.
@@ -128,9 +153,10 @@ class Attack(ABC):
                 seed,
                 threat=self.threat,
                 objective=self._objective,
+                stop=stop,
             )
             self._run(search)
-        return search.best
+        return search
 
     def _objective(self, logits: Tensor, labels: Tensor) -> Tensor:
         """What the attack raises, one value a sample."""

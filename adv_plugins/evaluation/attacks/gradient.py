@@ -23,7 +23,8 @@ class FGSM(Attack):
 
     Args:
         eps (float): Radius of the ball around each sample, in pixel units.
-        norm (str): ``'linf'`` or ``'l2'``. Defaults to ``'linf'``.
+        norm (str): The norm of the ball; for it, ``shared``, ``frames`` and ``region`` see
+            :class:`Attack`. Defaults to ``'linf'``.
 
     Example:
         >>> x_adv = FGSM(eps=4 / 255)(lambda x, index: model(x), x, labels, space)
@@ -52,7 +53,8 @@ class IterativeAttack(Attack):
 
     Args:
         eps (float): Radius of the ball around each sample, in pixel units.
-        norm (str): ``'linf'`` or ``'l2'``. Defaults to ``'linf'``.
+        norm (str): The norm of the ball; for it, ``shared``, ``frames`` and ``region`` see
+            :class:`Attack`. Defaults to ``'linf'``.
         steps (int): Steps of one run.
         restarts (int): Number of runs. Defaults to 1.
         loss (str): ``'ce'`` or ``'dlr'``. Defaults to ``'ce'``.
@@ -96,7 +98,8 @@ class PGD(IterativeAttack):
 
     Args:
         eps (float): Radius of the ball around each sample, in pixel units.
-        norm (str): ``'linf'`` or ``'l2'``. Defaults to ``'linf'``.
+        norm (str): The norm of the ball; for it, ``shared``, ``frames`` and ``region`` see
+            :class:`Attack`. Defaults to ``'linf'``.
         steps (int): Steps of one run. Defaults to 10.
         step_size (float, optional): Length of a step, in pixel units. Defaults to None:
             ``2.5 * eps / steps``.

@@ -18,7 +18,8 @@ class UniformNoise(Attack):
 
     Args:
         eps (float): Radius of the ball around each sample, in pixel units.
-        norm (str): ``'linf'`` or ``'l2'``. Defaults to ``'linf'``.
+        norm (str): The norm of the ball; for it, ``shared``, ``frames`` and ``region`` see
+            :class:`Attack`. Defaults to ``'linf'``.
         restarts (int): How many points are tried. Defaults to 10.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,6 +20,12 @@ from .losses import margins
 
 LogitsFn = Callable[[Tensor, Tensor], Tensor]
 """Logits (n, C) of inputs (n, ...), at the positions (n,) of the batch."""
+Measure = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""What is measured, shape (n, ...), of logits (n, C), labels (n,) and rows (n,)."""
+
+
+class OutOfTime(Exception):
+    """The time of a search has ended."""
 
 
 class Search:
@@ -36,11 +43,13 @@ class Search:
         seed (int | Tensor): Of the random numbers, one or one a sample.
         threat (ThreatModel): Which perturbations are allowed.
         objective (Callable): What is raised, shape (n,), of logits (n, C) and labels (n,).
+        stop (bool): Whether a sample is done once it is fooled.
 
     Attributes:
         clean (Tensor): The clean inputs, detached.
         best (Tensor): The best inputs so far, shape (B, ...).
-        fooled (Tensor): Whether they fool the model, shape (B,).
+        fooled (Tensor): Whether they fool the model and are done, shape (B,).
+        columns (dict[str, Tensor]): What else there is to tell of each sample, shape (B,).
 
     Raises:
         ValueError: Inputs, labels or seeds are not as described.
@@ -56,10 +65,12 @@ class Search:
         *,
         threat: ThreatModel,
         objective: Callable[[Tensor, Tensor], Tensor],
+        stop: bool,
     ) -> None:
         _check_batch(x, labels)
-        self._logits_fn = logits_fn
-        self._objective = objective
+        self._logits_fn, self._objective = logits_fn, objective
+        self._stop, self._deadline = stop, math.inf
+        self._measure: Measure | None = None
         self.clean = x.detach()
         self._labels = labels.to(x.device, torch.long)
         self._generators = _generators(seed, len(x))
@@ -67,6 +78,21 @@ class Search:
         self.best = self.clean.clone()
         self._best_loss = x.new_full((len(x),), -math.inf)
         self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.columns: dict[str, Tensor] = {}
+
+    def measuring(self, measure: Measure) -> Search:
+        """The same search, where evaluations return a measure instead of the objective, which still
+        decides what is kept."""
+        view = copy.copy(self)
+        view._measure = measure
+        return view
+
+    def until(self, deadline: float) -> Search:
+        """The same search, which raises :class:`OutOfTime` in place of a forward after a deadline,
+        a time of ``time.monotonic()``."""
+        view = copy.copy(self)
+        view._deadline = deadline
+        return view
 
     def active(self) -> Tensor:
         """The rows of the samples that are not fooled yet."""
@@ -146,12 +172,14 @@ class Search:
     def random(self, rows: Tensor) -> Tensor:
         """Perturbations drawn uniformly from the ball; of frames that are not chosen yet, too."""
         ball, draw = self._ball_of(rows), partial(self._draw, rows)
-        ball.choose_frames({LONE: draw(self.clean[rows], 'uniform')})
+        if ball.places[LONE].count is not None:
+            ball.choose_frames({LONE: draw(self.clean[rows], 'uniform')})
         return ball.random(draw)[LONE]
 
     def draw_frames(self, rows: Tensor) -> None:
         """Choose the frames by chance, for an attack without gradients."""
-        self._choose_frames(rows, self._draw(rows, self.clean[rows], 'uniform'))
+        if self._ball.places[LONE].count is not None:
+            self._choose_frames(rows, self._draw(rows, self.clean[rows], 'uniform'))
 
     def free(self) -> Tensor:
         """The clean inputs, with one entry of each that are moved alike."""
@@ -178,6 +206,8 @@ class Search:
         self._ball.places[LONE] = dataclasses.replace(place, allowed=allowed, count=None)
 
     def _logits(self, points: Tensor, rows: Tensor) -> Tensor:
+        if time.monotonic() > self._deadline:
+            raise OutOfTime
         # A copy: what a model does to its input in place must not end up in the result.
         logits = self._logits_fn(points.clone(), rows)
         if logits.ndim != 2 or len(logits) != len(rows):
@@ -197,12 +227,12 @@ class Search:
         """Keep what fools the model, or has the highest loss so far. Returns the losses."""
         labels = self._labels[rows]
         loss = self._objective(logits, labels)
-        fooled = margins(logits.detach(), labels) < 0
+        fooled = (margins(logits.detach(), labels) < 0) & self._stop
         better = fooled | (loss.detach() > self._best_loss[rows])
         self.best[rows[better]] = points[better]
         self._best_loss[rows[better]] = loss.detach()[better]
         self.fooled[rows] = fooled
-        return loss
+        return loss if self._measure is None else self._measure(logits, labels, rows)
 
     def _ball_of(self, rows: Tensor) -> Ball:
         """The ball of some of the samples: each may have entries of its own there."""

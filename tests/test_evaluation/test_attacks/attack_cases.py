@@ -15,8 +15,11 @@ from adv_plugins.evaluation.attacks import (
     APGD,
     FGSM,
     PGD,
+    APGDTargeted,
     Attack,
+    DeepFoolTargeted,
     Square,
+    StandardEnsemble,
     UniformNoise,
     margins,
 )
@@ -39,6 +42,9 @@ def every(eps: float, queries: int = 30, **options: Any) -> list[Attack]:
         PGD(eps=eps, steps=4, loss='dlr', **options),
         APGD(eps=eps, steps=8, restarts=2, **options),
         APGD(eps=eps, steps=8, loss='dlr', **options),
+        APGDTargeted(eps=eps, steps=4, targets=2, **options),
+        DeepFoolTargeted(eps=eps, steps=3, targets=2, **options),
+        StandardEnsemble(eps=eps, steps=3, targets=2, queries=9, **options),
     ]
     square = [] if options.get('norm') == 'l2' else [Square(eps=eps, queries=queries)]
     return [*linf, *square]

@@ -27,8 +27,11 @@ from adv_plugins.evaluation.attacks import (
     APGD,
     FGSM,
     PGD,
+    APGDTargeted,
     Attack,
+    DeepFoolTargeted,
     Square,
+    StandardEnsemble,
     UniformNoise,
     margins,
 )
@@ -259,6 +262,12 @@ class Meter:
         (APGD(eps=EPS, steps=7), 8, 7),
         (APGD(eps=EPS, steps=7, restarts=2), 16, 14),
         (Square(eps=EPS, queries=9), 10, 0),
+        # Of two classes there is one to go to.
+        (APGDTargeted(eps=EPS, steps=7, targets=1), 9, 7),
+        (APGDTargeted(eps=EPS, steps=7, targets=9), 9, 7),
+        (DeepFoolTargeted(eps=EPS, steps=7, targets=1), 9, 7),
+        (StandardEnsemble(eps=EPS, steps=7, targets=1, queries=9), 8 + 9 + 9 + 10, 3 * 7),
+        (StandardEnsemble(eps=EPS, norm='l2', steps=7, targets=1), 8 + 9 + 9, 3 * 7),
     ],
     ids=name,
 )
@@ -267,7 +276,8 @@ def test_cost_is_what_the_docstring_says(attack: Attack, forward: int, backward:
     attack(meter, x, torch.zeros(4, dtype=torch.long))
     assert meter.calls == {'forward': forward, 'backward': backward}
     assert meter.samples == 4 * forward
-    assert (backward == 0) == attack.black_box
+    assert attack.cost == forward + 2 * backward or attack.targets > 1
+    assert (backward == 0) == bool(attack.black_box)
 
 
 @by_attack(BOTH_NORMS)

@@ -26,7 +26,8 @@ def test_attacks_are_built_from_configs() -> None:
     assert build_attack('uniform_noise', eps=0.1) == UniformNoise(eps=0.1)
     attack = FGSM(eps=0.2)
     assert build_attack(attack) is attack
-    assert list(ATTACKS) == ['UniformNoise', 'FGSM', 'PGD', 'APGD', 'Square']
+    simple = ['UniformNoise', 'FGSM', 'PGD', 'APGD', 'APGDTargeted', 'DeepFoolTargeted', 'Square']
+    assert list(ATTACKS) == [*simple, 'StandardEnsemble', 'Universal']
     for attack in BOTH_NORMS:
         assert build_attack(dict(vars(attack), type=type(attack).__name__)) == attack
     with pytest.raises(AttributeError):
@@ -49,6 +50,13 @@ def test_attacks_are_built_from_configs() -> None:
         (dict(type='PGD', eps=0.1, step_size=-1), 'step_size=-1 must be finite'),
         (dict(type='PGD', eps=0.1, loss='kl'), "loss='kl' is unknown; write loss='ce' or"),
         (dict(type='APGD', eps=0.1, restarts=0), 'restarts=0 must be'),
+        (dict(type='APGDTargeted', eps=0.1, targets=0), 'targets=0 must be'),
+        (dict(type='DeepFoolTargeted', eps=0.1, targets=0), 'targets=0 must be'),
+        (dict(type='DeepFoolTargeted', eps=0.1, overshoot=-1), 'overshoot=-1 must not be negative'),
+        (dict(type='StandardEnsemble', eps=0.1, steps=0), 'steps=0 must be'),
+        (dict(type='StandardEnsemble', eps=0.1, queries=-1), 'queries=-1 must be'),
+        (dict(type='StandardEnsemble', eps=0.1, seconds=0), 'seconds=0 must be positive; write'),
+        (dict(type='Universal', eps=0.1), 'Universal needs the options file'),
         (dict(type='UniformNoise', eps=0.1, restarts=0), 'restarts=0 must be'),
         (dict(type='Square', eps=0.1, queries=0), 'queries=0 must be'),
         (dict(type='Square', eps=0.1, p_init=1.5), r'p_init=1.5 must lie in \(0, 1\]'),
