@@ -67,7 +67,7 @@ class UniversalPerturbation:
 def universal_perturbation(
     logits_fn: Callable[..., Tensor],
     batches: Iterable[tuple[Tensor, ...]],
-    space: InputSpace = UNIT,
+    space: InputSpace | Callable[..., InputSpace] = UNIT,
     *,
     eps: float,
     norm: str = NORMS[0],
@@ -85,7 +85,9 @@ def universal_perturbation(
             a batch has, such as masks. The model must be in eval mode.
         batches (Iterable): Batches ``(x, labels, ...)``, as of a DataLoader, which are walked
             through in every epoch; all inputs in one shape.
-        space (InputSpace): The map to pixel units and valid values. Defaults to ``UNIT``.
+        space (InputSpace | Callable): The map to pixel units and valid values; or a function that
+            returns it for what a batch has but its labels, as where masks differ. Defaults to
+            ``UNIT``.
         eps (float): Radius of the ball, in pixel units.
         norm (str): ``'linf'`` or ``'l2'``. Defaults to ``'linf'``.
         epochs (int): How often. Defaults to 10.
@@ -106,19 +108,20 @@ def universal_perturbation(
     check_choice('norm', norm, NORMS)
     eps, epochs = as_length('eps', eps), as_count('epochs', epochs)
     size = eps / 10 if step_size is None else as_length('step_size', step_size)
-    if space.low is not None:
-        check_within_range('eps', eps, norm)
     delta = None
     with torch.inference_mode(False), torch.enable_grad():
         for _ in range(epochs):
             empty = True
             for x, labels, *rest in batches:
                 empty = False
+                own = space(x, *rest) if callable(space) else space
+                if own.low is not None:
+                    check_within_range('eps', eps, norm)
                 search = Search(
                     lambda points, _, rest=rest: logits_fn(points, *rest),
                     x,
                     labels,
-                    space,
+                    own,
                     0,
                     eps=eps,
                     norm=norm,
