@@ -31,7 +31,7 @@ class Transfer:
     what just fools one model says little about another. The results of each model get a cell of the
     kind ``'transfer'`` for each of these sources, named after its weights. So do their files, and
     what these have already is not run again. Examples are shown to all models and then dropped;
-    so all models are in memory together.
+    so all models are in memory together. It runs in one process.
 
     Args:
         loop (RobustnessTestLoop): Has the videos and the attacks, and evaluated the models.

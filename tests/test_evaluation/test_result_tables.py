@@ -22,8 +22,12 @@ pytest.importorskip('mmaction', reason='the groups of corruptions need adv_plugi
 def pair() -> list[Robustness]:
     found = two_models()
     for each in found:
+        each.weights = each.model.lower()
+    for each in found:
         put(each, 'corruption', range(60), 'fog', 2)
         put(each, 'curve', range(28), 'pgd', 4 / 255, videos=list(each.labels)[:30])
+        for source in found:
+            put(each, 'transfer', range(25), source.weights, 4 / 255, options=dict(type='PGD'))
         each.cells['clean'].values['entropy'] = [0.5] * 60
         each.flags = [Flag('noise', True, ''), Flag('steps', None, '')]
     return found

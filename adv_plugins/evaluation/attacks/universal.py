@@ -68,7 +68,7 @@ class UniversalPerturbation:
 def universal_perturbation(
     logits_fn: Callable[..., Tensor],
     batches: Iterable[tuple[Tensor, ...]],
-    space: InputSpace = UNIT,
+    space: InputSpace | Callable[..., InputSpace] = UNIT,
     *,
     eps: float,
     norm: str = NORMS[0],
@@ -89,7 +89,9 @@ def universal_perturbation(
             a batch has, such as masks. The model must be in eval mode.
         batches (Iterable): Batches ``(x, labels, ...)``, as of a DataLoader, which are walked
             through in every epoch; all inputs in one shape.
-        space (InputSpace): The map to pixel units and valid values. Defaults to ``UNIT``.
+        space (InputSpace | Callable): The map to pixel units and valid values; or a function that
+            returns it for what a batch has but its labels, as where masks differ. Defaults to
+            ``UNIT``.
         eps (float): Radius of the ball, in pixel units.
         norm (str): ``'linf'``, ``'l2'``, ``'l1'`` or ``'l21'``. Defaults to ``'linf'``.
         epochs (int): How often. Defaults to 10.
@@ -115,8 +117,6 @@ def universal_perturbation(
     """
     eps, epochs = as_length('eps', eps), as_count('epochs', epochs)
     size = eps / 10 if step_size is None else as_length('step_size', step_size)
-    if space.low is not None:
-        check_within_range('eps', eps, norm)
     whole = ThreatModel(eps=eps, norm=norm)
     threat = ThreatModel(eps=eps, norm=norm, shared=shared, frames=frames, region=region)
     delta, ball = None, None
@@ -125,11 +125,14 @@ def universal_perturbation(
             empty = True
             for x, labels, *rest in batches:
                 empty = False
+                own = space(x, *rest) if callable(space) else space
+                if own.low is not None:
+                    check_within_range('eps', eps, norm)
                 search = Search(
                     lambda points, _, rest=rest: logits_fn(points, *rest),
                     x,
                     labels,
-                    space,
+                    own,
                     0,
                     threat=whole,
                     objective=log_odds,
@@ -139,7 +142,7 @@ def universal_perturbation(
                 _check_shape('the first batch', delta, x)
                 _, gradient = search.evaluate_with_grad(search.active(), delta.expand_as(x))
                 # One ball for all batches, so that its frames are chosen once.
-                ball = ball or Ball(threat, {LONE: delta}, {LONE: InputSpace(axes=space.axes)})
+                ball = ball or Ball(threat, {LONE: delta}, {LONE: InputSpace(axes=own.axes)})
                 slope = {LONE: gradient.mean(dim=0, keepdim=True)}
                 ball.choose_frames(slope)
                 step = ball.step(slope, {LONE: delta}, size)[LONE]

@@ -76,6 +76,44 @@ def test_what_else_a_batch_has_goes_to_the_model() -> None:
     assert seen == [((4, 2), ['a', 'b'])] * 2
 
 
+def test_frames_that_are_padding_in_some_samples() -> None:
+    """A frame is perturbed by what the samples say that have it."""
+    weight = torch.randn(4, 5).double()
+
+    def scores(x: Tensor, mask: Tensor) -> Tensor:
+        value = (x * weight).sum(dim=(1, 2))
+        return torch.stack((-value, value), dim=1)
+
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0]]).bool()
+    found = universal_perturbation(
+        scores,
+        [(torch.randn(2, 4, 5).double(), torch.tensor([0, 1]), mask)],
+        lambda x, mask: InputSpace(valid=mask[:, :, None]),
+        eps=0.1,
+    )
+    # The two labels pull the first frame in opposite directions; nobody has the last one.
+    expected = 0.1 * torch.tensor([0, 1, -1, 0])[:, None] * weight.sign()
+    torch.testing.assert_close(found.delta[0], expected.double())
+
+
+def test_a_recognizer_has_its_own_samples(tmp_path: Path) -> None:
+    pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
+    from helpers import build_recognizer, data_samples, tsm_config
+
+    from adv_plugins.evaluation.deployed import Deployed, hard_labels
+
+    deployed = Deployed(build_recognizer(tsm_config()).eval())
+    samples = data_samples([2, 4, 5])
+    labels, x = hard_labels(samples), torch.randn(3, 4, 3, 32, 32)
+    space = deployed.space(x)
+    found = universal_perturbation(deployed.scores, [(x, labels, samples)], space, eps=0.1)
+    moved = space.clamp(x + space.to_input(found.delta), x)
+    with torch.no_grad():
+        before, after = (log_odds(deployed.scores(each, samples), labels) for each in (x, moved))
+    assert after.mean() > before.mean()
+    assert found.delta.shape == (1, 4, 3, 32, 32) and found.delta.abs().max() <= 0.1
+
+
 def test_a_broken_sample_leaves_the_others() -> None:
     model, x = Planes(), torch.randn(3, 3, 6, 6).double()
     labels = torch.zeros(3, dtype=torch.long)
