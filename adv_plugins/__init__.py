@@ -34,10 +34,18 @@ from .core.conversion import (
     make_adversarial,
     remove_adversarial,
 )
-from .core.objectives import CrossEntropy, Objective, TemporalCAM, TrainingLoss
+from .core.objectives import CrossEntropy, Objective, TrainingLoss
 from .core.recipe import Recipe
 from .core.regularizers import Regularizer
-from .objectives import KL, BoostedMargin, PredictionKL
+from .objectives import (
+    KL,
+    BoostedMargin,
+    FeatureShift,
+    Margin,
+    PredictionKL,
+    Targeted,
+    TemporalCAM,
+)
 from .recipes import (
     AART,
     ART,
@@ -65,12 +73,15 @@ __all__ = [
     'CEAugmentation',
     'CrossEntropy',
     'FastTraining',
+    'FeatureShift',
+    'Margin',
     'Objective',
     'OverfittingWatch',
     'PGDTraining',
     'PredictionKL',
     'Recipe',
     'Regularizer',
+    'Targeted',
     'TemporalCAM',
     'TrainingLoss',
     '__version__',

@@ -60,6 +60,7 @@ class Attacker:
         self.cam_layer: CamLayer | None = None
         forget_cam_layers(adapter.model)
         objective = recipe.objective
+        objective.check(adapter.model)
         named = objective.needs_features and (objective.cam_layer or adapter.find_cam_layer())
         if named:
             find_module(adapter.model, named, 'cam_layer')
@@ -145,12 +146,15 @@ class Attacker:
         layer = self.cam_layer if needed else None
         module = self.adapter.model.get_submodule(layer.name) if layer else None
         behind = partial(_twice_differentiable, self._fused)
+        own = self.recipe.objective.record(self.adapter.model) if features else nullcontext()
         with (
+            own as seen,
             capture_output(module, behind) as outputs,
             self.buffers.hold(learn=True),
             differentiable_recurrence(self.adapter.model),
         ):
             record = self.adapter.forward(batch, fresh(target))
+        record.features = seen
         if layer is not None and features:
             record.features = layer.pick(last_output(outputs, layer.name))
             record.layer, record.layout = layer.name, layer.layout

@@ -95,7 +95,7 @@ RULES = (
     ),
     Rule(
         'objective',
-        lambda r: r.random_start or not r.objective.flat_at_clean,
+        lambda r: r.random_start or not r.objective.compares,
         'has no gradient at the clean input, from which the attack would start; write '
         'random_start=True',
     ),

@@ -127,7 +127,8 @@ class Step:
         clean_loss, reached = torch.zeros((), device=batch.device), list[Tensor]()
         if recipe.runs_clean:
             with attacker.path.use(CLEAN):
-                clean = self._forward(batch, target, features=recipe.starts_at_clean)
+                read = recipe.starts_at_clean or recipe.objective.compares
+                clean = self._forward(batch, target, features=read)
             # Of a sharded model only the graphs tell which parameters the clean norms have.
             if recipe.clean_weight == 0 and is_sharded(self.model):
                 reached = parameters_of(clean.loss)

@@ -1,10 +1,23 @@
-"""Further objectives of attacks, and penalties that compare predictions.
+"""What attacks maximise, one file each, and penalties that compare predictions.
 
-Those that the recipes of the first papers need are in :mod:`adv_plugins.core.objectives`.
+The training loss and the cross-entropy are in :mod:`adv_plugins.core.objectives`.
 """
 
 from ..core.objectives import register_objective
 from .boosted import BoostedMargin
+from .feature_shift import FeatureShift
 from .kl import KL, PredictionKL
+from .margin import Margin
+from .targeted import Targeted
+from .temporal_cam import TemporalCAM
 
-__all__ = ['KL', 'BoostedMargin', 'PredictionKL', 'register_objective']
+__all__ = [
+    'KL',
+    'BoostedMargin',
+    'FeatureShift',
+    'Margin',
+    'PredictionKL',
+    'Targeted',
+    'TemporalCAM',
+    'register_objective',
+]

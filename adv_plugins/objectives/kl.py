@@ -29,7 +29,7 @@ class KL(Objective):
 
     multilabel: bool = False
 
-    flat_at_clean: ClassVar[bool] = True
+    compares: ClassVar[bool] = True
 
     def targets(self, record: Record) -> Tensor:
         """The clean log-probabilities, which the attack holds constant."""
@@ -92,8 +92,8 @@ def _predictions(record: Record, purpose: str, multilabel: bool) -> Tensor:
         ValueError: There are no class scores, or a softmax over them means nothing.
     """
     logits, labels = record.class_scores(purpose), record.labels
-    several = labels is not None and logits.shape[1] > 1 and labels.shape == logits.shape
-    if several:
+    several = False
+    if labels is not None and logits.shape[1] > 1 and labels.shape == logits.shape:
         sums = labels.sum(dim=1, dtype=torch.float32)
         several = bool((sums - 1).abs().gt(1e-2).any())
     if not multilabel and (several or logits.shape[1] < 2):

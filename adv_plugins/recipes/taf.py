@@ -6,9 +6,9 @@ from typing import Any
 
 from ..core.checks import check_choice
 from ..core.functional import CAM_NORMALIZATIONS, CAM_SOURCES, CAM_WEIGHTINGS
-from ..core.objectives import TemporalCAM
 from ..core.option_values import as_number
 from ..core.recipe import Recipe, register_recipe
+from ..objectives import TemporalCAM
 
 
 @register_recipe(derives=('objective', 'clean_weight', 'adv_weight'))

@@ -123,7 +123,7 @@ def test_parts_are_built_from_their_classes():
     for given in (
         dict(objective=dict(type=TemporalCAM, num_frames=4), regularizers=[AttentionFrobenius]),
         dict(
-            objective=dict(type='adv_plugins.core.objectives.TemporalCAM', num_frames=4),
+            objective=dict(type='adv_plugins.objectives.TemporalCAM', num_frames=4),
             regularizers=[dict(type='adv_plugins.AttentionFrobenius')],
         ),
     ):
