@@ -34,12 +34,13 @@ from .core.conversion import (
     make_adversarial,
     remove_adversarial,
 )
-from .core.objectives import CrossEntropy, Objective, TrainingLoss
+from .core.objectives import Objective, TrainingLoss
 from .core.recipe import Recipe
 from .core.regularizers import Regularizer
 from .objectives import (
     KL,
     BoostedMargin,
+    CrossEntropy,
     FeatureShift,
     Margin,
     PredictionKL,

@@ -2,7 +2,7 @@
 
 An objective maps the :class:`adv_plugins.core.record.Record` of a forward pass to one value per
 sample (or their sum). Its labels are chosen once, from the clean record, and kept for all K attack
-steps. Further ones are in :mod:`adv_plugins.objectives`.
+steps. All others are in :mod:`adv_plugins.objectives`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .options import describe
-from .record import IGNORED, Record
+from .record import Record
 
 
 class Objective(ABC):
@@ -69,24 +68,7 @@ class TrainingLoss(Objective):
         return record.loss * record.batch_size
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class CrossEntropy(Objective):
-    """Cross-entropy of the logits at the true label, without other terms of the training loss."""
-
-    def targets(self, record: Record) -> Tensor:
-        """The true labels, shape (B,); a sample that the loss leaves out is not attacked."""
-        return record.hard_labels('the objective CrossEntropy')
-
-    def __call__(self, record: Record, targets: Tensor | None) -> Tensor:
-        """One value per sample, shape (B,)."""
-        assert targets is not None
-        logits = record.logits.float()
-        return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction='none')
-
-
-OBJECTIVES: dict[str, type[Objective]] = {
-    kind.__name__: kind for kind in (CrossEntropy, TrainingLoss)
-}
+OBJECTIVES: dict[str, type[Objective]] = {'TrainingLoss': TrainingLoss}
 """The objectives that a config can name."""
 
 Kind = TypeVar('Kind', bound=type[Objective])

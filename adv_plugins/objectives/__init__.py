@@ -1,10 +1,11 @@
 """What attacks maximise, one file each, and penalties that compare predictions.
 
-The training loss and the cross-entropy are in :mod:`adv_plugins.core.objectives`.
+The training loss itself is in :mod:`adv_plugins.core.objectives`.
 """
 
 from ..core.objectives import register_objective
 from .boosted import BoostedMargin
+from .cross_entropy import CrossEntropy
 from .feature_shift import FeatureShift
 from .kl import KL, PredictionKL
 from .margin import Margin
@@ -14,6 +15,7 @@ from .temporal_cam import TemporalCAM
 __all__ = [
     'KL',
     'BoostedMargin',
+    'CrossEntropy',
     'FeatureShift',
     'Margin',
     'PredictionKL',
