@@ -35,10 +35,18 @@ from .core.conversion import (
     make_adversarial,
     remove_adversarial,
 )
-from .core.objectives import CrossEntropy, Objective, TrainingLoss
+from .core.objectives import Objective, TrainingLoss
 from .core.recipe import Recipe
 from .core.regularizers import Regularizer
-from .objectives import KL, BoostedMargin, PredictionKL
+from .objectives import (
+    KL,
+    BoostedMargin,
+    CrossEntropy,
+    FeatureShift,
+    Margin,
+    PredictionKL,
+    Targeted,
+)
 from .recipes import (
     AART,
     ART,
@@ -66,12 +74,15 @@ __all__ = [
     'CEAugmentation',
     'CrossEntropy',
     'FastTraining',
+    'FeatureShift',
+    'Margin',
     'Objective',
     'OverfittingWatch',
     'PGDTraining',
     'PredictionKL',
     'Recipe',
     'Regularizer',
+    'Targeted',
     'TemporalCAM',
     'TrainingLoss',
     '__version__',

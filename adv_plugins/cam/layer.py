@@ -9,7 +9,7 @@ graph it is the last cut between the clip and the class scores.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..core.adapter import Adapter
 from ..core.autograd import gradients, graph_nodes, leaves_of, nodes_behind
 from ..core.batch import Batch
-from ..core.capture import find_module, last_output
+from ..core.capture import find_module, last_output, tensors_of
 from ..core.norm import NormPath
 from ..core.probe import Calls, Probe, probing, without_zeros
 from ..core.sharding import extremes
@@ -149,17 +149,6 @@ def _named_or_found(
             raise ValueError(f'{error}{right}') from error
         warnings.warn(f'{error}. Instead, this is taken: {found}', stacklevel=2)
         return found
-
-
-def tensors_of(output: Any) -> list[Tensor]:
-    """The floating-point tensors in the output of a module, in their order."""
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    if not isinstance(output, (list, tuple)):
-        return []
-    return [tensor for entry in output for tensor in tensors_of(entry)]
 
 
 class _Search:

@@ -80,7 +80,7 @@ class TemporalCAM(Objective):
         check_choice('normalize', self.normalize, CAM_NORMALIZATIONS)
         check_choice('cam_of', self.cam_of, CAM_SOURCES)
 
-    def prepare(self, adapter: Adapter) -> None:
+    def check(self, adapter: Adapter) -> None:
         """Check the layer that is named, or known of the family; others are found later."""
         forget_cam_layers(adapter.model)
         named = self.cam_layer or adapter.find_cam_layer()

@@ -68,7 +68,7 @@ class Attacker:
         self.buffers = BufferGuard(adapter, self.path)
         self._told_units = False
         self.layer: FeatureLayer | None = None
-        recipe.objective.prepare(adapter)
+        recipe.objective.check(adapter)
 
     @not_compiled
     def perturb(self, inputs: Inputs, target: Any, seed: int, branch: str = CLEAN) -> Inputs:

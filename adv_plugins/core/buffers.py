@@ -43,8 +43,8 @@ class BufferGuard:
         self._held = ExitStack()
 
     def copies(self) -> Buffers:
-        """Copies of all clean buffers, for a later forward from the same state."""
-        return _copies((module, dict(_clean_buffers(module))) for module in self._modules())
+        """Copies of all buffers, for later forwards from the same state."""
+        return _copies((m, dict(m.named_buffers(recurse=False))) for m in self._modules())
 
     @contextmanager
     def hold(self, learn: bool = False) -> Iterator[None]:

@@ -6,7 +6,7 @@ Hooks exist only inside the ``with`` block. Captured tensors keep their graph.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -75,10 +75,19 @@ def last_output(outputs: list[Any], layer: str) -> Any:
         ValueError: The layer was not called.
     """
     if not outputs:
-        raise ValueError(
-            f'cam_layer={layer!r} takes no part in the forward pass; name a layer that does'
-        )
+        raise ValueError(f'{layer!r} takes no part in the forward pass; name a layer that does')
     return outputs[-1]
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """The floating-point tensors in the output of a module, in their order."""
+    if isinstance(output, Tensor):
+        return [output] if output.is_floating_point() else []
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if not isinstance(output, (list, tuple)):
+        return []
+    return [tensor for entry in output for tensor in tensors_of(entry)]
 
 
 def find_module(model: nn.Module, name: str, option: str) -> nn.Module:

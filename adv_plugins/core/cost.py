@@ -49,7 +49,9 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
     clean *= recipe.runs_clean
     if recipe.recompute and recipe.regularized:
         clean += 1.0
-    return (clean + attack + adversarial * part) / CLEAN_STEP
+    losses = clean + adversarial * part
+    # They are taken once more where the weights are perturbed.
+    return (attack + losses * (2 if recipe.weight_eps else 1)) / CLEAN_STEP
 
 
 def within_budget(recipe: Recipe, batch_size: int, share: float = 1.0) -> Recipe:

@@ -2,7 +2,7 @@
 
 An objective maps the :class:`adv_plugins.core.record.Record` of a forward pass to one value per
 sample (or their sum). Its labels are chosen once, from the clean record, and kept for all K attack
-steps.
+steps. All others are in :mod:`adv_plugins.objectives`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from .batch import Batch
 from .capture import FeatureLayer
 from .norm import NormPath
 from .options import describe
-from .record import IGNORED, Record
+from .record import Record
 
 
 class Objective(ABC):
@@ -28,14 +27,14 @@ class Objective(ABC):
     """Whether the forward pass has to capture the output of a layer, see :meth:`find_layer`."""
     is_training_loss: ClassVar[bool] = False
     """Whether the clean backward already yields this objective's gradient, up to a factor."""
-    flat_at_clean: ClassVar[bool] = False
-    """Whether its gradient is zero at the clean input, so that an attack cannot start there."""
+    compares: ClassVar[bool] = False
+    """Whether it is a distance from the clean forward. It is flat there: no attack can start so."""
     second_order: bool = False
     """Whether the gradient that the objective itself takes of the features is differentiated."""
 
     __repr__ = describe
 
-    def prepare(self, adapter: Any) -> None:  # noqa: B027 (most need nothing)
+    def check(self, adapter: Any) -> None:  # noqa: B027 (most fit every model)
         """Raise a ValueError if the :class:`Adapter`'s model lacks what the objective reads."""
 
     def find_layer(self, adapter: Any, batch: Batch, target: Any, path: NormPath) -> FeatureLayer:
@@ -54,7 +53,7 @@ class Objective(ABC):
 
     @abstractmethod
     def targets(self, record: Record) -> Tensor | None:
-        """The labels of the objective, chosen once from the clean record, shape (B,) or None."""
+        """What is read once of the clean record, such as labels: one entry a sample, or None."""
 
     @abstractmethod
     def __call__(self, record: Record, targets: Tensor | None) -> Tensor:
@@ -79,24 +78,7 @@ class TrainingLoss(Objective):
         return record.loss * record.batch_size
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class CrossEntropy(Objective):
-    """Cross-entropy of the logits at the true label, without other terms of the training loss."""
-
-    def targets(self, record: Record) -> Tensor:
-        """The true labels, shape (B,); a sample that the loss leaves out is not attacked."""
-        return record.hard_labels('the objective CrossEntropy')
-
-    def __call__(self, record: Record, targets: Tensor | None) -> Tensor:
-        """One value per sample, shape (B,)."""
-        assert targets is not None
-        logits = record.logits.float()
-        return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction='none')
-
-
-OBJECTIVES: dict[str, type[Objective]] = {
-    kind.__name__: kind for kind in (CrossEntropy, TrainingLoss)
-}
+OBJECTIVES: dict[str, type[Objective]] = {'TrainingLoss': TrainingLoss}
 """The objectives that a config can name."""
 
 Kind = TypeVar('Kind', bound=type[Objective])

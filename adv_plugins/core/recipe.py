@@ -72,6 +72,12 @@ class Recipe:
         adv_weight (float): Weight of the adversarial losses. Defaults to 1.0.
         regularizers (Sequence[Regularizer | dict | str]): Penalties on the pair of clean and
             adversarial forward, each added with its weight. Defaults to ().
+        weight_eps (float): With a weight w, relative to its length, the losses are those at
+            ``w + weight_eps · ‖w‖ · g / ‖g‖``, where g is the gradient of the total at w and the
+            perturbed inputs are those found at w (adversarial weight perturbation, Wu et al., 2020,
+            whose code has 0.01 or 0.005). Statistics and all other state are those of w, which the
+            trainer updates. Only matrices and kernels move. Of several processes each moves them by
+            the gradient of its own batch. Not in fp16. Defaults to 0.0: they stay.
         recompute (bool): Whether a step with regularizers runs the clean forward once more, instead
             of keeping its graph beside the adversarial one: one forward more, one graph less in
             memory. Where the model runs in fp16 the graph is kept. Defaults to False.
@@ -126,6 +132,7 @@ class Recipe:
     clean_weight: float = 1.0
     adv_weight: float = 1.0
     regularizers: Any = ()
+    weight_eps: float = 0.0
     recompute: bool = False
     dual_bn: bool = True
     dual_ln: bool = False
@@ -150,7 +157,8 @@ class Recipe:
         for length in ('eps', 'step_size'):
             if isinstance(vars(self)[length], str):
                 vars(self)[length] = as_length(length, vars(self)[length])
-        for number in ('fraction', 'budget', 'attack_scale', 'clean_weight', 'adv_weight'):
+        weights = ('clean_weight', 'adv_weight', 'weight_eps')
+        for number in ('fraction', 'budget', 'attack_scale', *weights):
             if isinstance(vars(self)[number], str):
                 vars(self)[number] = as_number(number, vars(self)[number])
         if isinstance(self.eps, Mapping):

@@ -42,7 +42,8 @@ class Record:
             None: not known. A label that is no class counts as left out too.
         output (Any): The model's output without its graph, for trainers that return it. Defaults
             to None.
-        features (Any): The output of ``layer`` with its graph. Defaults to None: not captured.
+        features (Any): The output of ``layer`` with its graph, or what the objective's own
+            ``record`` captured. Defaults to None: nothing.
         layer (str): Dotted name of the captured layer. Defaults to ''.
         layout (str, optional): The axes of ``features`` as an einops pattern, see
             :func:`adv_plugins.core.capture.to_frames`. Defaults to None: inferred from their

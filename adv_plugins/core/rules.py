@@ -75,7 +75,7 @@ def _are_places(frames: Any) -> bool:
 RULES = (
     _choice('attack_path', ('clean', 'adversarial')),
     _choice('attack_dtype', (None, 'bfloat16', 'float16')),
-    *map(_not_negative, ('eps', 'step_size', 'clean_weight', 'adv_weight', 'begin')),
+    *map(_not_negative, ('eps', 'step_size', 'clean_weight', 'adv_weight', 'weight_eps', 'begin')),
     Rule('eps', lambda r: r.eps is not None, 'must be a number, e.g. eps=8 / 255'),
     *map(_positive_integer, ('steps', 'interval')),
     Rule(
@@ -109,14 +109,9 @@ RULES = (
     ),
     Rule(
         'objective',
-        lambda r: r.random_start or not r.objective.flat_at_clean,
+        lambda r: r.random_start or not r.objective.compares,
         'has no gradient at the clean input, from which the attack would start; write '
         'random_start=True',
-    ),
-    Rule(
-        'watch',
-        lambda r: r.watch is None or callable(r.watch),
-        'must be callable; FastTraining has one',
     ),
     Rule('end', lambda r: r.end is None or r.end > r.begin, 'must be greater than begin={begin}'),
     Rule(

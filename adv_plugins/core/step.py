@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ from .recipe import Recipe
 from .recompute import cut, gradients_at
 from .record import Record, StepResult, weighted
 from .sharding import is_sharded
+from .weights import perturbed, weights_of
 
 
 @dataclass
@@ -73,6 +74,16 @@ class _Part:
         )
 
 
+class _Found(NamedTuple):
+    """What the attack found, in which samples, and how the forward after it draws."""
+
+    chosen: Tensor | None
+    perturbed: Batch
+    finite: Tensor
+    eps: float | Tensor
+    random: RandomState
+
+
 class Step:
     """The adversarial step of a recipe on one model.
 
@@ -84,11 +95,16 @@ class Step:
     def __init__(self, attacker: Attacker, recipe: Recipe) -> None:
         self.attacker = attacker
         self.recipe = recipe
+        self._found: _Found | None = None
 
     @property
     def model(self) -> nn.Module:
         """The converted model."""
         return self.attacker.adapter.model
+
+    @property
+    def _starts_at_clean(self) -> bool:
+        return self.recipe.starts_at_clean and self._found is None
 
     def __call__(self, batch: Batch, target: Any, seed: int) -> StepResult:
         """Take the step.
@@ -101,13 +117,44 @@ class Step:
         Returns:
             StepResult: The total loss and its parts.
         """
+        self._found, batch = None, batch.leaves()
+        if self.recipe.weight_eps > 0:
+            return self._at_worse_weights(batch, target, seed)
+        return self._evaluate(batch, target, seed)
+
+    def _at_worse_weights(self, batch: Batch, target: Any, seed: int) -> StepResult:
+        """All losses and gradients where the weights are perturbed, delivered where they are."""
+        weights, clock = weights_of(self.model), autograd_clock()
+        random, buffers = random_state(batch.device), self.attacker.buffers.copies()
+        total = self._evaluate(batch, target, seed).total
+        inputs, nodes = list(batch.values.values()), graph_nodes(total)
+        if ran_in_fp16(nodes, inputs) or depends_on_earlier_graph(nodes, clock):
+            raise ValueError(
+                "weight_eps takes gradients ahead of the trainer's backward, but the model runs in "
+                'fp16, whose gradients need its loss scale, or its loss depends on a graph from '
+                'before the step; train in bfloat16, or write weight_eps=0'
+            )
+        worse = perturbed(weights, gradients(total, weights), self.recipe.weight_eps)
+        del total, nodes
+        with worse, private_random(batch.device, seed=0), with_buffers(buffers):
+            set_random_state(random)
+            result = self._evaluate(batch, target, seed)
+            reached = self._reached(graph_nodes(result.total), inputs)
+            known = dict(zip(reached, gradients(result.total, reached), strict=True))
+        result.drop_graph()
+        result.clean_loss = result.clean_loss.detach()
+        result.total = inject_gradients(result.total, known)
+        return result
+
+    def _evaluate(self, batch: Batch, target: Any, seed: int) -> StepResult:
+        """Attack, unless that is done, and compute all losses."""
         recipe = self.recipe
         # Regularizers compare the records, so both forwards need the same dropout masks.
         dropout = random_state(batch.device) if recipe.regularizers else None
         if dropout is None or not (recipe.recompute and recipe.regularized):
-            return self._losses(batch.leaves(), target, seed, dropout)[0]
+            return self._losses(batch, target, seed, dropout)[0]
         buffers = self.attacker.buffers.copies()
-        result, leaves = self._losses(batch.leaves(), target, seed, dropout)
+        result, leaves = self._losses(batch, target, seed, dropout)
         if leaves is not None:
             self._exchange_graphs(result, leaves, batch, target, dropout, buffers)
         return result
@@ -115,7 +162,7 @@ class Step:
     def _losses(
         self, batch: Batch, target: Any, seed: int, dropout: RandomState | None
     ) -> tuple[StepResult, list[Tensor] | None]:
-        """Attack, and compute all losses.
+        """Compute all losses.
 
         Returns:
             tuple: The step, and the leaves that stand for the clean record in it; None if that has
@@ -123,11 +170,12 @@ class Step:
         """
         recipe, attacker, clock = self.recipe, self.attacker, autograd_clock()
         clean: Record | None = None
-        labels = gradient = known = leaves = None
+        labels = gradient = known = leaves = chosen = None
         clean_loss, reached = torch.zeros((), device=batch.device), list[Tensor]()
         if recipe.runs_clean:
             with attacker.path.use(CLEAN):
-                clean = self._forward(batch, target, features=recipe.starts_at_clean)
+                read = self._starts_at_clean or recipe.objective.compares
+                clean = self._forward(batch, target, features=read)
             # Of a sharded model only the graphs tell which parameters the clean norms have.
             if recipe.clean_weight == 0 and is_sharded(self.model):
                 reached = parameters_of(clean.loss)
@@ -138,20 +186,26 @@ class Step:
                 freed = recipe.regularized and not clean_loss.requires_grad
                 leaves = cut(clean) if freed else None
             part = _Part(batch, target, labels, gradient, clean)
-            if clean is not None and recipe.fraction < 1:
+            if self._found is not None:
+                chosen = self._found.chosen
+            elif clean is not None and recipe.fraction < 1:
                 with attacker.path.use(CLEAN, tracking=False), attacker.buffers.hold():
                     counted = attacker.adapter.counted(clean)
                 chosen = _random_subset(batch, recipe.fraction, counted)
+            if chosen is not None:
                 part = part.take(chosen, attacker.adapter)
             del gradient
-            perturbed, finite, eps = attacker.ascend(
-                part.batch, part.target, part.labels, recipe.attack_path, part.gradient
-            )
-            if dropout is not None:
-                set_random_state(dropout)
+            if self._found is None:
+                moved, finite, eps = attacker.ascend(
+                    part.batch, part.target, part.labels, recipe.attack_path, part.gradient
+                )
+                random = dropout or random_state(batch.device)
+                self._found = _Found(chosen, moved, finite, eps, random)
+            _, moved, finite, eps, random = self._found
+            set_random_state(random)
             # With no other forward that trains, this one moves all buffers, as in a plain step.
             with attacker.path.use(CLEAN if clean is None else ADVERSARIAL):
-                adversarial = self._forward(perturbed, part.target, features=False)
+                adversarial = self._forward(moved, part.target, features=False)
         if clean is not None:
             for value in {adversarial.loss, *adversarial.losses.values()}:
                 attacker.buffers.hold_in_backward(value)
@@ -163,7 +217,7 @@ class Step:
         adv_loss = weighted(adversarial.loss, recipe.adv_weight)
         penalties, metrics = self._regularize(part.clean or adversarial, adversarial)
         total = sum(penalties.values(), clean_loss + adv_loss)
-        metrics |= self._attack_metrics(part.batch, perturbed, finite, eps)
+        metrics |= self._attack_metrics(part.batch, moved, finite, eps)
         clean = clean or adversarial
         clean.recorded = adversarial.recorded = {}
         return (
@@ -208,14 +262,14 @@ class Step:
         # For an attack on the training loss, the backward of the clean loss yields the gradient.
         taken = trained and not waits and not regularized
         comes_with_loss = taken and recipe.objective.is_training_loss
-        if recipe.starts_at_clean and not comes_with_loss:
+        if self._starts_at_clean and not comes_with_loss:
             gradient = self.attacker.gradient(clean, labels, batch, CLEAN, taken or waits)
         if waits:
             return gradient, loss, None
         if regularized:
             return gradient, loss.detach(), None
         if taken:
-            wanted = leaves if recipe.starts_at_clean and comes_with_loss else []
+            wanted = leaves if self._starts_at_clean and comes_with_loss else []
             by_leaves, known = self._loss_gradients(loss, nodes, leaves, wanted)
             # A positive weight of the loss does not change the direction of the attack step.
             gradient = by_modality(batch, by_leaves) if wanted else gradient
@@ -233,15 +287,19 @@ class Step:
         branch: str = CLEAN,
     ) -> tuple[tuple[Tensor | None, ...], dict[Tensor, Tensor | None]]:
         """The gradients of a loss w.r.t. the wanted leaves and w.r.t. each parameter."""
-        known = trainable(self.model)
-        others = {*known, *leaves}
-        # The loss may have parameters of its own, and a sharded model is known by its graph only.
-        parameters = [*known, *(leaf for leaf in leaves_of(nodes) if leaf not in others)]
+        parameters = self._reached(nodes, leaves)
         inputs = [*parameters, *wanted]
         with self.attacker.path.use(branch), self.attacker.buffers.hold():
             taken = gradients(loss, inputs) if inputs else ()
         count = len(parameters)
         return taken[count:], dict(zip(parameters, taken[:count], strict=True))
+
+    def _reached(self, nodes: Sequence[Any], leaves: Sequence[Tensor]) -> list[Tensor]:
+        """All trainable parameters, and those in the graph of a loss; not the leaves."""
+        known = trainable(self.model)
+        others = {*known, *leaves}
+        # The loss may have parameters of its own, and a sharded model is known by its graph only.
+        return [*known, *(leaf for leaf in leaves_of(nodes) if leaf not in others)]
 
     def _exchange_graphs(
         self,
@@ -265,7 +323,7 @@ class Step:
         with private_random(batch.device, seed=0), with_buffers(buffers):
             set_random_state(dropout)
             # The first forward has moved the statistics. This one needs no gradient of the inputs.
-            plain = batch.replace(batch.values)
+            plain = batch.replace({name: v.detach() for name, v in batch.values.items()})
             with attacker.path.use(CLEAN, tracking=False):
                 again = self._forward(plain, target, features=recipe.starts_at_clean)
         known |= gradients_at(again, leaves, taken)

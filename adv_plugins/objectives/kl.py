@@ -29,7 +29,7 @@ class KL(Objective):
 
     multilabel: bool = False
 
-    flat_at_clean: ClassVar[bool] = True
+    compares: ClassVar[bool] = True
 
     def targets(self, record: Record) -> Tensor:
         """The clean log-probabilities, which the attack holds constant."""

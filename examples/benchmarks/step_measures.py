@@ -53,7 +53,8 @@ def floor(recipe: Recipe) -> Work | None:
     attack step takes a forward and a gradient w.r.t. the data. The first attack step needs no
     forward if the attack starts at the clean batch and on the clean path. If it also ascends the
     training loss, it needs nothing at all, because the clean backward yields its gradient, except
-    with a regularizer, which delays that backward; ``recompute`` then takes one more forward.
+    with a regularizer, which delays that backward; ``recompute`` then takes one more forward. With
+    ``weight_eps`` everything but the attack is done twice.
     (``adv_plugins.core.cost.step_cost`` is the same in clean steps, for any fraction and scale.)
     """
     if (recipe.fraction, recipe.attack_scale, recipe.attack_dtype) != (1, 1, None):
@@ -71,7 +72,9 @@ def floor(recipe: Recipe) -> Work | None:
     else:
         first = Work(0, 1, 0)
     again = Work(int(recipe.recompute and recipe.regularized), 0, 0)
-    return sum([ascent] * (recipe.steps - 1), clean + first + adversarial + again)
+    losses = clean + adversarial + again
+    twice = losses if recipe.weight_eps else nothing
+    return sum([ascent] * (recipe.steps - 1), first + losses + twice)
 
 
 class LayerCounter(TorchDispatchMode):

@@ -352,7 +352,9 @@ def test_omnisource_answers_for_each_of_its_sources():
     assert torch.stack(scores).shape == (2, NUM_CLASSES)
 
 
-@pytest.mark.parametrize('recipe', ['taf', 'art', 'pgdtraining', 'trades', 'mart'])
+@pytest.mark.parametrize(
+    'recipe', ['taf', 'art', 'pgdtraining', 'trades', 'mart', TAF(weight_eps=0.1)], ids=str
+)
 def test_what_the_trainer_sums_is_the_total(recipe):
     model = make_adversarial(build_recognizer(slowonly_config()), recipe)
     adversary = get_adversary(model)

@@ -46,6 +46,9 @@ RECIPES = {
     'TRADES': TRADES(steps=2),
     'MART': MART(steps=2),
     'part of MART': MART(steps=2, fraction=0.5),
+    'TAF, weights too': TAF(eps=0.1, step_size=0.1, steps=2, weight_eps=0.01),
+    'PGDTraining, weights too': PGDTraining(steps=2, weight_eps=0.01),
+    'part of TRADES, weights too': TRADES(steps=2, fraction=0.5, weight_eps=0.01),
 }
 
 

@@ -47,6 +47,7 @@ RECIPES = {
     'FastTraining': FastTraining(check_interval=1),
     'TRADES': TRADES(steps=2),
     'MART': MART(steps=2),
+    'weights too': AdvProp(steps=1, weight_eps=0.05),
     'cross-entropy, l2': Recipe(objective='cross_entropy', eps=1.0, step_size=1.0, norm='l2'),
 }
 
@@ -76,6 +77,11 @@ def recipe(request):
         (PGDTraining(steps=3, random_start=False), (4, 3, 1)),
         (TRADES(steps=3), (5, 3, 2)),
         (MART(steps=3), (5, 3, 2)),
+        # With perturbed weights everything but the attack is done twice.
+        (CEAugmentation(weight_eps=0.01), (4, 0, 4)),
+        (TAF(weight_eps=0.01), (4, 1, 4)),
+        (PGDTraining(steps=2, weight_eps=0.01), (4, 2, 2)),
+        (TRADES(steps=2, weight_eps=0.01), (6, 2, 4)),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -504,7 +510,18 @@ class Checkpointed(Conv3dNet):
         return self.fc(x.mean(dim=(2, 3, 4)))
 
 
-@pytest.mark.parametrize('recipe', [TAF(cam_layer='bn1'), CEAugmentation(steps=2)], ids=str)
+@pytest.mark.parametrize(
+    'recipe',
+    [
+        TAF(cam_layer='bn1'),
+        CEAugmentation(steps=2),
+        PGDTraining(steps=2),
+        TRADES(steps=1, dual_bn=True),
+        CEAugmentation(weight_eps=0.1),
+        TRADES(steps=1, dual_bn=True, weight_eps=0.1),
+    ],
+    ids=str,
+)
 def test_checkpointed_gradients_are_the_plain_ones(clips, recipe):
     """Recomputed forwards take the branch they took the first time."""
     torch.manual_seed(3)

@@ -193,6 +193,9 @@ def test_the_counter_counts_the_plain_step(case):
         (TRADES(), (12, 12, 2)),
         (TRADES(recompute=True), (13, 12, 2)),
         (MART(), (12, 12, 2)),
+        (TAF(weight_eps=0.01), (4, 5, 4)),
+        (PGDTraining(weight_eps=0.01), (12, 12, 2)),
+        (TRADES(weight_eps=0.01, recompute=True), (16, 14, 4)),
     ],
     ids=lambda value: str(value)[:40],
 )

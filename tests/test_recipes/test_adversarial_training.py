@@ -272,7 +272,6 @@ def test_samples_that_the_loss_leaves_out_count_in_none_of_marts_terms(clips):
         (lambda: PredictionKL(misclassified=True, multilabel=True), 'write one of them'),
         (lambda: FastTraining(check_interval=0), 'check_interval=0 must be an integer, at least 1'),
         (lambda: FastTraining(steps=2), 'steps'),
-        (lambda: Recipe(objective='TrainingLoss', eps=1, watch=5), 'watch=5 must be callable'),
     ],
 )
 def test_bad_options(make, message):
