@@ -6,10 +6,10 @@ r"""A robustness report on one HTML page, for one or more checkpoints of a confi
         --names baseline TAF --out work_dirs/report
 
 Evaluates every checkpoint on clean, corrupted and attacked test videos, compares them with the
-first one, draws their CAM, and writes ``report.html`` to ``--out``: a single file that needs no
-server and no network. Next to it are its tables as CSV and LaTeX (``tables/``) and all numbers as
-JSON and Markdown; what is there already is not computed again. ``--protocol`` selects how much is
-evaluated.
+first one, shows each the adversarial examples of the others, draws their CAM, and writes
+``report.html`` to ``--out``: a single file that needs no server and no network. Next to it are its
+tables as CSV and LaTeX (``tables/``) and all numbers as JSON and Markdown; what is there already is
+not computed again. ``--protocol`` selects how much is evaluated.
 """
 
 from __future__ import annotations

@@ -135,8 +135,8 @@ class Attack(ABC):
             space (InputSpace): The map to pixel units. Defaults to ``UNIT``.
             seed (int | Tensor): Seeds of the random numbers. Defaults to 0.
             stop (bool): Whether a sample is done once it is fooled. False: every sample, the wrong
-                ones too, is attacked to the end, and its result is the input with the highest loss.
-                Defaults to True.
+                ones too, is attacked to the end, and of the inputs that fool the model, or of all
+                if none does, its result is the one with the highest loss. Defaults to True.
 
         Returns:
             Search: ``best`` are the adversarial inputs, ``columns`` what else there is to tell.

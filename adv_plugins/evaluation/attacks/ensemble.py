@@ -28,7 +28,7 @@ class StandardEnsemble(Attack):
     They are those of AutoAttack's ``standard`` version (Croce & Hein, ICML 2020) in its order:
     :class:`APGD` on the cross-entropy, :class:`APGDTargeted`, :class:`DeepFoolTargeted` in the
     place of FAB, and :class:`Square`, which only ``norm='linf'`` has. Auto-PGD starts at the clean
-    input, not at random. So its numbers are close to AutoAttack's, and not the same.
+    input, not at random. So its numbers are not AutoAttack's.
 
     If no attack fools the model, the input with the smallest margin is kept. The result for a
     sample depends on the rest of its batch only where ``seconds`` ends the search.
@@ -46,7 +46,7 @@ class StandardEnsemble(Attack):
             without frames. Defaults to 5000.
         channel_dim (int, optional): As for :class:`Square`. Defaults to None.
         seconds (float, optional): How long a batch may take, for each of its samples. What is left
-            out then is told: see :meth:`search`. Defaults to None: as long as it takes.
+            out then is told by a warning. Defaults to None: as long as it takes.
     """
 
     steps: int = 100

@@ -78,6 +78,7 @@ class Search:
         self.best = self.clean.clone()
         self._best_loss = x.new_full((len(x),), -math.inf)
         self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self._fools = torch.zeros_like(self.fooled)
         self.columns: dict[str, Tensor] = {}
 
     def measuring(self, measure: Measure) -> Search:
@@ -227,11 +228,13 @@ class Search:
         """Keep what fools the model, or has the highest loss so far. Returns the losses."""
         labels = self._labels[rows]
         loss = self._objective(logits, labels)
-        fooled = (margins(logits.detach(), labels) < 0) & self._stop
-        better = fooled | (loss.detach() > self._best_loss[rows])
+        fooled, before = margins(logits.detach(), labels) < 0, self._fools[rows]
+        higher = loss.detach() > self._best_loss[rows]
+        better = (fooled & ~before) | ((fooled == before) & higher)
         self.best[rows[better]] = points[better]
         self._best_loss[rows[better]] = loss.detach()[better]
-        self.fooled[rows] = fooled
+        self._fools[rows] = fooled | before
+        self.fooled[rows] = fooled & self._stop
         return loss if self._measure is None else self._measure(logits, labels, rows)
 
     def _ball_of(self, rows: Tensor) -> Ball:

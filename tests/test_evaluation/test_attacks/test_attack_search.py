@@ -78,8 +78,9 @@ def test_what_fools_is_kept_though_its_loss_is_lower(kind: Any) -> None:
         return scores + 1e-3 * x.sum(1, keepdim=True) * torch.tensor([-1.0, 1, 1])
 
     x, labels = torch.zeros(1, 2), torch.zeros(1, dtype=torch.long)
-    result = kind(eps=0.1, steps=3)(logits_fn, x, labels)
-    assert (result > 0).all()
+    for stop in (True, False):
+        result = kind(eps=0.1, steps=3).search(logits_fn, x, labels, stop=stop).best
+        assert (result > 0).all()
 
 
 def test_a_tie_is_attacked_further() -> None:
