@@ -52,7 +52,7 @@ def test_gain_on_a_linear_model_is_the_dual_norm(steps, random_start):
 @settings(max_examples=80, deadline=None)
 @given(
     shape=shapes,
-    norm=st.sampled_from(['linf', 'l2']),
+    norm=st.sampled_from(['linf', 'l2', 'l1']),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
     eps=st.sampled_from([0.0, 1e-3, 8 / 255, 0.5]),
     steps=st.integers(1, 3),
@@ -77,7 +77,7 @@ def test_ball_holds_in_pixel_units(shape, norm, dtype, eps, steps, random_start,
     assert adversarial.dtype == dtype and adversarial.shape == clean.shape and finite.all()
     assert torch.equal(before, clean) and not adversarial.requires_grad
     delta = (adversarial.double() - clean.double()) * std.double() / 255
-    order = {'linf': float('inf'), 'l2': 2}[norm]
+    order = {'linf': float('inf'), 'l2': 2, 'l1': 1}[norm]
     size = torch.linalg.vector_norm(delta.flatten(1), order, dim=1)
     assert (size <= eps * (1 + 1e-5) + 1e-7).all()
     if eps == 0:

@@ -260,3 +260,49 @@ def test_relative_size_in_every_precision(dtype):
     found = relative_size(torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=dtype), clean)
     wanted = torch.tensor([0.2, torch.nan], dtype=torch.promote_types(dtype, torch.float32))
     torch.testing.assert_close(found, wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize('bounded', [False, True])
+@pytest.mark.parametrize('dims', [(1, 2), (2,)])
+def test_l1_projection_is_the_nearest_point_of_ball_and_box(bounded, dims):
+    """The nearest point is ``clip(soft(delta, λ))``; λ is found by bisection here."""
+    for eps in (0.0, 0.3, 2.0, 50.0):
+        delta = 2 * torch.randn(3, 4, 5).double()
+        room = torch.rand(3, 4, 5).double() if bounded else None
+        found = project(delta, eps, 'l1', dims, room=room)
+        low = torch.zeros_like(delta.sum(dim=dims, keepdim=True))
+        high = low + delta.abs().max()
+
+        def point(shift, delta=delta, room=room):
+            size = (delta.abs() - shift).clamp(min=0)
+            return delta.sign() * (size if room is None else size.minimum(room))
+
+        for _ in range(80):
+            middle = (low + high) / 2
+            outside = point(middle).abs().sum(dim=dims, keepdim=True) > eps
+            low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
+        inside = point(0 * high).abs().sum(dim=dims, keepdim=True) <= eps
+        torch.testing.assert_close(found, torch.where(inside, point(0 * high), point(high)))
+        assert (found.abs().sum(dim=dims) <= eps * (1 + 1e-9) + 1e-12).all()
+
+
+def test_l21_is_l2_in_each_frame_and_l1_over_them():
+    delta = torch.randn(2, 3, 6, 4).double()  # B, C, T, D
+    lengths = delta.transpose(1, 2).flatten(2).norm(dim=2)
+    found = project(delta, 1.5, 'l21', (1, 2, 3), frame_axis=2)
+    wanted = project(lengths, 1.5, 'l1', (1,))
+    torch.testing.assert_close(found.transpose(1, 2).flatten(2).norm(dim=2), wanted)
+    torch.testing.assert_close(found, delta * (wanted / lengths)[:, None, :, None])
+    step = ascent_direction(delta, 'l21', (1, 2, 3), frame_axis=2)
+    assert ((step != 0).transpose(1, 2).flatten(2).any(dim=2).sum(dim=1) == 1).all()
+    torch.testing.assert_close((step * delta).flatten(1).sum(dim=1), lengths.amax(dim=1))
+    assert torch.equal(project(0.01 * delta, 50, 'l21', (1, 2, 3), frame_axis=2), 0.01 * delta)
+
+
+@pytest.mark.parametrize('norm', ['l1', 'l21'])
+def test_sparse_norms_of_nothing_are_finite(norm):
+    for values in (torch.zeros(2, 3, 4), torch.full((2, 3, 4), 1e-30)):
+        assert project(values, 0.5, norm, (1, 2), frame_axis=1).isfinite().all()
+        assert project(values, 0.0, norm, (1, 2), frame_axis=1).abs().max() == 0
+        step = ascent_direction(values, norm, (1, 2), frame_axis=1)
+        assert step.isfinite().all() and step.any() == values.any()
