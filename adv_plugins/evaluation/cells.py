@@ -82,6 +82,11 @@ class Cell:
             ) from error
 
     @property
+    def threat(self) -> str:
+        """The norm of its attack, and the structure if there is one."""
+        return str(self.options.get('threat', self.options.get('norm', 'linf')))
+
+    @property
     def key(self) -> str:
         """``'clean'``, ``'corruption/snow/3'``, ``'attack/pgd'``, ``'curve/pgd/4/255'``."""
         parts = [self.kind, self.name]

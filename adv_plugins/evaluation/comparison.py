@@ -265,7 +265,7 @@ class Comparison:
                 for r in self.results
             ]
             cell = first.cells[attacks[0]]
-            norm = cell.options.get('norm', 'linf')
+            norm = cell.threat
             name = f'worst case, {norm} {eps_text(cell.level)}'
             note = ', '.join(first.cells[key].name for key in attacks)
             row = self._accuracy_row(name, correct, note)

@@ -294,7 +294,7 @@ class Robustness:
         groups: dict[tuple[Any, float | None], list[str]] = {}
         for key in self.keys('attack'):
             cell = self.cells[key]
-            groups.setdefault((cell.options.get('norm', 'linf'), cell.level), []).append(key)
+            groups.setdefault((cell.threat, cell.level), []).append(key)
         return list(groups.values())
 
     def survivors(

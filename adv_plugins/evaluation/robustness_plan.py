@@ -290,8 +290,11 @@ class Plan:
     def _attack_cell(
         self, kind: str, name: str, planned: PlannedAttack, values: dict[str, list[float]]
     ) -> Cell:
-        # Attacks of different norms have no worst case together.
-        options = {**planned.options, 'seed': self.seed, 'norm': str(planned.threat)}
+        # Attacks of different norms have no worst case together, and no different structures.
+        threat = planned.threat
+        options = {**planned.options, 'seed': self.seed, 'norm': threat.norm}
+        if str(threat) != threat.norm:
+            options['threat'] = str(threat)
         if isinstance(planned.attack, Universal):
             # A file may be written anew under its name.
             options['digest'] = planned.attack.perturbation.digest
@@ -310,13 +313,18 @@ def recipe_name(kind: Any) -> str | None:
 def as_lengths(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of an attack in which ``eps`` and ``step_size`` may be text such as ``'8/255'``."""
     given = {n: options[n] for n in ('eps', 'step_size') if options.get(n) is not None}
+    # A recipe's eps that changes is told where recipes are built.
+    given = {n: value for n, value in given.items() if not isinstance(value, Mapping)}
     return {**options, **{name: as_length(name, value) for name, value in given.items()}}
 
 
 def _as_options(where: str, entry: Any) -> dict[str, Any]:
     """What was given for an attack as a dict with its type."""
     if isinstance(entry, Attack):
-        return {'type': type(entry), **vars(entry)}
+        structure = {name: getattr(entry, name) for name in ('shared', 'frames', 'region')}
+        # Cells without a structure are as earlier versions wrote them.
+        absent = {name for name, value in structure.items() if value in ((), None)}
+        return {'type': type(entry)} | {n: v for n, v in vars(entry).items() if n not in absent}
     if isinstance(entry, Mapping):
         return dict(entry)
     if isinstance(entry, str) or callable(entry):

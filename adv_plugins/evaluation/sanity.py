@@ -178,7 +178,7 @@ def _same_ball(attacks: list[Cell]) -> list[list[Cell]]:
     groups: dict[tuple[float, str], list[Cell]] = {}
     for cell in attacks:
         if cell.level is not None:
-            ball = (cell.level, str(cell.options.get('norm', 'linf')))
+            ball = (cell.level, cell.threat)
             groups.setdefault(ball, []).append(cell)
     return [groups[ball] for ball in sorted(groups)]
 

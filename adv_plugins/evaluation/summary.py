@@ -18,7 +18,7 @@ class WorstCase(NamedTuple):
     """Accuracy where a video counts only if it is right clean and under every attack of one ball.
 
     Args:
-        norm (str): The norm of the attacks.
+        norm (str): The norm of the attacks, and their structure if they have one.
         eps (float, optional): Their radius as a fraction of the value range; None: they have none.
         attacks (list[str]): Their names.
         accuracy (Estimate): In percent.
@@ -124,7 +124,7 @@ def _worst_cases(results: Robustness) -> list[WorstCase]:
         cells = [results.cells[key] for key in group]
         found.append(
             WorstCase(
-                norm=cells[0].options.get('norm', 'linf'),
+                norm=cells[0].threat,
                 eps=cells[0].level,
                 attacks=[cell.name for cell in cells],
                 accuracy=wilson_interval(int(correct.sum()), len(correct)),

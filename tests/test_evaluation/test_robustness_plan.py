@@ -16,6 +16,7 @@ from adv_plugins.core.recipe import Recipe
 from adv_plugins.evaluation.attacks import PGD, Square, UniformNoise, UniversalPerturbation
 from adv_plugins.evaluation.cells import Cell
 from adv_plugins.evaluation.measurements import Measurements
+from adv_plugins.evaluation.results import Robustness
 from adv_plugins.evaluation.robustness_plan import ATTACKS, CURVE, DEEPFOOL, Condition, Plan
 
 DEFAULTS: dict[str, Any] = dict(
@@ -73,6 +74,57 @@ def test_cells_are_as_earlier_versions_wrote_them() -> None:
     assert made['corruption/snow/3'].cell.options == {'seed': 0, 'fp16': True}
     assert made['deepfool'].cell.options == {'num_candidates': 10, 'max_iter': 50, 'fp16': True}
     assert made['clean'].cell.options == made['sanity'].cell.options == {'fp16': True}
+    ready = conditions(attacks={'pgd': PGD(eps=4 / 255)})['attack/pgd'].cell.options
+    assert set(ready) == {
+        'type', 'eps', 'norm', 'steps', 'step_size', 'restarts', 'loss', 'seed',
+    }  # fmt: skip
+
+
+def test_a_structure_is_a_threat_model_of_its_own(tmp_path: Path) -> None:
+    """Its worst case must not be taken for that of the whole ball."""
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[0, :2] = True
+    chosen = dict(
+        pgd=dict(type='PGD', steps=2),
+        flicker=dict(type='PGD', steps=2, shared='h w', frames=2),
+        patch=PGD(eps=1, region=mask),
+        taf=dict(type='TAF', frames=[0, 1]),
+    )
+    made = conditions(attacks=chosen)
+    norms = {key: each.cell.threat for key, each in made.items() if 'attack/' in key}
+    assert norms == {
+        'attack/pgd': 'linf',
+        'attack/flicker': 'linf, shared=h w, frames=2',
+        'attack/patch': 'linf, region=Mask(2 places of (4, 4))',
+        'attack/taf': 'linf, frames=(0, 1)',
+    }
+    results = Robustness('m', 'c', 'p', 'w', 'd', ['a', 'b'])
+    for condition in made.values():
+        condition.cell.videos = []
+        results.cells[condition.cell.key] = condition.cell
+    results.save(tmp_path / 'r.json')
+    cells = json.loads((tmp_path / 'r.json').read_text())['cells']
+    kept = next(each['options'] for each in cells if each['name'] == 'patch')
+    assert kept['region'] == mask.tolist()
+    again = {name: value for name, value in kept.items() if name not in ('seed', 'threat')}
+    assert conditions(attacks={'patch': again})['attack/patch'].cell.threat == norms['attack/patch']
+
+
+@pytest.mark.parametrize(
+    ('attack', 'message'),
+    [
+        (
+            dict(type='TAF', eps=dict(type='LinearEps', start=0, end=1, epochs=2)),
+            r"attacks\['a'\]: eps=LinearEps.* one radius; write eps=8 / 255",
+        ),
+        (dict(type='TAF', shared='b'), r"attacks\['a'\]: shared=.* dict\(type='Universal'"),
+        (dict(type='PGD', shared='b h w'), r"attacks\['a'\]: shared=.*type='Universal'"),
+        (dict(type='PGD', frames=0), r"attacks\['a'\]: frames=0 must be how many"),
+    ],
+)
+def test_what_cannot_be_measured_video_by_video_is_told(attack: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        conditions(attacks={'a': attack})
 
 
 def test_a_file_that_is_written_anew_is_another_attack(tmp_path: Path) -> None:
