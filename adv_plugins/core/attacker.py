@@ -101,7 +101,8 @@ class Attacker:
             if self._starts_as_called():
                 first = self.gradient(record, labels, batch, branch)
             del record
-            return self.ascend(batch, target, labels, branch, first)[0].inputs
+            eps = self.eps(batch.size) if self.adapter.model.training else self.recipe.largest_eps
+            return self.ascend(batch, target, labels, branch, first, eps)[0].inputs
 
     def find_layer(self, batch: Batch, target: Any) -> None:
         """Find where the objective reads its features, at the first batch of a shape.
@@ -203,7 +204,8 @@ class Attacker:
         labels: Tensor | None,
         branch: str,
         first: Values | None,
-    ) -> tuple[Batch, Tensor, float | Tensor]:
+        eps: float | Tensor,
+    ) -> tuple[Batch, Tensor]:
         """Run the attack from a batch on one branch, with running statistics frozen.
 
         Args:
@@ -212,11 +214,11 @@ class Attacker:
             labels (Tensor, optional): The labels of the objective.
             branch (str): The norms to attack.
             first (dict[str, Tensor], optional): The gradient at ``batch``, if already known.
+            eps (float | Tensor): ε, or one for each sample.
 
         Returns:
-            tuple[Batch, Tensor, float | Tensor]: The adversarial batch, detached; one boolean per
-            sample, False where a gradient was not finite and the sample was left unperturbed; and
-            ε, or one for each sample.
+            tuple[Batch, Tensor]: The adversarial batch, detached, and one boolean per sample, False
+            where a gradient was not finite and the sample was left unperturbed.
         """
 
         def gradient(values: Values) -> Values:
@@ -229,7 +231,6 @@ class Attacker:
             return slopes if seen is values else _enlarge(slopes, values)
 
         spaces = {name: self._space(batch, name) for name in batch.values}
-        eps = self._eps(batch.size)
         solver = self.recipe.solver_at(eps)
         if not self._told_units:
             check_before(self.recipe, batch.values, spaces)
@@ -238,10 +239,10 @@ class Attacker:
         if not self._told_units:
             tell_after(self.recipe, batch, adversarial, spaces)
             self._told_units = True
-        return adversarial, finite, eps
+        return adversarial, finite
 
-    def _eps(self, count: int) -> float | Tensor:
-        """ε now: for all samples, or one for each."""
+    def eps(self, count: int) -> float | Tensor:
+        """ε in training now, for all of ``count`` samples or one for each."""
         eps, recipe, now = self.recipe.eps, self.recipe, self.schedule
         if isinstance(eps, Radius):
             return eps.at(now.iteration, now.epoch, recipe.begin, count)

@@ -75,9 +75,10 @@ class AdversarialModule(Swapped):
     def perturb(self, inputs: Inputs, target: Any) -> Inputs:
         """Compute the adversarial inputs of the recipe; leaves the model unchanged.
 
-        In eval mode the attack is on the deployed (clean) path; in training mode it is on the
-        path that the recipe attacks, with batch statistics. It uses the random stream of the next
-        iteration, so a second call returns the same inputs.
+        In eval mode the attack is on the deployed (clean) path, at the largest ε of a recipe whose
+        ε changes; in training mode it is on the path that the recipe attacks, with batch
+        statistics, at the ε of the next iteration. It uses the random stream of that iteration, so
+        a second call returns the same inputs.
 
         Args:
             inputs (Tensor | Mapping | list | tuple): A batch, as for :meth:`adversarial_loss`.

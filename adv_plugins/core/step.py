@@ -196,8 +196,9 @@ class Step:
                 part = part.take(chosen, attacker.adapter)
             del gradient
             if self._found is None:
-                moved, finite, eps = attacker.ascend(
-                    part.batch, part.target, part.labels, recipe.attack_path, part.gradient
+                eps, branch = attacker.eps(part.batch.size), recipe.attack_path
+                moved, finite = attacker.ascend(
+                    part.batch, part.target, part.labels, branch, part.gradient, eps
                 )
                 random = dropout or random_state(batch.device)
                 self._found = _Found(chosen, moved, finite, eps, random)
@@ -369,9 +370,11 @@ class Step:
         them.
         """
         ratios = clean.relative_sizes(perturbed)
+        # A radius for each sample is drawn on the CPU.
+        mean = float(eps.mean()) if isinstance(eps, Tensor) else eps
         return {
             'adv_nonfinite': (~finite).sum().float(),
-            'adv_eps': torch.as_tensor(eps).float().mean().to(finite.device),
+            'adv_eps': finite.new_full((), mean, dtype=torch.float32),
             **{f'adv_ratio_{n}' if n else 'adv_ratio': r.nanmean() for n, r in ratios.items()},
             'adv_unmoved': clean.equals(perturbed).sum().float(),
         }

@@ -70,6 +70,16 @@ def test_an_epoch_is_one_under_a_trainer_that_counts_them() -> None:
         assert float(model.adversarial_loss(*batch())['adv_eps']) == pytest.approx(eps)
 
 
+@pytest.mark.parametrize('eps', [RAMP, EACH], ids=['ramp', 'each'])
+def test_what_is_deployed_is_attacked_at_the_largest(eps: dict[str, object]) -> None:
+    """Or else a ramp would find a model that was just loaded robust: its first ε is 0."""
+    model = make_adversarial(net(), 'ceaugmentation', eps=eps, step_size=None, clamp=False).eval()
+    x, labels = batch()
+    largest = get_adversary(model).recipe.largest_eps
+    sizes = (model.perturb(x, labels) - x).abs().amax(dim=1)
+    torch.testing.assert_close(sizes, torch.full((4,), largest))
+
+
 def test_step_sizes_scale_along() -> None:
     recipe = build_recipe('advprop', eps=RAMP, step_size=0.1, steps=3)
     assert recipe.solver_at(0.2).step_size == pytest.approx(0.05)
