@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from ..core.option_values import as_length
 from ..core.recipe import Recipe, register_recipe
 from .overfitting import OverfittingWatch
 
@@ -89,7 +89,8 @@ def FastTraining(
     Example:
         >>> custom_hooks = [dict(type='AdversarialHook', recipe=dict(type='FastTraining'))]
     """
-    if step_size is None:
-        step_size = 1.25 * as_length('eps', eps)
     watch = None if check_interval is None else OverfittingWatch(interval=check_interval)
-    return PGDTraining(eps=eps, step_size=step_size, steps=1, watch=watch, **options)
+    recipe = PGDTraining(eps=eps, step_size=step_size, steps=1, watch=watch, **options)
+    if step_size is not None:
+        return recipe
+    return dataclasses.replace(recipe, step_size=1.25 * recipe.largest_eps)

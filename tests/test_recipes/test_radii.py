@@ -86,6 +86,7 @@ def test_step_sizes_scale_along() -> None:
     assert recipe.solver_at(recipe.largest_eps).step_size == 0.1
     default = build_recipe('advprop', eps=RAMP, step_size=None, steps=5)
     assert default.solver_at(0.2).step_size == pytest.approx(0.1)
+    assert build_recipe('fasttraining', eps=EACH).step_size == pytest.approx(1.25 * 0.3)
     each = build_recipe('advprop', eps=EACH, step_size=0.06)
     sizes = each.solver_at(torch.tensor([0.1, 0.3])).step_size
     torch.testing.assert_close(sizes, torch.tensor([0.02, 0.06]))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...core.functional import expand_like
 from ...core.option_values import as_count, as_number
+from ...objectives.scores import targeted_logits_ratio
 from .apgd import APGD
 from .base import Attack
 from .losses import log_odds, margins
@@ -40,11 +41,8 @@ def targeted_ratio(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 
     The arguments are those of :func:`targeted_margin`.
     """
-    margin = targeted_margin(logits, labels, targets)
-    if logits.shape[1] < 4:
-        return margin
-    top = logits.topk(4, dim=1).values
-    return margin / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+    rule = targeted_margin if logits.shape[1] < 4 else targeted_logits_ratio
+    return rule(logits, labels, targets)
 
 
 def _targeted_ce(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
