@@ -28,9 +28,11 @@ from torch.nn.modules._functions import SyncBatchNorm as synchronized
 from adv_plugins import (
     AART,
     ART,
+    MART,
     TAF,
     AdvProp,
     CEAugmentation,
+    PGDTraining,
     Recipe,
     adversarial_state_dict,
     load_adversarial_state_dict,
@@ -140,6 +142,12 @@ STEPS: dict[str, tuple[Callable[[], nn.Module], Recipe]] = {
     'A-ART': (AttentionNet, AART(beta=0.1)),
     'TAF before fused attention': (AttentionNet, TAF(dual_bn=False)),
     'TAF before an LSTM': (RecurrentNet, TAF()),
+    # Each device draws random starts of its own.
+    'PGDTraining, K=3, from the clean clip': (ConvNet, PGDTraining(steps=3, random_start=False)),
+    'MART, K=2, from the clean clip': (ConvNet, MART(steps=2, random_start=False)),
+    'TAF, weight_eps': (ConvNet, TAF(weight_eps=0.01)),
+    'AdvProp, a flash of two frames': (ConvNet, AdvProp(steps=2, shared='h w', frames=2)),
+    'AdvProp, l1': (ConvNet, AdvProp(steps=2, norm='l1', eps=4.0, step_size=2.0)),
 }
 
 
@@ -268,7 +276,7 @@ def size_in_eps(run: Run) -> float:
     """The largest perturbation of a clip, in pixel units, relative to ε."""
     threat = get_adversary(run.model).recipe.solver.threat
     delta = (_exact(run.perturbed()) - _exact(run.clips)).flatten(1) * STD
-    order = {'linf': math.inf, 'l2': 2}[threat.norm]
+    order = {'linf': math.inf, 'l2': 2, 'l1': 1}[threat.norm]
     return torch.linalg.vector_norm(delta, order, dim=1).max().item() / threat.eps
 
 
