@@ -29,6 +29,8 @@ STRUCTURES: dict[str, dict[str, Any]] = {
     'flicker of two frames': dict(shared='h w', frames=2),
     'flicker in a box': dict(shared='h w', region=(0, 0, 2, 2)),
     'static in a window': dict(shared='t', frames=(0, 3)),
+    # The groups that move together have different sizes.
+    'columns of a mask': dict(shared='h', region=PLACES),
 }
 NORMS = ('linf', 'l2', 'l1', 'l21')
 
