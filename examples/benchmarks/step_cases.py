@@ -17,7 +17,19 @@ import torch.nn.functional as F
 from plain_nets import TemporalShiftNet
 from torch import Tensor, nn
 
-from adv_plugins import AART, ART, TAF, AdvProp, CEAugmentation, Recipe, make_adversarial
+from adv_plugins import (
+    AART,
+    ART,
+    MART,
+    TAF,
+    TRADES,
+    AdvProp,
+    CEAugmentation,
+    FastTraining,
+    PGDTraining,
+    Recipe,
+    make_adversarial,
+)
 from adv_plugins.core.conversion import is_adversarial
 
 Inputs = Tensor | dict[str, Tensor]
@@ -174,6 +186,7 @@ def feature(batch: int, frames: int) -> Case:
         'AdvProp, K=5': AdvProp(dual_bn=False),
         'ART, `fraction=0.25`': ART(fraction=0.25),
         "AdvProp, K=5, `attack_dtype='bfloat16'`": AdvProp(dual_bn=False, attack_dtype='bfloat16'),
+        **_adversarial_training(multilabel=True),
     }
     layer = 'encoders.rgb.0.attention.qkv'
     return Case('FeatureTransformer', model, features, _samples(batch), layer, recipes)
@@ -197,6 +210,18 @@ def _video_recipes(**options: Any) -> dict[str, Recipe]:
         'AdvProp, K=5': AdvProp(**options),
         'AdvProp, K=5, `attack_scale=0.5`': AdvProp(attack_scale=0.5, **options),
         "AdvProp, K=5, `attack_dtype='bfloat16'`": AdvProp(attack_dtype='bfloat16', **options),
+        **_adversarial_training(),
+    }
+
+
+def _adversarial_training(**several: Any) -> dict[str, Recipe]:
+    return {
+        # Its check is made at every hundredth step, and would be at the first.
+        'FastTraining': FastTraining(check_interval=None),
+        'PGDTraining, K=1': PGDTraining(steps=1),
+        'PGDTraining, K=10': PGDTraining(),
+        'TRADES, K=10': TRADES(**several),
+        'MART, K=10': MART(),
     }
 
 

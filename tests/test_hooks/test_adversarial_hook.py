@@ -91,9 +91,18 @@ def test_auxiliary_parameters_join_the_groups_of_the_clean_ones(train):
 
 
 @pytest.mark.parametrize('ema', [False, True])
-@pytest.mark.parametrize('kind', ['TAFHook', 'AdvPropHook'])
-def test_resume_is_bit_exact(train, tmp_path, ema, kind):
-    hooks = [dict(type=kind, steps=2, random_start=True)]
+@pytest.mark.parametrize(
+    'hook',
+    [
+        dict(type='TAFHook', steps=2, random_start=True),
+        dict(type='AdvPropHook', steps=2, random_start=True),
+        dict(type='AdversarialHook', recipe=dict(type='FastTraining', check_interval=3)),
+        dict(type='AdversarialHook', recipe=dict(type='TRADES', steps=1, weight_eps=0.01)),
+    ],
+    ids=lambda hook: hook.get('recipe', hook)['type'],
+)
+def test_resume_is_bit_exact(train, tmp_path, ema, hook):
+    hooks = [hook]
     if ema:
         hooks.insert(0, dict(type='EMAHook', momentum=0.1))
     straight = train('a', max_epochs=3, custom_hooks=hooks)
