@@ -170,6 +170,4 @@ def _shrink(size: Tensor, room: Tensor, eps: Tensor) -> Tensor:
     last = ((sums < eps[..., :1]).sum(dim=-1, keepdim=True) - 1).clamp(min=0)
     point, total, slope = (values.gather(-1, last) for values in (points, sums, counted))
     shift = (point - (eps[..., :1] - total) / slope.clamp(min=1)).clamp(min=0).to(size.dtype)
-    inside = size.minimum(room)
-    fits = inside.sum(dim=-1, keepdim=True, dtype=torch.float64) <= eps[..., :1]
-    return torch.where(fits, inside, (size - shift).clamp(min=0).minimum(room))
+    return (size - shift).clamp(min=0).minimum(room)

@@ -170,7 +170,7 @@ class Step:
         """
         recipe, attacker, clock = self.recipe, self.attacker, autograd_clock()
         clean: Record | None = None
-        labels = gradient = known = leaves = chosen = None
+        labels = gradient = known = leaves = None
         clean_loss, reached = torch.zeros((), device=batch.device), list[Tensor]()
         if recipe.runs_clean:
             with attacker.path.use(CLEAN):
@@ -185,28 +185,12 @@ class Step:
                 gradient, clean_loss, known = self._read_clean_graph(clean, labels, batch, clock)
                 freed = recipe.regularized and not clean_loss.requires_grad
                 leaves = cut(clean) if freed else None
-            part = _Part(batch, target, labels, gradient, clean)
-            if self._found is not None:
-                chosen = self._found.chosen
-            elif clean is not None and recipe.fraction < 1:
-                with attacker.path.use(CLEAN, tracking=False), attacker.buffers.hold():
-                    counted = attacker.adapter.counted(clean)
-                chosen = _random_subset(batch, recipe.fraction, counted)
-            if chosen is not None:
-                part = part.take(chosen, attacker.adapter)
+            part, found = self._attack(_Part(batch, target, labels, gradient, clean), dropout)
             del gradient
-            if self._found is None:
-                eps, branch = attacker.eps(part.batch.size), recipe.attack_path
-                moved, finite = attacker.ascend(
-                    part.batch, part.target, part.labels, branch, part.gradient, eps
-                )
-                random = dropout or random_state(batch.device)
-                self._found = _Found(chosen, moved, finite, eps, random)
-            _, moved, finite, eps, random = self._found
-            set_random_state(random)
+            set_random_state(found.random)
             # With no other forward that trains, this one moves all buffers, as in a plain step.
             with attacker.path.use(CLEAN if clean is None else ADVERSARIAL):
-                adversarial = self._forward(moved, part.target, features=False)
+                adversarial = self._forward(found.perturbed, part.target, features=False)
         if clean is not None:
             for value in {adversarial.loss, *adversarial.losses.values()}:
                 attacker.buffers.hold_in_backward(value)
@@ -218,13 +202,33 @@ class Step:
         adv_loss = weighted(adversarial.loss, recipe.adv_weight)
         penalties, metrics = self._regularize(part.clean or adversarial, adversarial)
         total = sum(penalties.values(), clean_loss + adv_loss)
-        metrics |= self._attack_metrics(part.batch, moved, finite, eps)
+        metrics |= self._attack_metrics(part.batch, found)
         clean = clean or adversarial
         clean.recorded = adversarial.recorded = {}
         return (
             StepResult(clean, adversarial, clean_loss, adv_loss, penalties, total, metrics),
             leaves,
         )
+
+    def _attack(self, part: _Part, dropout: RandomState | None) -> tuple[_Part, _Found]:
+        """Choose the samples and attack them, unless that is done."""
+        recipe, attacker, before = self.recipe, self.attacker, self._found
+        chosen = None if before is None else before.chosen
+        if before is None and part.clean is not None and recipe.fraction < 1:
+            with attacker.path.use(CLEAN, tracking=False), attacker.buffers.hold():
+                counted = attacker.adapter.counted(part.clean)
+            chosen = _random_subset(part.batch, recipe.fraction, counted)
+        if chosen is not None:
+            part = part.take(chosen, attacker.adapter)
+        if before is not None:
+            return part, before
+        eps, path = attacker.eps(part.batch.size), recipe.attack_path
+        moved, finite = attacker.ascend(
+            part.batch, part.target, part.labels, path, part.gradient, eps
+        )
+        state = dropout or random_state(part.batch.device)
+        self._found = _Found(chosen, moved, finite, eps, state)
+        return part, self._found
 
     def _forward(self, batch: Batch, target: Any, features: bool) -> Record:
         """Run a forward with the recorders of the regularizers."""
@@ -359,24 +363,21 @@ class Step:
             penalties[f'loss_{regularizer.name}'] = regularizer.weight * value
         return penalties, metrics
 
-    def _attack_metrics(
-        self, clean: Batch, perturbed: Batch, finite: Tensor, eps: float | Tensor
-    ) -> dict[str, Tensor]:
+    def _attack_metrics(self, clean: Batch, found: _Found) -> dict[str, Tensor]:
         """The metrics of the perturbation.
 
         ε says little about features, so ``||R|| / ||X||`` of every modality is logged too, in the
-        units of the model's input and averaged over the samples that are not zero everywhere. The
-        rest counts the samples left unperturbed: those whose gradient was not finite, and all of
-        them.
+        units of the model's input, the mean over the samples that are not zero everywhere. The rest
+        counts the samples left unperturbed: those whose gradient was not finite, and all of them.
         """
-        ratios = clean.relative_sizes(perturbed)
+        ratios, eps = clean.relative_sizes(found.perturbed), found.eps
         # A radius for each sample is drawn on the CPU.
         mean = float(eps.mean()) if isinstance(eps, Tensor) else eps
         return {
-            'adv_nonfinite': (~finite).sum().float(),
-            'adv_eps': finite.new_full((), mean, dtype=torch.float32),
+            'adv_nonfinite': (~found.finite).sum().float(),
+            'adv_eps': found.finite.new_full((), mean, dtype=torch.float32),
             **{f'adv_ratio_{n}' if n else 'adv_ratio': r.nanmean() for n, r in ratios.items()},
-            'adv_unmoved': clean.equals(perturbed).sum().float(),
+            'adv_unmoved': clean.equals(found.perturbed).sum().float(),
         }
 
 

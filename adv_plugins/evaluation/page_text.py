@@ -28,6 +28,11 @@ class Markdown(str):
     """Markdown of our own, which :func:`as_cell` leaves as it is."""
 
 
+def section(title: str, *paragraphs: str) -> str:
+    """A part of a page with a title."""
+    return '\n\n'.join((f'## {title}', *paragraphs))
+
+
 def bold(name: str) -> Markdown:
     """A name in bold letters."""
     text = as_cell(name)

@@ -6,24 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from .attacks.ensemble import part_names
 from .cells import DEEPFOOL, HOW_FAR, Cell, split_key
-from .confusion import condition_text, confused_pairs, confusion_keys, confusion_matrix
+from .class_sections import class_section, confusion_section
 from .deepfool import robustness_summary
 from .intervals import MIN_VIDEOS, wilson_interval
-from .page_text import Markdown, as_text, bold
+from .page_text import Markdown, as_text, bold, section
 from .results import Groups, Robustness
 from .selection import shared_videos
-from .summary import strongest_attack
 from .tables import NO_NUMBER, count_text, eps_text, markdown_table, percent
 
 _FLAG_WORDS = {True: '**RAISED**', None: '**not checked**', False: 'fine'}
-_PAIRS = 10
-"""How many pairs of confused classes a page names."""
 _VALUE_NAMES = {'entropy': 'attention entropy', 'cam_shift': 'CAM shift'}
 
 
@@ -64,16 +60,12 @@ def results_page(results: Robustness, groups: Groups | None = None) -> str:
         _transfer_section(results),
         _value_section(results),
         _deepfool_section(results),
-        _class_section(results),
-        _confusion_section(results),
+        class_section(results),
+        confusion_section(results),
         _flag_section(results),
         _missing_section(results),
     ]
-    return '\n\n'.join(section for section in sections if section) + '\n'
-
-
-def _section(title: str, *paragraphs: str) -> str:
-    return '\n\n'.join((f'## {title}', *paragraphs))
+    return '\n\n'.join(part for part in sections if part) + '\n'
 
 
 def _heading(results: Robustness) -> str:
@@ -95,13 +87,13 @@ def _heading(results: Robustness) -> str:
 
 def _clean_section(results: Robustness) -> str:
     if 'clean' not in results.cells:
-        return _section('Clean accuracy', 'There is no number; see "Missing".')
+        return section('Clean accuracy', 'There is no number; see "Missing".')
     rows, count = [], len(results.cells['clean'].videos)
     for k in _tops(results):
         value, low, high = (percent(x) for x in results.interval('clean', k))
         rows.append([f'top-{k}', value, f'[{low}, {high}]', str(count)])
     header = ['', 'accuracy, %', '95 % Wilson interval', 'videos']
-    return _section('Clean accuracy', markdown_table(header, rows))
+    return section('Clean accuracy', markdown_table(header, rows))
 
 
 def _corruption_section(results: Robustness, groups: Groups | None) -> str:
@@ -136,7 +128,7 @@ def _corruption_section(results: Robustness, groups: Groups | None) -> str:
             f'({", ".join(map(as_text, complete))}): mPC {percent(results.mpc(complete))}, '
             f'rPC {percent(results.rpc(complete))}.'
         )
-    return _section('Corruptions', *paragraphs)
+    return section('Corruptions', *paragraphs)
 
 
 def _corruption_means(results: Robustness, names: Sequence[str] | None) -> list[str]:
@@ -156,7 +148,7 @@ def _attack_section(results: Robustness) -> str:
         if len(group) > 1 and shared_videos(results.cells[key].videos for key in group):
             rows.append(_worst_row(results, group))
     header = ['attack', 'eps', 'top-1', 'clean top-1', 'videos', 'seconds', 'run with']
-    return _section(
+    return section(
         'Attacks',
         'Top-1 accuracy in percent with its 95 % Wilson interval; the clean accuracy is that '
         'on the same videos. In the worst case a video counts only if it is predicted '
@@ -203,7 +195,7 @@ def _ensemble_section(results: Robustness) -> str:
             rows.append([cell.name, name, str(fooled_by.count(number)), str(late)])
     if not rows:
         return ''
-    return _section(
+    return section(
         'Ensembles',
         'How many videos fell to each part of an ensemble, which gets those that no part before '
         'it fooled; and for how many it was left out, or not run to the end, for lack of time.',
@@ -223,7 +215,7 @@ def _curve_section(results: Robustness) -> str:
         values = [percent(at.get(level, math.nan)) for level in levels]
         rows.append([name, *values, str(curve.num_videos)])
     header = ['attack', *[f'eps {eps_text(level)}' for level in levels], 'videos']
-    return _section(
+    return section(
         'Accuracy over eps',
         'Top-1 accuracy in percent on the videos that all points of a row share; eps 0 is clean.',
         markdown_table(header, rows),
@@ -248,7 +240,7 @@ def _transfer_section(results: Robustness) -> str:
             ]
         )
     header = ['weights', 'eps', 'top-1', 'clean top-1', 'videos', 'run with']
-    return _section(
+    return section(
         'Transfer',
         'Top-1 accuracy in percent with its 95 % Wilson interval on adversarial examples that were '
         'made for other weights; the clean accuracy is that on the same videos.',
@@ -270,7 +262,7 @@ def _value_section(results: Robustness) -> str:
         means = [_mean_text(cell.values.get(name, [])) for name in names]
         rows.append([key, *means, str(len(cell.videos))])
     header = ['condition', *[_VALUE_NAMES.get(name, name) for name in names], 'videos']
-    return _section(
+    return section(
         'Attention',
         'Means over videos; in brackets how many of them have a value, where not all do: a video '
         'that is wrong when clean is not attacked, and a clip without evidence has no attention.',
@@ -294,75 +286,13 @@ def _deepfool_section(results: Robustness) -> str:
         [name.replace('_', ' '), f'{value:.4g}' if math.isfinite(value) else NO_NUMBER]
         for name, value in summary.items()
     ]
-    return _section(
+    return section(
         'DeepFool',
         f'rho = ‖r‖ / ‖x‖ on {len(cell.videos)} videos, {cell.seconds:.0f} seconds, run with '
         f'{options or "its defaults"}. {first} that it did not fool, and those without a finite '
         'rho (num undefined), are left out of the mean. Rates are shares of the videos.',
         markdown_table(['', 'value'], rows),
     )
-
-
-def _class_section(results: Robustness) -> str:
-    if 'clean' not in results.cells:
-        return ''
-    clean, counts = results.class_accuracy('clean')
-    header, columns = ['class', 'videos', 'clean top-1'], []
-    worst = _worst_corruption(results)
-    if worst:
-        keys = [key for key in results.keys('corruption') if results.cells[key].name == worst]
-        header.append(f'change under {worst}, mean over severities')
-        columns.append(np.mean([_class_change(results, key) for key in keys], axis=0))
-    key = strongest_attack(results)
-    if key is not None:
-        header.append(f'change under {results.cells[key].name}')
-        columns.append(_class_change(results, key))
-    rows = [
-        [name, str(counts[i]), percent(clean[i]), *[percent(column[i], '+') for column in columns]]
-        for i, name in enumerate(results.classes)
-    ]
-    return _section(
-        'Classes',
-        'Top-1 accuracy in percent, and its change in points, on the same videos, under the '
-        'corruption with the lowest mPC and the attack with the largest drop.',
-        markdown_table(header, rows),
-    )
-
-
-def _confusion_section(results: Robustness) -> str:
-    rows = []
-    for key in confusion_keys(results):
-        pairs = confused_pairs(confusion_matrix(results, key))
-        rows += [
-            [
-                results.classes[pair.label],
-                results.classes[pair.prediction],
-                condition_text(results.cells[key]),
-                f'{pair.count} of {pair.num_videos}',
-                percent(pair.share),
-            ]
-            for pair in pairs[:_PAIRS]
-        ]
-    if not rows:
-        return ''
-    return _section(
-        'Most confused',
-        f'Up to {_PAIRS} pairs of classes, clean and under the attack with the largest drop. The '
-        'share is in percent of the videos of the true class.',
-        markdown_table(['class', 'taken for', 'condition', 'videos', 'share, %'], rows, names=3),
-    )
-
-
-def _class_change(results: Robustness, key: str) -> NDArray[np.float64]:
-    videos = shared_videos((results.cells[key].videos, results.cells['clean'].videos))
-    attacked, clean = (results.class_accuracy(each, videos)[0] for each in (key, 'clean'))
-    return attacked - clean
-
-
-def _worst_corruption(results: Robustness) -> str | None:
-    means = {name: results.mpc([name]) for name in results.corruption_table().names}
-    means = {name: mean for name, mean in means.items() if math.isfinite(mean)}
-    return min(means, key=means.__getitem__) if means else None
 
 
 def _flag_section(results: Robustness) -> str:
@@ -376,15 +306,15 @@ def _flag_section(results: Robustness) -> str:
     ]
     probed = len(results.cells['sanity'].videos) if 'sanity' in results.cells else 0
     few = f'Checked on {probed} videos only: a flag that is not raised says little.'
-    return _section('Sanity flags', '\n'.join(lines), *([few] if 0 < probed < MIN_VIDEOS else []))
+    return section('Sanity flags', '\n'.join(lines), *([few] if 0 < probed < MIN_VIDEOS else []))
 
 
 def _missing_section(results: Robustness) -> str:
     reasons = results.missing | _gaps(results)
     if not reasons:
-        return _section('Missing', 'Nothing that was asked for is missing.')
+        return section('Missing', 'Nothing that was asked for is missing.')
     lines = [f'- {as_text(key)}: {as_text(reason)}' for key, reason in reasons.items()]
-    return _section('Missing', '\n'.join(lines))
+    return section('Missing', '\n'.join(lines))
 
 
 def _gaps(results: Robustness) -> dict[str, str]:

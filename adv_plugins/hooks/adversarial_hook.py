@@ -5,13 +5,9 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
-import time
-from collections import deque
 from collections.abc import Iterator, Mapping
-from statistics import median
 from typing import Any
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
@@ -21,7 +17,6 @@ from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from ..adapters.mmaction import AdversarialRecognizer
 from ..adapters.wrappers import inner_model
@@ -37,9 +32,10 @@ from ..core.conversion import (
 )
 from ..core.cost import step_cost
 from ..core.norm import auxiliary_parameters
-from ..core.randomness import private_random
 from ..core.recipe import Recipe, build_recipe
 from ..evaluation.readable_log import make_log_readable
+from .cost_meter import CostMeter
+from .held_out import first_batch
 
 ENTRY = 'adversarial'
 """The checkpoint's top-level entry for the state of the adversarial path."""
@@ -78,7 +74,7 @@ class AdversarialHook(Hook):
     ) -> None:
         self.recipe = None if recipe is None else build_recipe(recipe)
         self.by_epoch = by_epoch
-        self._meter = _CostMeter()
+        self._meter = CostMeter()
         self._told_layer = ''
 
     def before_run(self, runner: Runner) -> None:
@@ -125,7 +121,7 @@ class AdversarialHook(Hook):
         model = inner_model(runner.model)
         watch = get_adversary(model).watch
         if runner.val_loop is not None and hasattr(watch, 'held_out'):
-            watch.held_out = _first_batch(runner.val_loop.dataloader, model)
+            watch.held_out = first_batch(runner.val_loop.dataloader, model)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Update the schedule's position.
@@ -296,48 +292,6 @@ class AdversarialHook(Hook):
                 'other models call make_adversarial(model)'
             )
         print_log(f'Adversarial training: {get_adversary(model).recipe}', logger='current')
-
-
-def _first_batch(loader: DataLoader, model: nn.Module) -> tuple[Any, Any] | None:
-    """Inputs and data samples of the first batch; None if its samples cannot be chosen."""
-    if loader.batch_sampler is None:
-        return None
-    # Neither workers nor the run's random numbers are used for it.
-    with private_random(torch.device('cpu'), seed=0):
-        samples = [loader.dataset[index] for index in next(iter(loader.batch_sampler))]
-        batch = model.data_preprocessor(loader.collate_fn(samples), training=False)
-    return batch['inputs'], batch['data_samples']
-
-
-class _CostMeter:
-    """Measures the cost of a run so far, in clean runs, from its clean and adversarial steps."""
-
-    def __init__(self) -> None:
-        # Clean and adversarial ones. Only the last 100 count, because the first ones are slow.
-        self._seconds: tuple[deque[float], ...] = (deque(maxlen=100), deque(maxlen=100))
-        self._counts = [0, 0]
-        self._last: tuple[float, int] | None = None
-
-    def tick(self, adversarial_steps: int) -> float | None:
-        """Record the start of an iteration.
-
-        Args:
-            adversarial_steps (int): The number of adversarial steps so far.
-
-        Returns:
-            float, optional: The cost; None until there have been iterations of both kinds.
-        """
-        now = time.perf_counter()
-        if self._last is not None:
-            kind = int(adversarial_steps > self._last[1])
-            self._seconds[kind].append(now - self._last[0])
-            self._counts[kind] += 1
-        self._last = (now, adversarial_steps)
-        if not all(self._counts):
-            return None
-        clean, adversarial = (median(seconds) for seconds in self._seconds)
-        share = self._counts[1] / sum(self._counts)
-        return 1 + share * (adversarial / clean - 1)
 
 
 def _optimizers(wrapper: BaseOptimWrapper) -> Iterator[Optimizer]:

@@ -126,6 +126,19 @@ def images_only() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
 
 
+def test_three_frames_are_no_channels() -> None:
+    """The shape does not tell time from colours, the recognizer does."""
+    model = build_recognizer(tsm_config(num_segments=3))
+    clips, target = torch.randn(2, 3, 3, 32, 32), data_samples(LABELS)
+    make_adversarial(model, 'ceaugmentation', frames=1)
+    delta = model.perturb(clips, target) - clips
+    assert (delta != 0).flatten(2).any(dim=2).sum(dim=1).tolist() == [1, 1]
+    with pytest.raises(ValueError, match="frames=1 needs the axis 't'"):
+        make_adversarial(
+            nn.Sequential(nn.Flatten(), nn.Linear(9216, 5)), 'advprop', frames=1
+        ).perturb(clips, LABELS)
+
+
 @pytest.mark.parametrize('family', ['tsm', 'slowonly'])
 def test_evaluation_finds_the_same_axes(family: str) -> None:
     build, time, channels = FAMILIES[family]

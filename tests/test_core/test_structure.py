@@ -175,6 +175,24 @@ def test_black_boxes_keep_to_the_structure(structure: dict[str, Any], kind: Any)
     assert torch.equal(alone, moved[1:])
 
 
+def test_a_black_box_draws_its_frames_for_each_sample() -> None:
+    model, clips = Planes(), torch.randn(1, *SHAPE[1:], dtype=torch.float64)
+    for attack in (
+        Square(eps=0.1, frames=1, queries=5, channel_dim=1),
+        UniformNoise(eps=0.1, frames=1, restarts=5),
+    ):
+        touched: set[int] = set()
+
+        def scores(x: Tensor, index: Tensor, touched: set[int] = touched) -> Tensor:
+            changed = (x != clips).transpose(1, 2).flatten(2).any(dim=2)[0]
+            touched.update(changed.nonzero().flatten().tolist())
+            return model(x)
+
+        for seed in range(12):
+            attack(scores, clips, torch.zeros(1, dtype=torch.long), seed=seed)
+        assert touched == set(range(SHAPE[2])), attack
+
+
 def size(delta: Tensor, norm: str) -> Tensor:
     if norm == 'l21':
         return delta.transpose(1, 2).flatten(2).norm(dim=2).sum(dim=1)
@@ -201,6 +219,53 @@ def check_structure(delta: Tensor, structure: dict[str, Any]) -> None:
         inside = delta.masked_fill(~allowed, float('nan'))
         spread = inside.nan_to_num(nan=-9).amax(dim=axes) - inside.nan_to_num(nan=9).amin(dim=axes)
         assert (spread <= 1e-12).all(), f'not constant along {axis}'
+
+
+@pytest.mark.parametrize(('norm', 'chosen'), [('linf', 1), ('l2', 0), ('l1', 0)])
+def test_frames_are_chosen_by_what_the_ball_gains_there(norm: str, chosen: int) -> None:
+    """One frame has a single large entry, the other many small ones."""
+    weight = torch.zeros(1, 3, 2, 5, 6)
+    weight[0, 0, 0, 0, 0], weight[:, :, 1] = 12.0, 0.2
+    attack = GradientAscent(ThreatModel(eps=0.1, norm=norm, frames=1), 0.1, 1, False)
+    clean = torch.zeros_like(weight)
+    moved, _ = attack.run({'': clean}, {'': InputSpace()}, lambda _: {'': weight.clone()})
+    assert (moved[''] != 0).transpose(1, 2).flatten(2).any(dim=2).tolist() == [
+        [frame == chosen for frame in range(2)]
+    ]
+
+
+def test_a_flicker_goes_back_where_pixels_were_clipped() -> None:
+    """The offset is kept, not what valid pixels leave of it."""
+    clips = torch.full((1, 3, 2, 4, 4), 0.5, dtype=torch.float64)
+    clips[..., :2] = 0.99
+    points: list[Tensor] = []
+
+    def scores(x: Tensor, index: Tensor) -> Tensor:
+        points.append(x.detach().clone())
+        # Best at an offset of 0.03, between two steps.
+        far = -((x[..., 3] - 0.53) ** 2).flatten(1).sum(dim=1)
+        return torch.stack([1e3 - far, far], dim=1)
+
+    attack = PGD(eps=0.1, steps=4, step_size=0.05, shared='h w')
+    attack(scores, clips, torch.zeros(1, dtype=torch.long), InputSpace(low=0.0, high=1.0))
+    offsets = [float((point - clips)[..., 3].mean()) for point in points]
+    assert max(offsets) > 0.04 and min(offsets[2:]) < 0.01, 'the attack must turn round'
+    for point, offset in zip(points, offsets, strict=True):
+        wanted = (clips + offset).clamp(0, 1)
+        torch.testing.assert_close(point, wanted)
+
+
+@pytest.mark.parametrize('shared', [(), (2,)], ids=['', 'shared'])
+def test_random_starts_are_even_in_a_ball_of_frames(shared: tuple[int, ...]) -> None:
+    """Features of two frames and two entries each: so many dimensions has the ball."""
+    clean = torch.zeros(4000, 2, 2, dtype=torch.float64)
+    threat = ThreatModel(eps=2.0, norm='l21', shared=shared)
+    start = GradientAscent(threat, 0.0, 1, random_start=True)
+    moved, _ = start.run({'': clean}, {'': InputSpace()}, lambda v: {'': torch.ones_like(clean)})
+    size = moved[''].norm(dim=2).sum(dim=1) / 2
+    volume = size ** (2 if shared else 4)
+    assert volume.max() <= 1 + 1e-9
+    assert (torch.histc(volume, 10, 0, 1) / 4000 - 0.1).abs().max() < 0.02
 
 
 def test_one_perturbation_for_the_batch() -> None:

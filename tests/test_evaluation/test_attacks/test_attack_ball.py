@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -112,14 +113,41 @@ def test_noise_is_even_in_the_ball() -> None:
     cube = noise('linf')
     assert cube.mean(0).abs().max() < 0.1
     torch.testing.assert_close(cube.var(0), torch.full((3,), 4 / 3), rtol=0.08, atol=0)
-    for space, entries in ((UNIT, 3), (InputSpace(valid=valid), 2)):
-        ball = noise('l2', space)
+    for norm, (space, entries) in itertools.product(
+        ('l2', 'l1'), ((UNIT, 3), (InputSpace(valid=valid), 2))
+    ):
+        ball = noise(norm, space)
         # The share of the volume within each point is even between 0 and 1.
-        volume = (ball.norm(dim=1) / 2).pow(entries)
+        size = torch.linalg.vector_norm(ball, int(norm[1]), dim=1)
+        volume = (size / 2).pow(entries)
         assert volume.max() <= 1 + 1e-5
         deciles = torch.histc(volume, 10, 0, 1) / 4000
         assert (deciles - 0.1).abs().max() < 0.02
         assert ball.mean(0).abs().max() < 0.1
+
+
+def test_random_points_are_those_of_earlier_versions() -> None:
+    """Evaluations are repeated to the last bit."""
+    x, seeds = torch.zeros(2, 3, 4), torch.tensor([5, 7])
+    seen: list[Tensor] = []
+
+    def logits_fn(points: Tensor, index: Tensor) -> Tensor:
+        seen.append(points.clone())
+        return torch.tensor([[1.0, 0.0]]).expand(len(points), 2)
+
+    for norm in ('linf', 'l2'):
+        seen.clear()
+        attack = UniformNoise(eps=0.5, norm=norm, restarts=1)
+        attack(logits_fn, x, torch.zeros(2, dtype=torch.long), seed=seeds)
+        for point, seed in zip(seen[1], seeds.tolist(), strict=True):
+            generator = torch.Generator().manual_seed(seed)
+            if norm == 'linf':
+                wanted = 0.5 * (2 * torch.rand(3, 4, generator=generator) - 1)
+            else:
+                normal = torch.randn(3, 4, generator=generator)
+                radius = torch.rand((), generator=generator).pow(1 / 12)
+                wanted = normal / normal.norm() * 0.5 * radius
+            torch.testing.assert_close(point, wanted)
 
 
 @by_attack(BOTH_NORMS)
