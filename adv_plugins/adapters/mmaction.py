@@ -15,7 +15,7 @@ from ..core.batch import LONE, Batch, Inputs
 from ..core.capture import capture_output
 from ..core.conversion import AdversarialModule, get_adversary, note_call
 from ..core.recipe import Recipe
-from ..core.record import Record, StepResult, weighted
+from ..core.record import Record, StepResult
 from ..core.threat import InputSpace
 from .cam_layers import WITHOUT_PIXELS, feature_map, find_cam_layer, leading_modality
 from .classifier import ignore_index
@@ -196,9 +196,12 @@ class RecognizerAdapter(Adapter):
 
     def report(self, result: StepResult, recipe: Recipe) -> dict[str, Tensor]:
         one = result.clean is result.adversarial
-        clean = {} if one else _weighted(result.clean.losses, recipe.clean_weight)
-        adversarial = _weighted(result.adversarial.losses, recipe.adv_weight)
-        losses = self.beside(clean, {f'adv_{name}': value for name, value in adversarial.items()})
+        clean = {} if one else result.clean.losses
+        losses = {n: v * recipe.clean_weight if 'loss' in n else v for n, v in clean.items()}
+        adversarial = result.adversarial.losses.items()
+        losses = self.beside(
+            losses, {f'adv_{n}': recipe.weigh(v) if 'loss' in n else v for n, v in adversarial}
+        )
         losses = self.beside(losses, result.penalties)
         losses = {name: value.detach() for name, value in losses.items()}
         # The trainer sums all losses: the first one carries the gradient of the sum.
@@ -274,9 +277,3 @@ def fresh_pool(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         head.avg_pool2d = kept
-
-
-def _weighted(losses: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
-    return {
-        name: weighted(value, weight) if 'loss' in name else value for name, value in losses.items()
-    }

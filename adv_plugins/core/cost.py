@@ -41,15 +41,12 @@ def step_cost(recipe: Recipe, fraction: float | None = None) -> float:
         # A backward through the clean forward, which always covers the whole batch.
         first = 1.0
     attack = first + step * (recipe.steps - 1)
-    # A loss of weight 0 needs no backward, and a clean one often no forward either.
-    clean, adversarial = (
-        CLEAN_STEP if weight > 0 or recipe.regularized else 1.0
-        for weight in (recipe.clean_weight, recipe.adv_weight)
-    )
-    clean *= recipe.runs_clean
+    # A clean loss of weight 0 needs no backward, and often no forward either.
+    trained = recipe.clean_weight > 0 or recipe.regularized
+    clean = CLEAN_STEP if trained else float(recipe.runs_clean)
     if recipe.recompute and recipe.regularized:
         clean += 1.0
-    losses = clean + adversarial * part
+    losses = clean + CLEAN_STEP * part
     # They are taken once more where the weights are perturbed.
     return (attack + losses * (2 if recipe.weight_eps else 1)) / CLEAN_STEP
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec
 
+import torch
 from torch import Tensor
 
 from .attack import GradientAscent
@@ -210,6 +211,14 @@ class Recipe:
     def regularized(self) -> bool:
         """Whether a regularizer differentiates the records."""
         return any(regularizer.weight > 0 for regularizer in self.regularizers)
+
+    def weigh(self, loss: Tensor) -> Tensor:
+        """An adversarial loss times its weight.
+
+        Without a weight it may be infinite where a regularizer differentiates the same forward.
+        """
+        unused = self.adv_weight == 0 and self.regularized
+        return torch.zeros_like(loss) if unused else self.adv_weight * loss
 
     def is_active(self, progress: int, iteration: int) -> bool:
         """Whether the adversarial path is taken.

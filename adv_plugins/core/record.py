@@ -169,8 +169,3 @@ class StepResult:
         self.adversarial.drop_graph()
         self.adv_loss, self.total = self.adv_loss.detach(), self.total.detach()
         self.penalties = {name: value.detach() for name, value in self.penalties.items()}
-
-
-def weighted(loss: Tensor, weight: float) -> Tensor:
-    """A loss times its weight; with weight 0 an infinite loss counts for nothing either."""
-    return weight * loss if weight > 0 else torch.zeros_like(loss)

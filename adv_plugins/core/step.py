@@ -47,7 +47,7 @@ from .norm import ADVERSARIAL, CLEAN, auxiliary_parameters
 from .randomness import RandomState, private_random, random_state, set_random_state
 from .recipe import Recipe
 from .recompute import cut, gradients_at
-from .record import Record, StepResult, weighted
+from .record import Record, StepResult
 from .sharding import is_sharded
 from .weights import perturbed, weights_of
 
@@ -199,7 +199,7 @@ class Step:
             known |= {value: torch.zeros_like(value) for value in reached if value not in trained}
         clean_loss = inject_gradients(clean_loss, known)
         del known
-        adv_loss = weighted(adversarial.loss, recipe.adv_weight)
+        adv_loss = recipe.weigh(adversarial.loss)
         penalties, metrics = self._regularize(part.clean or adversarial, adversarial)
         total = sum(penalties.values(), clean_loss + adv_loss)
         metrics |= self._attack_metrics(part.batch, found)

@@ -48,8 +48,8 @@ def floor(recipe: Recipe) -> Work | None:
     It is None for steps that can be cheaper, because they attack a part of the batch, a smaller
     resolution, or in a lower precision.
 
-    Clean and adversarial loss take a forward and a full backward each. Without a weight, and
-    without a regularizer, there is no backward, and no clean forward where nothing needs it. An
+    Clean and adversarial loss take a forward and a full backward each. A clean loss without a
+    weight, and without a regularizer, has no backward, and no forward where nothing needs it. An
     attack step takes a forward and a gradient w.r.t. the data. The first attack step needs no
     forward if the attack starts at the clean batch and on the clean path. If it also ascends the
     training loss, it needs nothing at all, because the clean backward yields its gradient, except
@@ -60,10 +60,7 @@ def floor(recipe: Recipe) -> Work | None:
     if (recipe.fraction, recipe.attack_scale, recipe.attack_dtype) != (1, 1, None):
         return None
     whole, ascent, nothing = Work(1, 1, 1), Work(1, 1, 0), Work(0, 0, 0)
-    clean, adversarial = (
-        whole if weight > 0 or recipe.regularized else Work(1, 0, 0)
-        for weight in (recipe.clean_weight, recipe.adv_weight)
-    )
+    clean = whole if recipe.clean_weight > 0 or recipe.regularized else Work(1, 0, 0)
     clean = clean if recipe.runs_clean else nothing
     if recipe.random_start or recipe.attack_path != 'clean' or not recipe.runs_clean:
         first = ascent
@@ -72,7 +69,7 @@ def floor(recipe: Recipe) -> Work | None:
     else:
         first = Work(0, 1, 0)
     again = Work(int(recipe.recompute and recipe.regularized), 0, 0)
-    losses = clean + adversarial + again
+    losses = clean + whole + again
     twice = losses if recipe.weight_eps else nothing
     return sum([ascent] * (recipe.steps - 1), first + losses + twice)
 

@@ -186,6 +186,7 @@ CASES = {
     'AdvProp, tokens': Case('advprop', dict(steps=2), TOKENS),
     'AdvProp, dual LayerNorm': Case('advprop', dict(steps=1, dual_ln=True), TOKENS),
     'AdvProp, clean_weight=0': Case('advprop', dict(steps=2, clean_weight=0.0)),
+    'AdvProp, adv_weight=0': Case('advprop', dict(steps=1, adv_weight=0.0)),
     'AdvProp, interval': Case('advprop', dict(steps=1, interval=2)),
     'AdvProp, fraction': Case('advprop', dict(steps=1, fraction=0.5)),
     'AdvProp, random start': Case('advprop', dict(steps=2, random_start=True)),
@@ -744,6 +745,7 @@ USUAL = {
     'recipes': [
         'AdvProp, K=3',
         'AdvProp, clean_weight=0',
+        'AdvProp, adv_weight=0',
         'AdvProp, dual LayerNorm',
         'AdvProp, fraction',
         'AART, interval',

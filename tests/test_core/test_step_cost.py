@@ -186,7 +186,7 @@ def test_the_counter_counts_the_plain_step(case):
         (AART(recompute=True), (3, 3, 2)),
         (Recipe(objective='CrossEntropy', eps=1), (2, 3, 2)),
         (CEAugmentation(alpha=0), (2, 2, 1)),
-        (TAF(alpha=1), (2, 2, 1)),
+        (TAF(alpha=1), (2, 3, 2)),
         (PGDTraining(), (11, 11, 1)),
         (PGDTraining(objective='CrossEntropy', steps=2), (4, 3, 1)),
         (FastTraining(), (2, 2, 1)),
