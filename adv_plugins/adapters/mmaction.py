@@ -221,7 +221,7 @@ class AdversarialOmniRecognizer(AdversarialRecognizer):
         with adversary.schedule.one_iteration():
             for number, source in enumerate(sources):
                 inputs, data_samples = source['inputs'], source['data_samples']
-                if adversary.recipe.objective.needs_features and inputs.ndim == 4:
+                if adversary.recipe.objective.needs_frames and inputs.ndim == 4:
                     # Images have no frames to move attention between, so they are not attacked.
                     of_source = adversary.clean_losses(inputs, data_samples)
                 else:

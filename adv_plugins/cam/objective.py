@@ -28,9 +28,36 @@ from .equations import (
 from .layer import cam_layer_of, forget_cam_layers
 
 
+class FeatureObjective(Objective):
+    """An objective that reads the features of the layer that TAF reads; subclass it.
+
+    Attributes:
+        cam_layer (str, optional): Dotted name of the layer; None: found at the first batch.
+        cam_layout (str, optional): Axes of its output; None: found at the first batch.
+    """
+
+    cam_layer: str | None = None
+    cam_layout: str | None = None
+    needs_features: ClassVar[bool] = True
+    needs_frames: ClassVar[bool] = True
+
+    def check(self, adapter: Adapter) -> None:
+        """Check the layer that is named, or known of the family; others are found later."""
+        forget_cam_layers(adapter.model)
+        named = self.cam_layer or adapter.find_cam_layer()
+        if named:
+            find_module(adapter.model, named, 'cam_layer')
+
+    def find_layer(
+        self, adapter: Adapter, batch: Batch, target: Any, path: NormPath
+    ) -> FeatureLayer:
+        """The CAM layer, see :mod:`adv_plugins.cam.layer`."""
+        return cam_layer_of(adapter, batch, target, self.cam_layer, self.cam_layout, path)
+
+
 @register_objective
 @dataclass(frozen=True, kw_only=True, repr=False)
-class TemporalCAM(Objective):
+class TemporalCAM(FeatureObjective):
     """The CAM-based temporal loss (TAF, eq. 2-5).
 
     The CAM is computed for the label ŷ: a random wrong label if the model classifies the clip
@@ -65,8 +92,6 @@ class TemporalCAM(Objective):
     second_order: bool = True
     cam_of: str = 'loss'
 
-    needs_features: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         for option in ('cam_layer', 'cam_layout'):
             value = getattr(self, option)
@@ -79,19 +104,6 @@ class TemporalCAM(Objective):
         check_choice('weighting', self.weighting, CAM_WEIGHTINGS)
         check_choice('normalize', self.normalize, CAM_NORMALIZATIONS)
         check_choice('cam_of', self.cam_of, CAM_SOURCES)
-
-    def check(self, adapter: Adapter) -> None:
-        """Check the layer that is named, or known of the family; others are found later."""
-        forget_cam_layers(adapter.model)
-        named = self.cam_layer or adapter.find_cam_layer()
-        if named:
-            find_module(adapter.model, named, 'cam_layer')
-
-    def find_layer(
-        self, adapter: Adapter, batch: Batch, target: Any, path: NormPath
-    ) -> FeatureLayer:
-        """The CAM layer, see :mod:`adv_plugins.cam.layer`."""
-        return cam_layer_of(adapter, batch, target, self.cam_layer, self.cam_layout, path)
 
     def targets(self, record: Record) -> Tensor:
         """ŷ of every clip, shape (B,); a clip that the loss leaves out is not attacked."""

@@ -270,12 +270,14 @@ class Adversary:
     def _warn_if_unmoved(self, metrics: dict[str, Tensor], count: int) -> None:
         """Warn if the first attack had no gradient to follow."""
         solver, layer = self.recipe.solver, self.attacker.layer
-        unmoved = metrics['adv_unmoved'] == count and metrics['adv_nonfinite'] == 0
+        flat = self.attacker.flat and self.recipe.random_start
+        unmoved = flat or (metrics['adv_unmoved'] == count and metrics['adv_nonfinite'] == 0)
         if not unmoved or metrics['adv_eps'] == 0 or solver.step_size == 0:
             return
+        what = 'left all samples where they started' if flat else 'moved no sample'
         where = f' of cam_layer={layer.name!r}' if layer else ''
         warnings.warn(
-            'the first attack moved no sample, because the gradient of the objective is zero '
+            f'the first attack {what}, because the gradient of the objective is zero '
             f'everywhere: the class scores may not depend on the output{where} (a class token '
             'reads no other token of its own block: name the block before), stochastic depth may '
             'have skipped the layers between them, or later layers may still have weights of zero',

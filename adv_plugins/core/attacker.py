@@ -48,6 +48,7 @@ class Attacker:
     Attributes:
         layer (FeatureLayer, optional): Where the objective reads its features; None before the
             first batch, and if it reads none.
+        flat (bool): Whether no gradient of the first attack led anywhere.
         buffers (BufferGuard): Keeps forwards that are no clean ones from writing into buffers.
 
     Raises:
@@ -67,6 +68,7 @@ class Attacker:
         self.schedule = Schedule() if schedule is None else schedule
         self.buffers = BufferGuard(adapter, self.path)
         self._told_units = False
+        self.flat = True
         self.layer: FeatureLayer | None = None
         recipe.objective.check(adapter)
 
@@ -228,6 +230,8 @@ class Attacker:
                 with self.path.use(branch, tracking=False):
                     record = self.forward(moved, target)
                 slopes = self.gradient(record, labels, moved, branch)
+            if not self._told_units:
+                self.flat &= not any(bool(slope.any()) for slope in slopes.values())
             return slopes if seen is values else _enlarge(slopes, values)
 
         spaces = {name: self._space(batch, name) for name in batch.values}

@@ -25,6 +25,8 @@ class Objective(ABC):
 
     needs_features: ClassVar[bool] = False
     """Whether the forward pass has to capture the output of a layer, see :meth:`find_layer`."""
+    needs_frames: ClassVar[bool] = False
+    """Whether there is nothing to attack in images."""
     is_training_loss: ClassVar[bool] = False
     """Whether the clean backward already yields this objective's gradient, up to a factor."""
     compares: ClassVar[bool] = False
@@ -49,7 +51,10 @@ class Objective(ABC):
         Raises:
             ValueError: There is none.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f'{type(self).__name__} has needs_features=True, but not the method find_layer; derive '
+            'it from adv_plugins.cam.FeatureObjective, which finds the layer that TAF reads'
+        )
 
     @abstractmethod
     def targets(self, record: Record) -> Tensor | None:
@@ -68,6 +73,8 @@ class TrainingLoss(Objective):
     clean backward yields its gradient for free.
     """
 
+    needs_frames: ClassVar[bool] = False
+    """Whether there is nothing to attack in images."""
     is_training_loss: ClassVar[bool] = True
 
     def targets(self, record: Record) -> None:

@@ -23,6 +23,7 @@ from .options import build, describe
 from .radius import RADII, Radius
 from .regularizers import REGULARIZERS, Regularizer
 from .rules import RULES
+from .structure import as_axes
 from .threat import ThreatModel
 
 P = ParamSpec('P')
@@ -77,8 +78,8 @@ class Recipe:
             ``w + weight_eps · ‖w‖ · g / ‖g‖``, where g is the gradient of the total at w and the
             perturbed inputs are those found at w (adversarial weight perturbation, Wu et al., 2020,
             whose code has 0.01 or 0.005). Statistics and all other state are those of w, which the
-            trainer updates. Only matrices and kernels move. Of several processes each moves them by
-            the gradient of its own batch. Not in fp16. Defaults to 0.0: they stay.
+            trainer updates. Only parameters with several axes move. Of several processes each moves
+            them by the gradient of its own batch. Not in fp16. Defaults to 0.0: they stay.
         recompute (bool): Whether a step with regularizers runs the clean forward once more, instead
             of keeping its graph beside the adversarial one: one forward more, one graph less in
             memory. Where the model runs in fp16 the graph is kept. Defaults to False.
@@ -168,6 +169,7 @@ class Recipe:
             objective=build('objective', Objective, OBJECTIVES, self.objective),
             regularizers=build_regularizers(self.regularizers),
         )
+        vars(self).update(shared=as_axes(self.shared))
         for rule in RULES:
             rule.check(self)
         threat = self.solver.threat

@@ -42,8 +42,8 @@ class Record:
             None: not known. A label that is no class counts as left out too.
         output (Any): The model's output without its graph, for trainers that return it. Defaults
             to None.
-        features (Any): The output of ``layer`` with its graph, or what the objective's own
-            ``record`` captured. Defaults to None: nothing.
+        features (Any): What the objective reads of the output of ``layer``, with its graph.
+            Defaults to None: not captured.
         layer (str): Dotted name of the captured layer. Defaults to ''.
         layout (str, optional): The axes of ``features`` as an einops pattern, see
             :func:`adv_plugins.core.capture.to_frames`. Defaults to None: inferred from their
@@ -107,8 +107,8 @@ class Record:
             return self.logits
         got = str(getattr(self.logits, 'shape', type(self.logits).__name__))
         raise ValueError(
-            f'{purpose} needs logits of the shape (batch, classes), but the model gave {got}; use '
-            "objective='TrainingLoss' for a model without class scores"
+            f'{purpose} needs logits of the shape (batch, classes), but the model gave {got}; '
+            "without class scores write objective='TrainingLoss', or the recipe 'pgdtraining'"
         )
 
     def hard_labels(self, purpose: str) -> Tensor:

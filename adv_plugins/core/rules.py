@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from types import NoneType
 from typing import Any
 
 from .checks import is_integer
@@ -40,8 +41,10 @@ class Rule:
 def _not_negative(option: str) -> Rule:
     def holds(recipe: Any) -> bool:
         value = getattr(recipe, option)
-        number = isinstance(value, Real) and 0 <= float(value) < math.inf
-        return value is None or isinstance(value, Radius) or number
+        if isinstance(value, {'eps': Radius, 'step_size': NoneType}.get(option, ())):
+            return True
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        return number and 0 <= float(value) < math.inf
 
     return Rule(option, holds, 'must be finite and not negative')
 
@@ -63,6 +66,11 @@ def _is_axis(axis: Any) -> bool:
     return axis in ('b', 't', 'c', 'h', 'w') or (is_integer(axis) and axis >= 0)
 
 
+def one_for_all(shared: Any) -> bool:
+    """Whether samples share a perturbation."""
+    return isinstance(shared, tuple) and bool({'b', 0} & {*shared})
+
+
 def _is_count(frames: Any) -> bool:
     return is_integer(frames) and frames >= 1
 
@@ -75,8 +83,8 @@ def _are_places(frames: Any) -> bool:
 RULES = (
     _choice('attack_path', ('clean', 'adversarial')),
     _choice('attack_dtype', (None, 'bfloat16', 'float16')),
-    *map(_not_negative, ('eps', 'step_size', 'clean_weight', 'adv_weight', 'weight_eps', 'begin')),
     Rule('eps', lambda r: r.eps is not None, 'must be a number, e.g. eps=8 / 255'),
+    *map(_not_negative, ('eps', 'step_size', 'clean_weight', 'adv_weight', 'weight_eps', 'begin')),
     *map(_positive_integer, ('steps', 'interval')),
     Rule(
         'fraction',
@@ -85,6 +93,12 @@ RULES = (
         'interval',
     ),
     Rule('attack_scale', lambda r: 0 < r.attack_scale <= 1, 'must lie in (0, 1], e.g. 0.5'),
+    Rule(
+        'attack_scale',
+        lambda r: r.attack_scale == 1 or not r.objective.compares,
+        'makes frames smaller, and {objective} compares with those of the clean forward; leave it '
+        'out',
+    ),
     Rule(
         'attack_dtype',
         lambda r: r.attack_dtype is None or not (r.starts_at_clean and r.steps == 1),
@@ -116,7 +130,7 @@ RULES = (
     Rule('end', lambda r: r.end is None or r.end > r.begin, 'must be greater than begin={begin}'),
     Rule(
         'shared',
-        lambda r: not ({'b', 0} & {*r.shared} and isinstance(r.eps, Radius) and r.eps.per_sample),
+        lambda r: not (one_for_all(r.shared) and getattr(r.eps, 'per_sample', False)),
         'finds one perturbation for the batch, but eps={eps} differs from sample to sample',
     ),
 )
@@ -147,10 +161,11 @@ THREAT_RULES = (
         'region',
         lambda r: (
             r.region is None
-            or isinstance(r.region, Mask)
-            or (min(r.region) >= 0 and min(r.region[2:]) > 0)
+            or (isinstance(r.region, Mask) and bool(r.region.places.any()))
+            or (_are_places(r.region) and min(r.region[2:]) > 0)
         ),
-        'must be (top, left, height, width) in pixels, none negative and the last two not 0',
+        'must be (top, left, height, width) in pixels, none negative and the last two not 0; or a '
+        'mask, a tensor or list of the shape (height, width) with a place that is True',
     ),
     Rule(
         'dims',

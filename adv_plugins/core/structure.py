@@ -47,12 +47,21 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
 
 
+def as_axes(shared: Any) -> Any:
+    """Axes as a tuple: ``'h w'``, a list, or a single number."""
+    return as_tuple(shared.split() if isinstance(shared, str) else shared)
+
+
 def as_region(region: Any) -> Any:
-    """A box as a tuple of four numbers, and all else but None as a mask."""
+    """A box as a tuple of four numbers, a mask as a :class:`Mask`; what is neither as it is."""
     if region is None or isinstance(region, Mask):
         return region
-    box = isinstance(region, Sequence) and len(region) == 4 and all(map(is_integer, region))
-    return tuple(region) if box else Mask(region)
+    try:
+        places = torch.as_tensor(region)
+    except (TypeError, ValueError, RuntimeError):
+        return region
+    box = places.shape == (4,) and places.dtype is not torch.bool
+    return tuple(places.tolist()) if box else Mask(places)
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,11 @@ class Place:
                     'leaves out; leave out dims'
                 )
         shared = (_axis(axis, axes, values, f'shared={axis!r}') for axis in threat.shared)
+        if 'b' in threat.shared and threat.norm != 'linf' and not _same_for_all(valid):
+            raise ValueError(
+                f"shared='b' is one perturbation for samples whose masks differ, but norm="
+                f"{threat.norm!r} would scale it for each of them; write norm='linf'"
+            )
         masks = [valid, _region(threat.region, axes, values)]
         if time is not None and isinstance(frames, tuple):
             given = torch.zeros(values.shape[time], dtype=torch.bool, device=values.device)
@@ -131,6 +145,14 @@ class Place:
         counted = self.allowed.expand_as(values).sum(dim=axes, keepdim=True).clamp(min=1)
         return self.drop((values.sum(dim=axes, keepdim=True) / counted).expand_as(values))
 
+    def alike(self, values: Tensor) -> Tensor:
+        """With how many entries of its sample, itself included, each has to be the same."""
+        axes = [axis for axis in self.shared if axis]
+        count = torch.ones_like(values)
+        if axes:
+            count = self.drop(count).sum(dim=axes, keepdim=True).clamp(min=1).expand_as(values)
+        return count
+
     def choose(self, slope: Tensor, norm: str) -> Place:
         """The place with the frames chosen, if they are not yet: those that gain most."""
         if self.count is None or self.time is None:
@@ -150,14 +172,21 @@ def guessed_axes(shape: Sequence[int]) -> dict[str, int]:
     """The axes of an input by letter, those that its shape tells.
 
     Images are (B, C, H, W), features (B, T, C), clips (B, C, T, H, W) or (B, T, C, H, W), several
-    views of them (B, V, C, T, H, W). The channels of clips are the axis of size 3.
+    views of them have another axis after the batch. The channels of clips are the axis of size 3.
     """
-    known = {2: 'bc', 3: 'btc', 4: 'bchw', 6: 'bvcthw'}.get(len(shape), 'b')
-    if len(shape) == 5:
-        orders = {1: 'bcthw', 2: 'btchw', 4: 'bthwc'}
+    known = {2: 'bc', 3: 'btc', 4: 'bchw'}.get(len(shape), 'b')
+    orders = {5: {1: 'bcthw', 2: 'btchw', 4: 'bthwc'}, 6: {2: 'bvcthw', 3: 'bvtchw'}}.get(
+        len(shape)
+    )
+    if orders:
         fitting = [order for axis, order in orders.items() if shape[axis] == 3]
-        known = fitting[0] if len(fitting) == 1 else 'b  hw'
+        known = fitting[0] if len(fitting) == 1 else 'b' + ' ' * (len(shape) - 3) + 'hw'
     return {letter: axis for axis, letter in enumerate(known) if letter != ' '}
+
+
+def _same_for_all(valid: Tensor | None) -> bool:
+    """Whether all samples have the same mask."""
+    return valid is None or bool((valid == valid[:1]).all())
 
 
 def _axis(axis: str | int, axes: Mapping[str, int], values: Tensor, option: str) -> int:

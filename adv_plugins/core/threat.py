@@ -17,7 +17,7 @@ from .batch import Values
 from .checks import is_integer
 from .functional import ascent_direction, expand_like, project
 from .rules import THREAT_RULES
-from .structure import Place, as_region, as_tuple
+from .structure import Place, as_axes, as_region, as_tuple
 
 Draw = Callable[[Tensor, str], Tensor]
 """Random numbers like a tensor: ``draw(values, 'uniform')``, ``'normal'`` or ``'exponential'``."""
@@ -68,14 +68,6 @@ class InputSpace:
         unscaled = isinstance(self.scale, float) and self.scale == 1
         return values if unscaled else values * self.scale_like(values)
 
-    def pull_back(self, gradient: Tensor) -> Tensor:
-        """Turn a gradient w.r.t. the input into one w.r.t. pixel units; 0 on padding."""
-        return self.drop_padding(self.to_input(gradient))
-
-    def drop_padding(self, values: Tensor) -> Tensor:
-        """Set values to zero wherever the input is padding."""
-        return values if self.valid is None else values.masked_fill(~self.valid, 0)
-
     def clamp(self, perturbed: Tensor, clean: Tensor) -> Tensor:
         """Clip to the valid range, extended to the clean value where that lies outside."""
         if self.low is None or self.high is None:
@@ -120,8 +112,8 @@ class ThreatModel:
     def __post_init__(self) -> None:
         # The dataclass is frozen, so replace what was given by what it means via vars().
         vars(self).update(
-            shared=as_tuple(self.shared.split() if isinstance(self.shared, str) else self.shared),
-            frames=self.frames if is_integer(self.frames) else as_tuple(self.frames),
+            shared=as_axes(self.shared),
+            frames=int(self.frames) if is_integer(self.frames) else as_tuple(self.frames),
             region=as_region(self.region),
         )
         for rule in THREAT_RULES:
@@ -175,7 +167,8 @@ class Ball:
         parts = [slope]
         if self._fills:
             room = {name: self._room(name, value, delta) for name, value in slope.items()}
-            parts.append({name: value / self._on(size, value) for name, value in room.items()})
+            # A step of length 0 leads nowhere, whatever room there is.
+            parts.append({n: (v / self._on(size, v)).nan_to_num(0.0) for n, v in room.items()})
         direction = self._per_ball(self._direction, *parts)
         return {name: self._on(size, value) * value for name, value in direction.items()}
 
@@ -201,11 +194,17 @@ class Ball:
             return {name: places[name].drop(value) for name, value in noise.items()}
         kinds = ('normal',) if norm == 'l2' else ('normal', 'exponential')
         parts = [{n: places[n].drop(v) for n, v in drawn(kind).items()} for kind in kinds]
-        alike = max(v.numel() // places[n].free(v).numel() for n, v in whole.items())
+        parts.insert(1, {n: places[n].alike(value) for n, value in whole.items()})
 
-        def point(value: Tensor, weights: Tensor | None = None, **axes: Any) -> Tensor:
-            radius = self._on(self.threat.eps, value)
-            return radius * _random_point(value, weights, norm=norm, draw=draw, alike=alike, **axes)
+        def draw_alike(values: Tensor, kind: str) -> Tensor:
+            # What is shared along an axis outside of the ball has one radius.
+            outside = [a for p in places.values() for a in p.shared if a < values.ndim]
+            lengths = [1 if a in outside else size for a, size in enumerate(values.shape)]
+            return draw(values.new_empty(lengths), kind).expand_as(values)
+
+        def point(*values: Tensor, **axes: Any) -> Tensor:
+            radius = self._on(self.threat.eps, values[0])
+            return radius * _random_point(*values, norm=norm, draw=draw_alike, **axes)
 
         return self._per_ball(point, *parts)
 
@@ -257,30 +256,30 @@ class Ball:
 
 def _random_point(
     normal: Tensor,
+    alike: Tensor,
     weights: Tensor | None = None,
     *,
     norm: str,
     dims: tuple[int, ...],
     frame_axis: int | None,
     draw: Draw,
-    alike: int,
 ) -> Tensor:
     """Turn random numbers into a point that is uniform in the ball of radius 1.
 
-    Entries that are 0 (padding) stay 0 and do not count as dimensions of the ball; of entries that
-    are ``alike``, only one does.
+    Entries that are 0 (padding) stay 0 and do not count as dimensions of the ball. Of entries that
+    are the same, ``alike`` says how many they are, and only one counts.
     """
+    normal = normal / alike.sqrt()
     if weights is None:
-        entries = (normal != 0).sum(dim=dims, keepdim=True).clamp(min=alike)
-        radius = draw(entries.to(normal), 'uniform').pow(alike / entries)
+        entries = ((normal != 0) / alike).sum(dim=dims, keepdim=True).clamp(min=1)
+        radius = draw(entries.to(normal), 'uniform').pow(1 / entries)
         return ascent_direction(normal, 'l2', dims) * radius
     # The size of a frame of d entries is the sum of d exponential variables, and one more stands
     # for the way to the edge of the ball. The ball of l1 has frames of one entry.
-    if norm == 'l1':
-        unit, size = normal.sign(), weights / alike
-    else:
+    unit, size = normal.sign(), weights / alike
+    if norm == 'l21':
         within = tuple(axis for axis in dims if axis != frame_axis)
         unit = ascent_direction(normal, 'l2', within)
-        size = weights.sum(dim=within, keepdim=True) / alike
+        size = size.sum(dim=within, keepdim=True)
     whole = size.sum(dim=dims, keepdim=True)
     return unit * size / (whole + draw(whole, 'exponential'))

@@ -13,7 +13,9 @@ from .sharding import is_sharded
 
 
 def weights_of(model: nn.Module) -> list[nn.Parameter]:
-    """The weights to perturb: all trainable parameters but vectors, i.e. biases and norms.
+    """The weights to perturb: all trainable parameters with several axes, such as matrices.
+
+    Most biases and norms are vectors, and stay; class tokens and position embeddings move.
 
     Raises:
         TypeError: The model is sharded.

@@ -65,7 +65,7 @@ def lacks_start(recipe: Recipe, model: nn.Module, config: Any) -> bool:
         model (nn.Module): The model, of a run without ``load_from`` and ``resume``.
         config (Any): Its config.
     """
-    fine_tunes = recipe.objective.needs_features or recipe.name in _FINE_TUNING
+    fine_tunes = recipe.objective.needs_frames or recipe.name in _FINE_TUNING
     if not fine_tunes or recipe.begin > 0 or _names_weights(config):
         return False
     return not any(

@@ -18,7 +18,6 @@ from mmengine.runner.amp import autocast
 
 from ..adapters.wrappers import inner_model
 from ..core.capture import find_module
-from ..core.recipe import Recipe
 from ..datasets.corruptions import CORRUPTIONS, VideoCorruption
 from ..datasets.files import preview
 from ..progress import Progress, Tell
@@ -153,10 +152,11 @@ class RobustnessTestLoop(TestLoop):
             self.dataloader.dataset, self.deployed.head.num_classes, runner.cfg.get('label_map')
         )
         for planned in self.plan.attacks.values():
-            layer = isinstance(planned.attack, Recipe) and planned.attack.objective.cam_layer
+            objective = getattr(planned.attack, 'objective', None)
+            layer = getattr(objective, 'cam_layer', None) or getattr(objective, 'layer', None)
             if layer:
                 # A layer that the config names, and that is misspelt, is told now.
-                find_module(self.deployed.model, layer, 'cam_layer')
+                find_module(self.deployed.model, layer, 'the layer of an attack')
         self.results: Robustness | None = None
 
     def run(self) -> dict[str, float]:

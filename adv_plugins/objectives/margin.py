@@ -37,9 +37,7 @@ class Margin(Objective):
     def __call__(self, record: Record, targets: Tensor | None) -> Tensor:
         """One value per sample, shape (B,)."""
         assert targets is not None
-        labels = targets.clamp(min=0)
-        if self.kind == 'cw':
-            value = -margins(record.logits, labels)
-        else:
-            value = logits_ratio(record.logits, labels)
+        logits, labels = record.logits, targets.clamp(min=0)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        value = -margins(logits, labels) if self.kind == 'cw' else logits_ratio(logits, labels)
         return torch.where(targets == IGNORED, 0, value)

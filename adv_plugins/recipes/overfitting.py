@@ -24,13 +24,13 @@ _FEW = 8
 """Of so few samples that PGD left right at its best, chance may fool all others."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, unsafe_hash=True)
 class OverfittingWatch:
     """Compares PGD's accuracy with that of the recipe's own attack, now and then in training.
 
     A model that trains on single steps may come to resist those alone: from one epoch to the next
     PGD's accuracy falls to zero, while that under the single step rises. The model is attacked as
-    it is deployed, in eval mode. It is left unchanged.
+    it is deployed, in eval mode, at the largest ε of the recipe. It is left unchanged.
 
     Args:
         interval (int): A check is made at the first of every ``interval`` adversarial iterations.

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from adv_plugins import TAF, AdvProp, CEAugmentation, Objective, Recipe
+from adv_plugins import TAF, AdvProp, CEAugmentation, Recipe
+from adv_plugins.cam import FeatureObjective
 from adv_plugins.core.record import Record
 
 from .nets import CAM_LAYER, CAM_LAYOUT
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class RandomSigns(Objective):
+class RandomSigns(FeatureObjective):
     """The controls: every pixel moves up or down by chance, as far as TAF moves it.
 
     The net starts with an identity called ``input``, so what is captured there is the clip.
@@ -28,7 +29,6 @@ class RandomSigns(Objective):
     block: int = 1
     cam_layer: str = 'input'
     cam_layout: str = 'b t c h w'
-    needs_features: ClassVar[bool] = True
 
     def targets(self, record: Record) -> None:
         """None: no label is looked at."""
