@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from types import NoneType
 from typing import Any
 
 from .checks import is_integer
@@ -41,7 +40,9 @@ class Rule:
 def _not_negative(option: str) -> Rule:
     def holds(recipe: Any) -> bool:
         value = getattr(recipe, option)
-        if isinstance(value, {'eps': Radius, 'step_size': NoneType}.get(option, ())):
+        if (option, value) == ('step_size', None) or (
+            option == 'eps' and isinstance(value, Radius)
+        ):
             return True
         number = isinstance(value, Real) and not isinstance(value, bool)
         return number and 0 <= float(value) < math.inf

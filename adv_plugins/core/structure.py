@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,8 @@ class Mask:
         return hash(self.places.shape)
 
     def __repr__(self) -> str:
-        return f'Mask({int(self.places.sum())} places of {tuple(self.places.shape)})'
+        digest = hashlib.sha256(self.places.cpu().numpy().tobytes()).hexdigest()[:6]
+        return f'Mask({int(self.places.sum())} places of {tuple(self.places.shape)}, {digest})'
 
     def tolist(self) -> Any:
         """The places as a nested list."""

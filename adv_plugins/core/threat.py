@@ -121,7 +121,7 @@ class ThreatModel:
 
     def __str__(self) -> str:
         """The norm, and the structure if there is one: ``'linf, shared=h w'``."""
-        shared = ' '.join(map(str, self.shared)) or None
+        shared = ' '.join(sorted(map(str, self.shared))) or None
         structure = dict(shared=shared, frames=self.frames, region=self.region)
         parts = (f', {name}={value}' for name, value in structure.items() if value is not None)
         return self.norm + ''.join(parts)

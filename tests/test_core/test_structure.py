@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -140,7 +141,7 @@ def test_an_evaluation_gains_the_same(structure: dict[str, Any], norm: str, kind
 def test_random_starts_are_in_the_ball_and_have_the_structure(
     structure: dict[str, Any], norm: str
 ) -> None:
-    options = as_config(structure, norm)
+    options = {**structure, 'norm': norm}
     clips = torch.randn(SHAPE, dtype=torch.float64)
     attack = GradientAscent(ThreatModel(eps=0.1, **options), 0.02, 3, random_start=True)
     steps: list[Tensor] = []
@@ -268,6 +269,82 @@ def test_random_starts_are_even_in_a_ball_of_frames(shared: tuple[int, ...]) -> 
     assert (torch.histc(volume, 10, 0, 1) / 4000 - 0.1).abs().max() < 0.02
 
 
+@pytest.mark.parametrize('norm', NORMS)
+@pytest.mark.parametrize('shared', ['b', 'b h w', 'b t'])
+def test_samples_share_a_perturbation_from_any_start(shared: str, norm: str) -> None:
+    clean = torch.randn(SHAPE, dtype=torch.float64)
+    threat = ThreatModel(eps=1.0, norm=norm, shared=shared)
+    attack = GradientAscent(threat, 0.3, 3, random_start=True)
+    moved, _ = attack.run(
+        {'': clean}, {'': InputSpace(axes=AXES)}, lambda v: {'': torch.randn(SHAPE).double()}
+    )
+    delta = moved[''] - clean
+    assert delta.abs().max() > 1e-3
+    torch.testing.assert_close(delta[0], delta[1], rtol=0, atol=1e-12)
+    check_structure(delta, dict(shared=shared.removeprefix('b').strip()))
+
+
+def test_what_is_shared_beyond_a_ball_has_one_radius() -> None:
+    """One ball for each frame, and one picture for all of them."""
+    clean = torch.zeros(3, 5, 4, dtype=torch.float64)
+    threat = ThreatModel(eps=1.0, norm='l2', shared='t', dims=(2,))
+    attack = GradientAscent(threat, 0.2, 2, random_start=True)
+    moved, _ = attack.run(
+        {'': clean}, {'': InputSpace()}, lambda v: {'': torch.randn(3, 5, 4).double()}
+    )
+    torch.testing.assert_close(moved[''], moved[''][:, :1].expand(3, 5, 4), rtol=0, atol=1e-12)
+
+
+def test_one_perturbation_needs_one_mask_where_it_is_scaled() -> None:
+    valid = torch.tensor([[True, True, True], [True, True, False]])[..., None]
+    clean, space = torch.zeros(2, 3, 4), InputSpace(valid=valid)
+    for norm in ('l2', 'l1'):
+        attack = GradientAscent(ThreatModel(eps=1.0, norm=norm, shared='b'), 1.0, 1, False)
+        with pytest.raises(ValueError, match="samples whose masks differ.* write norm='linf'"):
+            attack.run({'': clean}, {'': space}, lambda v: {'': torch.ones(2, 3, 4)})
+        one = InputSpace(valid=valid[:1].expand(2, 3, 1))
+        attack.run({'': clean}, {'': one}, lambda v: {'': torch.ones(2, 3, 4)})
+
+
+@pytest.mark.parametrize(
+    ('structure', 'entries'),
+    [
+        (dict(shared='h w', region=(0, 0, 2, 2)), 12),
+        (dict(shared='t h w', frames=(0, 1)), 3),
+        (dict(shared='h', region=PLACES), 3 * 4 * int(PLACES.any(dim=0).sum())),
+        (dict(shared='b h w'), 12),
+    ],
+)
+@pytest.mark.parametrize('norm', ['l2', 'l1'])
+def test_random_starts_are_even_where_groups_are_unlike(
+    structure: dict[str, Any], entries: int, norm: str
+) -> None:
+    """The radius says how many dimensions a ball has: its mean is d / (d + 1)."""
+    batch = 2 if 'b' in structure.get('shared', '') else 600
+    clean = torch.zeros(batch, *SHAPE[1:], dtype=torch.float64)
+    threat = ThreatModel(eps=1.0, norm=norm, **structure)
+    start = GradientAscent(threat, 0.0, 1, random_start=True)
+    space = {'': InputSpace(axes=AXES)}
+    runs = [
+        start.run({'': clean}, space, lambda v: {'': torch.ones_like(clean)})[0]['']
+        for _ in range(300 if batch == 2 else 1)
+    ]
+    sizes = torch.cat([size(delta, norm)[: 1 if batch == 2 else None] for delta in runs])
+    expected, spread = entries / (entries + 1), 1 / (entries + 1) / len(sizes) ** 0.5
+    assert abs(float(sizes.mean()) - expected) < 5 * spread
+
+
+@pytest.mark.parametrize('norm', NORMS)
+def test_a_step_of_no_length_leads_nowhere(norm: str) -> None:
+    """Black and white pixels have no room; a ramp may begin at 0."""
+    clips = torch.tensor([0.0, 0.5, 1.0]).repeat(40).view(1, 3, 2, 4, 5)
+    space = {'': InputSpace(low=0.0, high=1.0)}
+    for eps, step_size in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
+        attack = GradientAscent(ThreatModel(eps=eps, norm=norm), step_size, 2, False)
+        moved, finite = attack.run({'': clips}, space, lambda v: {'': torch.randn(clips.shape)})
+        assert torch.equal(moved[''], clips) and finite.all()
+
+
 def test_one_perturbation_for_the_batch() -> None:
     weight, clean = torch.randn(SHAPE), torch.randn(SHAPE)
     attack = GradientAscent(ThreatModel(eps=0.1, shared='b'), 0.1, 1, False)
@@ -331,6 +408,19 @@ def test_a_patch_with_free_pixels_stays_within_valid_ones() -> None:
     assert ((moved[..., inside] == 0) | (moved[..., inside] == 1)).all()
 
 
+@pytest.mark.parametrize(('shape', 'time'), [((2, 2, 3, 8, 4, 4), 3), ((2, 2, 8, 3, 4, 4), 2)])
+def test_several_views_have_their_frames_found_by_the_channels(
+    shape: tuple[int, ...], time: int
+) -> None:
+    clips = torch.rand(shape)
+    model = make_adversarial(
+        Meter(clips[0].numel()), bad(frames=2, clamp=False), value_range=(0, 1)
+    )
+    delta = model.perturb(clips, torch.zeros(2, dtype=torch.long)) - clips
+    touched = (delta != 0).movedim(time, 1).flatten(2).any(dim=2)
+    assert touched.sum(dim=1).tolist() == [2, 2]
+
+
 def test_padded_frames_are_not_chosen() -> None:
     features, mask = torch.randn(2, 6, 4), torch.tensor([[1] * 6, [1, 1, 1, 0, 0, 0]]).bool()
 
@@ -366,6 +456,17 @@ def bad(**options: Any) -> Recipe:
         (dict(frames=2.5), 'frames=2.5 must be'),
         (dict(region=(0, 0, 0, 4)), r'region=\(0, 0, 0, 4\) must be \(top, left, height, width\)'),
         (dict(region=(-1, 0, 2, 4)), 'none negative'),
+        (dict(region=(0, 0, 4, 4.0)), r'region=\(0.0, 0.0, 4.0, 4.0\) must be'),
+        (dict(region='centre'), "region='centre' must be"),
+        (dict(region=torch.zeros(5, 6)), 'with a place that is True'),
+        (dict(shared=1.5), 'shared=1.5 must be axes'),
+        (dict(shared=None), 'shared=None must be axes'),
+        (dict(weight_eps=None), 'weight_eps=None must be finite and not negative'),
+        (dict(step_size=dict(type='LinearEps')), 'step_size=.* must be finite'),
+        (
+            dict(objective=dict(type='KL'), random_start=True, attack_scale=0.5),
+            r'attack_scale=0.5 makes frames smaller, and KL\(\) compares',
+        ),
         (dict(norm='l21', joint=True), "joint=True has no frames; leave out norm='l21'"),
         (
             dict(shared='b', eps=dict(type='UniformEps', high=0.1)),
@@ -385,6 +486,7 @@ def test_bad_options_are_told_at_once(options: dict[str, Any], message: str) -> 
         ((2, 5), dict(shared=(2,)), 'shared=2 needs the axis 2'),
         ((2, 3, 4, 4), dict(frames=2), "frames=2 needs the axis 't'"),
         ((2, 4, 8, 5, 5), dict(frames=2), "frames=2 needs the axis 't'"),
+        ((2, 2, 8, 8, 5, 5), dict(frames=2), "frames=2 needs the axis 't'"),
         ((2, 3, 8, 5, 5), dict(frames=9), 'frames=9 needs 9 frames, but the clips have 8'),
         ((2, 3, 8, 5, 5), dict(frames=[0, 8]), r'frames=\(0, 8\) needs 9 frames'),
         ((2, 3, 8, 5, 5), dict(region=(2, 2, 4, 2)), r'ends at 6, but the frames have 5 pixels'),
@@ -408,6 +510,12 @@ def test_a_structure_is_compared_and_printed() -> None:
     assert box == same and 'region=(0, 1, 2, 3)' in repr(box)
     masked = bad(region=PLACES)
     assert masked == bad(region=PLACES.tolist()) != bad(region=~PLACES)
-    assert f'region=Mask({int(PLACES.sum())} places of (5, 6))' in repr(masked)
+    assert f'region=Mask({int(PLACES.sum())} places of (5, 6), ' in repr(masked)
     assert hash(Mask(PLACES)) == hash(Mask(PLACES.tolist()))
     assert bad(shared='h w') == bad(shared=['h', 'w'])
+    assert bad(shared=3) == bad(shared=(3,)) and bad(region=torch.tensor([0, 1, 2, 3])) == box
+    assert bad(frames=np.int64(2)) == bad(frames=2)
+    # Results are grouped by it.
+    assert str(bad(shared='w h').solver.threat) == str(bad(shared='h w').solver.threat)
+    flipped = bad(region=PLACES.flip(0))
+    assert str(flipped.solver.threat) != str(masked.solver.threat)

@@ -13,6 +13,7 @@ pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
 from adv_plugins import TAF
 from adv_plugins.core.recipe import Recipe
+from adv_plugins.core.structure import Mask
 from adv_plugins.evaluation.attacks import PGD, Square, UniformNoise, UniversalPerturbation
 from adv_plugins.evaluation.cells import Cell
 from adv_plugins.evaluation.measurements import Measurements
@@ -95,7 +96,7 @@ def test_a_structure_is_a_threat_model_of_its_own(tmp_path: Path) -> None:
     assert norms == {
         'attack/pgd': 'linf',
         'attack/flicker': 'linf, shared=h w, frames=2',
-        'attack/patch': 'linf, region=Mask(2 places of (4, 4))',
+        'attack/patch': f'linf, region={Mask(mask)}',
         'attack/taf': 'linf, frames=(0, 1)',
     }
     results = Robustness('m', 'c', 'p', 'w', 'd', ['a', 'b'])
