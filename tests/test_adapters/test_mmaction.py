@@ -347,6 +347,11 @@ def test_omnisource_answers_for_each_of_its_sources():
     losses = model(*sources, mode='loss')
     assert losses['loss_cls_1'].item() == pytest.approx(expected['loss_cls_1'].item(), rel=1e-5)
     assert 'adv_loss_cls_0' in losses and 'adv_loss_cls_1' not in losses
+    # A layer's output can be moved in both.
+    shift = dict(type='FeatureShift', layer='backbone')
+    model = make_adversarial(copy.deepcopy(plain), 'pgdtraining', objective=shift, steps=1)
+    assert {'adv_loss_cls_0', 'adv_loss_cls_1'} <= set(model(*sources, mode='loss'))
+    model = make_adversarial(copy.deepcopy(plain), 'taf')
     # Anything else is the recognizer's own.
     scores = [sample.pred_score for sample in model.eval()(sources[0], mode='predict')]
     assert torch.stack(scores).shape == (2, NUM_CLASSES)

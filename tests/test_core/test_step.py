@@ -19,6 +19,7 @@ from adv_plugins import (
     AdvProp,
     CEAugmentation,
     FastTraining,
+    Objective,
     PGDTraining,
     Recipe,
     TemporalCAM,
@@ -776,6 +777,33 @@ def test_soft_labels_do_for_the_training_loss(clips):
     net = make_adversarial(Conv3dNet(), CEAugmentation())
     losses = net.adversarial_loss(clips[0], torch.rand(5, 6).softmax(1))
     assert losses['loss'].isfinite()
+
+
+@pytest.mark.parametrize('recipe', ['pgdtraining', 'trades'])
+def test_a_random_start_without_a_gradient_to_follow_is_told(clips, recipe):
+    """As where the classifier starts at zero: the model would train on noise."""
+    net = Conv3dNet()
+    torch.nn.init.zeros_(net.fc.weight)
+    make_adversarial(net, recipe, steps=2)
+    with pytest.warns(UserWarning, match='left all samples where they started'):
+        net.adversarial_loss(*clips)
+
+
+def test_an_objective_that_finds_no_layer_says_how():
+    class Features(Objective):
+        needs_features = True
+
+        def targets(self, record):
+            return None
+
+        def __call__(self, record, targets):
+            return record.features.flatten(1).sum(dim=1)
+
+    net = make_adversarial(Conv3dNet(), Recipe(objective=Features(), eps=0.1))
+    with pytest.raises(
+        NotImplementedError, match='derive it from adv_plugins.cam.FeatureObjective'
+    ):
+        net.adversarial_loss(torch.randn(2, 3, 4, 8, 8), torch.tensor([0, 1]))
 
 
 def test_samples_without_a_gradient_are_counted_and_told_once_if_they_are_all(clips):

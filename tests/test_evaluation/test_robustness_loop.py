@@ -17,6 +17,7 @@ from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 
 from adv_plugins.adapters.mmaction import RecognizerAdapter
+from adv_plugins.core.recipe import RECIPES
 from adv_plugins.datasets import OrderedDigits
 from adv_plugins.datasets.corruptions import VideoCorruption
 from adv_plugins.evaluation import attacks, deepfool, robustness, robustness_loop
@@ -542,6 +543,20 @@ def test_scores_that_are_not_finite_count_as_wrong(weights, tmp_path):
     )
     assert f'{broken} of 12 videos have scores that are NaN' in stored.missing['clean']
     assert 'attack/fgsm' in stored.cells and 'sanity' in stored.cells
+
+
+def test_the_attack_of_every_recipe_can_be_measured(tmp_path):
+    names = [name for name in RECIPES if name not in ('Recipe', 'Madry')]
+    cfg = config(tmp_path, attacks={n: dict(type=n, eps=4 / 255) for n in names}, curve=None)
+    assert set(Runner.from_cfg(cfg).test_loop.plan.attacks) == {*names}
+    shift = dict(type='FeatureShift', layer='backbone.layer9')
+    for attack in (
+        dict(type='TAF', cam_layer='backbone.layer9'),
+        dict(type='PGDTraining', objective=shift),
+    ):
+        cfg = config(tmp_path / 'bad', attacks=dict(own=attack), curve=None)
+        with pytest.raises(ValueError, match='backbone.layer4'):
+            Runner.from_cfg(cfg).test_loop  # noqa: B018
 
 
 def test_options_are_checked(weights, tmp_path):
