@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from numpy.typing import ArrayLike
 
-from .attacks.ensemble import part_names
+from .attacks import part_names
 from .cells import DEEPFOOL, HOW_FAR, Cell, split_key
 from .class_sections import class_section, confusion_section
 from .deepfool import robustness_summary

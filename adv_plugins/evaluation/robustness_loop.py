@@ -21,7 +21,8 @@ from ..core.capture import find_module
 from ..datasets.corruptions import CORRUPTIONS, VideoCorruption
 from ..datasets.files import preview
 from ..progress import Progress, Tell
-from .attacks.ensemble import out_of_time, part_names
+from .attacks import part_names
+from .attacks.ensemble import out_of_time
 from .class_names import class_names
 from .deployed import Deployed
 from .labels import EvaluationError, check_classes, listed_labels
