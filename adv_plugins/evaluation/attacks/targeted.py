@@ -106,6 +106,11 @@ class APGDTargeted(APGD):
         vars(self).update(targets=as_count('targets', self.targets))
 
     @property
+    def least_classes(self) -> int:
+        """With two, the ratio is the plain margin."""
+        return 2
+
+    @property
     def cost(self) -> int:
         """That of Auto-PGD for each class, and a forward for the choice of the classes."""
         return self.targets * super().cost + 1
