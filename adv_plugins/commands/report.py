@@ -77,6 +77,11 @@ class Report:
         plan = self.runner.test_loop.plan
         if args.transfer not in (None, 'none', *plan.attacks):
             raise CommandError(f'--transfer: {_no_attack(args.transfer, plan.attacks)}')
+        if args.transfer not in (None, 'none') and len(args.checkpoints) < 2:
+            raise CommandError(
+                f'--transfer {args.transfer} shows models the adversarial examples of each other, '
+                'and there is one checkpoint; give another one, or leave --transfer out'
+            )
         if args.transfer_videos < 1:
             raise CommandError(f'--transfer-videos {args.transfer_videos} must be at least 1')
         self.eps = plan.eps
@@ -99,6 +104,8 @@ class Report:
             self.evaluate_one(name, checkpoint)
         if len(self.results) > 1:
             self.transfer()
+        elif self.args.transfer not in (None, 'none'):
+            self.leave_out('transfer', ValueError('it takes two models that can be evaluated'))
 
     def evaluate_one(self, name: str, checkpoint: str) -> None:
         """Evaluate a checkpoint and draw its pictures, or note why that is not possible."""

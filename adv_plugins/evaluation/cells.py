@@ -123,7 +123,7 @@ class Cell:
             seconds (float): How long they took.
         """
         columns = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values()))}
-        del columns['label'], columns['finite']
+        del columns['label'], columns['finite'], columns['views']
         self.videos, self.seconds = list(rows), seconds
         self.predictions, self.ranks = columns.pop('prediction', []), columns.pop('rank', [])
         self.values = columns
@@ -264,8 +264,9 @@ def canonical_key(key: str) -> str:
 
 
 def compared_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they are compared: the type of an attack by its class, however it is written."""
-    compared = dict(options)
+    """Options as they are compared: the type of an attack by its class, however it is written; not
+    the threat model, which follows from the others and the views of a video."""
+    compared = {name: value for name, value in options.items() if name != 'threat'}
     if 'type' in compared:
         kind = attack_class(compared['type'])
         name = str(compared['type']) if kind is None else kind.__name__

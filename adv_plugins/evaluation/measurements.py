@@ -145,7 +145,12 @@ class Measurements:
         self, attack: Attack | Recipe, batch: VideoBatch, chosen: Tensor, stop: bool = True
     ) -> tuple[Tensor, Columns]:
         """The inputs, where those of the chosen videos are attacked, until they fool the model or
-        to the end, and what else the attack tells of them."""
+        to the end, and what else the attack tells of them.
+
+        A recipe with a random start attacks one video after the other, so that no result depends on
+        the batch; that takes as many calls of the model as there are videos. Labels that a recipe
+        draws, as TAF's, are drawn for the batch.
+        """
         seeds = batch.videos + 1_000_003 * self.seed
         if not isinstance(attack, Recipe):
 
@@ -156,10 +161,14 @@ class Measurements:
             found = attack.search(logits, batch.inputs, batch.labels, space, seeds, stop)
             return found.best, found.columns
         adversarial, index = batch.inputs.clone(), chosen.nonzero().squeeze(1)
-        if len(index):
-            samples = [batch.samples[i] for i in index.tolist()]
-            inputs, views, seed = batch.inputs[index], batch.views.shape[1], int(seeds[0])
-            adversarial[index] = self.deployed.perturb(attack, inputs, samples, views, seed)
+        # A call has one stream of random numbers; where a video starts must be its own.
+        alone = attack.random_start
+        for rows in index.split(1 if alone else len(batch.videos)):
+            if len(rows):
+                samples = [batch.samples[i] for i in rows.tolist()]
+                inputs, views = batch.inputs[rows], batch.views.shape[1]
+                seed = int(seeds[rows[0] if alone else 0])
+                adversarial[rows] = self.deployed.perturb(attack, inputs, samples, views, seed)
         return adversarial, {}
 
     def _attention(self, batch: VideoBatch, inputs: Tensor) -> Tensor:

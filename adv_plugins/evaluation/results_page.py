@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from numpy.typing import ArrayLike
 
-from .attacks.ensemble import part_names
+from ..core.structure import Mask, as_region
+from .attacks import part_names
 from .cells import DEEPFOOL, HOW_FAR, Cell, split_key
 from .class_sections import class_section, confusion_section
 from .deepfool import robustness_summary
@@ -352,4 +353,6 @@ def _options_text(options: Mapping[str, Any]) -> str:
     return ', '.join(
         f'{name}={value:.4g}' if isinstance(value, float) else f'{name}={value}'
         for name, value in options.items()
+        # A mask has as many entries as pixels; the threat says which it is.
+        if name != 'region' or not isinstance(as_region(value), Mask)
     )

@@ -21,7 +21,8 @@ from ..core.capture import find_module
 from ..datasets.corruptions import CORRUPTIONS, VideoCorruption
 from ..datasets.files import preview
 from ..progress import Progress, Tell
-from .attacks.ensemble import out_of_time, part_names
+from .attacks import part_names
+from .attacks.ensemble import out_of_time
 from .class_names import class_names
 from .deployed import Deployed
 from .labels import EvaluationError, check_classes, listed_labels
@@ -269,6 +270,10 @@ class RobustnessTestLoop(TestLoop):
         if broken and cell.kind not in ('deepfool', 'sanity'):
             count = f'{broken} of {len(rows)} videos'
             notes.append(f'{count} have scores that are NaN or infinite and count as wrong')
+        if condition.planned and condition.planned.differs_by_view:
+            # No worst case together with attacks that share one ball among all views.
+            several = any(row['views'] > 1 for row in rows.values())
+            cell.options |= {'threat': f'{cell.threat}, per view'} if several else {}
         cell.fill(rows, time.perf_counter() - started)
         self.results.labels |= {index: int(row['label']) for index, row in rows.items()}
         self.results.add(cell)
@@ -381,9 +386,11 @@ class RobustnessTestLoop(TestLoop):
 
 
 def rows_of(columns: Columns, batch: VideoBatch, videos: Sequence[int]) -> Rows:
-    """The numbers of each video of a batch, its label, and whether its clean scores are finite."""
+    """The numbers of each video of a batch, its label, whether its clean scores are finite, and how
+    many views it has."""
     finite = batch.views.isfinite().flatten(1).all(dim=1)
-    columns = columns | dict(label=batch.labels, finite=finite)
+    views = torch.full_like(batch.labels, batch.views.shape[1])
+    columns = columns | dict(label=batch.labels, finite=finite, views=views)
     numbers = {name: values.tolist() for name, values in columns.items()}
     return {
         index: {name: values[place] for name, values in numbers.items()}

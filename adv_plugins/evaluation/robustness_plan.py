@@ -48,11 +48,13 @@ class Condition:
             values.
         measure (Callable): Measures the videos of a batch.
         cost (int): What a video costs at most, in forwards of the model.
+        planned (PlannedAttack, optional): The attack of the cell. Defaults to None: it has none.
     """
 
     cell: Cell
     measure: Measure
     cost: int
+    planned: PlannedAttack | None = None
 
     def refusal(self, num_classes: int) -> str:
         """Why it cannot be measured for a model of so few classes; '' if it can.
@@ -60,7 +62,8 @@ class Condition:
         Args:
             num_classes (int): How many classes the model has.
         """
-        if num_classes < 3 and self.cell.options.get('loss') == 'dlr':
+        attack = self.planned and self.planned.attack
+        if isinstance(attack, Attack) and num_classes < attack.least_classes:
             return "left out: loss='dlr' compares three classes, and the model has fewer"
         return ''
 
@@ -112,6 +115,14 @@ class PlannedAttack:
         """Which perturbations it may use."""
         recipe = isinstance(self.attack, Recipe)
         return self.attack.solver.threat if recipe else self.attack.threat
+
+    @property
+    def differs_by_view(self) -> bool:
+        """Whether it may change more of several views than an attack of the same threat model: a
+        recipe has a ball for each view, all other attacks have one for the whole video."""
+        threat = self.threat
+        whole = threat.norm == 'linf' and threat.frames is None and {*threat.shared} <= {*'chw'}
+        return isinstance(self.attack, Recipe) and not whole
 
     @property
     def cost(self) -> int:
@@ -275,11 +286,11 @@ class Plan:
             values = {'entropy': [], 'cam_shift': []} if self.attention else {}
             cell = self._attack_cell('attack', name, planned, values)
             measure = partial(measurements.attack, planned.attack, self.attention)
-            yield Condition(cell, measure, 2 + 2 * look + planned.cost)
+            yield Condition(cell, measure, 2 + 2 * look + planned.cost, planned)
         for planned in self._curve_attacks():
             cell = self._attack_cell('curve', str(self.curve), planned, {})
             measure = partial(measurements.attack, planned.attack, False)
-            yield Condition(cell, measure, 2 + planned.cost)
+            yield Condition(cell, measure, 2 + planned.cost, planned)
         if self.deepfool is not None:
             options = checked_options(self.deepfool)
             cost = 1 + options['max_iter'] * (1 + 2 * options['num_candidates'])

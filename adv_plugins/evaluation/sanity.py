@@ -8,8 +8,9 @@ raised flag does not say that the model is bad, but that its number is unreliabl
 from __future__ import annotations
 
 import itertools
+import math
 
-from .attacks import FGSM, PGD, Attack, StandardEnsemble, attack_class
+from .attacks import FGSM, PGD, Attack, Square, attack_class, part_names
 from .results import Cell, Flag, Robustness
 from .selection import shared_videos
 
@@ -38,7 +39,7 @@ def flags(results: Robustness) -> list[Flag]:
         _single_step(attacks),
     ]
     return [
-        Flag(name, None, 'not checked: the cells that it reads are missing')
+        Flag(name, None, 'not checked: no cell has the videos that would tell')
         if verdict is None
         else Flag(name, *verdict)
         for name, verdict in zip(NAMES, checks, strict=True)
@@ -128,10 +129,15 @@ def _black_box(attacks: list[Cell]) -> Verdict:
     verdict = None
     for cell in attacks:
         # Its black box gets what its gradient attacks did not fool.
-        if 'fooled_by' in cell.values:
-            fallen = cell.values['fooled_by'].count(StandardEnsemble.SQUARE)
-            if fallen:
-                return True, _misled(fallen, len(cell.videos), f'Square in {cell.name}')
+        parts = part_names(cell.options) if 'fooled_by' in cell.values else []
+        if Square.__name__ not in parts:
+            continue
+        fallen = cell.values['fooled_by'].count(1 + parts.index(Square.__name__))
+        if fallen:
+            return True, _misled(fallen, len(cell.videos), f'Square in {cell.name}')
+        ends = zip(cell.ranks, cell.values['stopped_in'], strict=True)
+        if any(rank == 0 and math.isnan(stopped_in) for rank, stopped_in in ends):
+            # At least one stood up to all of them, and time had not ended before.
             verdict = False, f'no video falls to Square alone in {cell.name}'
     for group in _same_ball(attacks):
         black, white = ([c for c in group if _is_black_box(c) is kind] for kind in (True, False))

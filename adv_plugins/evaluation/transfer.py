@@ -65,14 +65,15 @@ class Transfer:
         rest = {}
         for source, cell in self.cells.items():
             lacking = [store.rest(cell) for store in self.stores.values()]
-            rest[source] = sorted({video for videos in lacking for video in videos})
+            videos = {video for videos in lacking for video in videos}
+            rest[source] = sorted(v for v in videos if not self._is_unreadable(v))
             for store in self.stores.values():
                 store.resume(cell)
         cost = self.planned.cost + len(self.results)
         total = cost * sum(map(len, rest.values()))
         with Progress(total, partial(print_log, logger='current')) as progress:
             for source, videos in rest.items():
-                if videos:
+                if videos or any(self._lacks(source, each) for each in self.results.values()):
                     name = f'the examples of {self.results[source].model}'
                     tell = progress.part(cost * len(videos), name)
                     self._show(source, videos, tell)
@@ -80,14 +81,22 @@ class Transfer:
         for store in self.stores.values():
             store.write_page()
 
+    def _is_unreadable(self, video: int) -> bool:
+        return any(f'video {video}' in each.missing for each in self.results.values())
+
+    def _lacks(self, source: str, results: Robustness) -> bool:
+        """Whether a model has no number at all for the examples of a source."""
+        return self.cells[source].key not in results.cells
+
     def _show(self, source: str, videos: Sequence[int], tell: Tell) -> None:
         """Fill the cells of one source; where that fails, the reason is noted."""
         rows: dict[str, Rows] = {weights: {} for weights in self.results}
-        problem = 'none of the videos could be read'
-        dataloader = self.loop.dataloader
+        problem, dataloader = '', self.loop.dataloader
         try:
-            loader = read(dataloader, dataloader.dataset, videos)
+            loader = read(dataloader, dataloader.dataset, videos) if videos else []
             for number, items in enumerate(loader, start=1):
+                for results in self.results.values():
+                    results.missing |= {f'video {v}': why for v, why in items.unreadable.items()}
                 if items.videos:
                     self._show_batch(source, items, rows)
                 tell(number / len(loader), f'batch {number} of {len(loader)}')
@@ -101,8 +110,8 @@ class Transfer:
                 results.labels |= {v: int(row['label']) for v, row in rows[weights].items()}
                 cell.fill(rows[weights], 0.0)
                 results.add(cell)
-            else:
-                results.missing.setdefault(cell.key, problem)
+            elif problem or self._lacks(source, results):
+                results.missing[cell.key] = problem or 'none of the videos could be read'
                 text = f'{results.model}, {cell.key}: {results.missing[cell.key]}'
                 print_log(text, 'current', logging.ERROR)
             self.stores[weights].save()
@@ -113,17 +122,9 @@ class Transfer:
         with autocast(enabled=self.loop.fp16):
             batch = VideoBatch.of(self.models[source], items)
             examples = self._measurements(source).examples(self.planned.attack, batch)
-            for target, model in self.models.items():
-                own = model.model.data_preprocessor(items.batch, False)['inputs']
-                if own.shape != batch.inputs.shape or not torch.equal(own, batch.inputs):
-                    names = (self.results[each].model for each in (target, source))
-                    self.results[target].missing[self.cells[source].key] = (
-                        'left out: {} is fed other inputs than {}, of another size or in other '
-                        'units'.format(*names)
-                    )
-                else:
-                    columns = self._measurements(target).rank(batch, examples)
-                    rows[target] |= rows_of(columns, batch, items.videos)
+            for target in self.models:
+                columns = self._measurements(target).rank(batch, examples)
+                rows[target] |= rows_of(columns, batch, items.videos)
 
     def _measurements(self, weights: str) -> Measurements:
         return Measurements(self.models[weights], self.loop.plan.seed)

@@ -184,9 +184,10 @@ def _attacks(results: Sequence[Robustness]) -> str:
         ]
         rows.append([cells[0].name, *accuracy, eps, videos])
     found = [summarize(each) for each in results]
-    for (_, eps), cases in _worst_cases(found).items():
+    for (norm, eps), cases in _worst_cases(found).items():
         videos = count_text(case.num_videos for case in cases if case)
-        rows.append([bold('worst case'), *_accuracies(cases), eps_text(eps), videos])
+        name = worst_case_text(norm, None).removeprefix('the ')
+        rows.append([bold(name), *_accuracies(cases), eps_text(eps), videos])
     return markdown_table(['attack', *[each.model for each in results], 'ε', 'videos'], rows)
 
 

@@ -9,6 +9,7 @@ from helpers import build_recognizer, data_samples, tsm_config
 from adv_plugins.evaluation.attacks import Attack
 from adv_plugins.evaluation.deployed import Deployed
 from adv_plugins.evaluation.measurements import Measurements, VideoBatch, _change, _entropy
+from adv_plugins.evaluation.robustness_plan import PlannedAttack
 
 pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 
@@ -40,6 +41,27 @@ def test_random_starts_belong_to_the_video():
     assert all(torch.equal(together[video], apart[video]) for video in together)
     assert not torch.equal(together[2], together[4])
     assert not torch.equal(together[2], starts([2], seed=1)[2])
+
+
+def test_a_recipe_that_starts_at_random_attacks_one_by_one():
+    deployed = Deployed(build_recognizer(tsm_config()).eval())
+    torch.manual_seed(0)
+    inputs, classes = torch.randn(3, 4, 3, 32, 32), [2, 4, 1]
+    measurements = Measurements(deployed, 0)
+
+    def moved(rows, kind):
+        attack = PlannedAttack.of('a', dict(type=kind), 8 / 255).attack
+        x, samples = inputs[rows], data_samples([classes[row] for row in rows])
+        with torch.no_grad():
+            views = deployed.views(x, samples)
+        labels = torch.tensor([classes[row] for row in rows])
+        batch = VideoBatch(x, samples, labels, torch.tensor(rows), views)
+        return measurements.examples(attack, batch)
+
+    for kind in ('FastTraining', 'CEAugmentation'):
+        alone = torch.cat([moved([row], kind) for row in range(3)])
+        torch.testing.assert_close(moved([0, 1, 2], kind), alone, rtol=0, atol=1e-4)
+        assert torch.equal(moved([2, 0], kind)[:1], moved([2, 1], kind)[:1])
 
 
 def test_views_without_evidence_are_in_no_mean():

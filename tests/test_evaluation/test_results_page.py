@@ -36,6 +36,15 @@ def test_an_ensemble_has_a_row_for_each_part(results: Robustness) -> None:
     assert 'fooled_by' not in markdown(results)
 
 
+def test_a_mask_is_said_but_not_listed(results: Robustness) -> None:
+    for name, region in (('masked', [[True] * 3] * 2), ('boxed', [0, 0, 2, 3])):
+        options = dict(type='PGD', threat=f'linf, region={name}', region=region)
+        results.add(cell('attack', [0, 1, 0, 1], name, EIGHT, options=options))
+    rows = {line.split(' | ')[0]: line for line in lines(markdown(results), 'Attacks')}
+    assert 'region=masked' in rows['| masked'] and 'True' not in rows['| masked']
+    assert 'region=[0, 0, 2, 3]' in rows['| boxed']
+
+
 def test_the_page_has_every_number(results: Robustness) -> None:
     page = markdown(results, groups={'weather': ['snow', 'fog', 'frost']})
     assert page.startswith(

@@ -269,6 +269,33 @@ def test_two_classes_have_no_dlr(tmp_path):
     assert 'compares three classes' in stored.missing['attack/dlr']
 
 
+def test_recipes_with_a_ball_for_each_view_have_no_worst_case_with_attacks(weights, tmp_path):
+    """Sixteen frames are two views. A part of the videos first, as where a run goes on."""
+    balls = {
+        'l2': dict(norm='l2', eps=0.5),
+        'frames': dict(frames=2),
+        't': dict(shared='t'),
+        'hw': dict(shared='h w'),
+    }
+    kinds = dict(fgsm=dict(type='FGSM'), ce=dict(type='CEAugmentation', step_size=None))
+    chosen = {f'{a}_{b}': kinds[a] | balls[b] for a in kinds for b in balls}
+    for views, count, kept in ((2, 1, 1), (2, 2, 3), (1, 1, 1)):
+        cfg = config(
+            tmp_path / str(views), weights[1], **{**SMALL, 'attacks': chosen, 'num_videos': count}
+        )
+        cfg.load_from = weights[0]
+        cfg.test_dataloader.dataset.pipeline[0]['num_clips'] = 8 * views
+        Runner.from_cfg(cfg).test()
+        found = results(tmp_path / str(views))
+        together = {frozenset(group) for group in found.attack_groups()}
+        alone = {'l2', 'frames', 't'} if views == 2 else set()
+        pairs = {name: {f'attack/fgsm_{name}', f'attack/ce_{name}'} for name in balls}
+        assert {name for name, pair in pairs.items() if pair not in together} == alone
+        assert len(found.cells['attack/ce_t'].videos) == kept and not found.earlier
+        text = 'l2, per view' if views == 2 else 'l2'
+        assert found.cells['attack/ce_l2'].threat == text
+
+
 def test_ensembles_and_universal_perturbations_are_attacks_like_others(
     weights, tmp_path, monkeypatch
 ):

@@ -111,6 +111,20 @@ def test_a_structure_is_a_threat_model_of_its_own(tmp_path: Path) -> None:
     assert conditions(attacks={'patch': again})['attack/patch'].cell.threat == norms['attack/patch']
 
 
+def test_two_classes_refuse_what_compares_three() -> None:
+    chosen = dict(
+        dlr=dict(type='APGD', loss='dlr'),
+        pgd=dict(type='PGD', loss='dlr'),
+        ce=dict(type='APGD'),
+        targeted=dict(type='APGDTargeted', loss='dlr'),
+        taf=dict(type='TAF'),
+    )
+    made = conditions(attacks=chosen, curve='pgd', curve_eps=(1 / 255,))
+    refused = {key for key, each in made.items() if each.refusal(2)}
+    assert refused == {'attack/dlr', 'attack/pgd', 'curve/pgd/1/255'}
+    assert not any(each.refusal(3) for each in made.values())
+
+
 @pytest.mark.parametrize(
     ('attack', 'message'),
     [

@@ -1,5 +1,7 @@
 """Each flag on results that have to raise it, and on neighbours that must not."""
 
+from math import nan
+
 import pytest
 
 from adv_plugins.evaluation.attacks import Square, kept_name
@@ -110,12 +112,10 @@ def test_a_black_box_within_an_ensemble():
     white = attack('pgd', 'PGD', (0, 0, 0, 0))
 
     def ensemble(*fooled_by):
-        nan = float('nan')
         ranks = [int(part == part) for part in fooled_by]
         values = dict(fooled_by=fooled_by, stopped_in=[nan] * 4)
-        return cell('attack', 'all', ranks, 0.1, values, type='StandardEnsemble')
+        return cell('attack', 'all', ranks, 0.1, values, type='StandardEnsemble', eps=0.1)
 
-    nan = float('nan')
     seen = flags_by_name(white, ensemble(1, 4, 4, nan))[NAMES[5]]
     assert seen.raised and '2 of 4 videos survive' in seen.message
     assert 'fall to Square in all' in seen.message
@@ -123,6 +123,23 @@ def test_a_black_box_within_an_ensemble():
     # What the black box beside it finds is not excused by what the ensemble found.
     black = attack('square', 'Square', (0, 1, 1, 1))
     assert flags_by_name(white, ensemble(1, 2, 3, 1), black)[NAMES[5]].raised
+
+
+@pytest.mark.parametrize(
+    ('options', 'stopped_in', 'ranks', 'raised'),
+    [
+        (dict(norm='l2'), [nan] * 4, (0, 0, 0, 0), None),
+        (dict(queries=0), [nan] * 4, (0, 0, 0, 0), None),
+        ({}, [1, 2, 3, 4], (0, 0, 0, 0), None),
+        ({}, [1, 2, 3, nan], (0, 0, 0, 1), None),
+        ({}, [1, 2, 3, nan], (0, 0, 0, 0), False),
+    ],
+)
+def test_a_black_box_that_never_ran_says_nothing(options, stopped_in, ranks, raised):
+    values = dict(fooled_by=[nan if rank == 0 else 1 for rank in ranks], stopped_in=stopped_in)
+    options = dict(type='StandardEnsemble', eps=0.1, **options)
+    found = cell('attack', 'all', ranks, 0.1, values, **options)
+    assert flags_by_name(found)[NAMES[5]].raised is raised
 
 
 def test_one_step_beats_many():

@@ -14,6 +14,7 @@ pytest.importorskip('mmaction', reason='needs adv_plugins[mmaction]')
 from mmengine.runner import Runner
 from test_robustness_loop import SMALL, config
 
+from adv_plugins.evaluation import transfer
 from adv_plugins.evaluation.attacks import PGD
 from adv_plugins.evaluation.deployed import Deployed, rank_labels
 from adv_plugins.evaluation.measurements import Measurements
@@ -166,25 +167,30 @@ def test_what_is_there_is_not_run_again_and_nothing_is_lost(
     assert sorted(len(cell.videos) for cell in again.earlier) == [6, 6]
 
 
-def test_models_with_other_inputs_are_left_out_and_said(
+def test_videos_that_cannot_be_read_are_left_out_once(
     loops: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, found = loops(tmp_path)
-    loaded = Transfer._loaded
-
-    def in_other_units(self: Any, results: Robustness) -> Deployed:
-        deployed = loaded(self, results)
-        if results is found[1]:
-            deployed.model.data_preprocessor.std *= 2
-        return deployed
-
-    monkeypatch.setattr(Transfer, '_loaded', in_other_units)
-    Transfer(loop, found, 'pgd', 2).run()
-    own, other = (f'transfer/{each.weights}' for each in found)
-    assert own in found[0].cells and other in found[1].cells
-    for results, key in ((found[0], other), (found[1], own)):
-        assert key not in results.cells
-        assert 'is fed other inputs than' in stored(tmp_path, results).missing[key]
+    """The last video is not asked for again, and nothing is missing where there are numbers."""
+    asked: list[list[int]] = []
+    reads = transfer.read
+    monkeypatch.setattr(transfer, 'read', lambda *args: asked.append(list(args[2])) or reads(*args))
+    for expected in ([[1, 3, 7, 9, 11]] * 2, []):
+        loop, found = loops(tmp_path, unreadable=(5,))
+        asked.clear()
+        Transfer(loop, found, 'pgd', 6).run()
+        assert asked == expected
+        for each in found:
+            assert list(each.missing) == ['video 5']
+            assert [len(each.cells[key].videos) for key in each.keys('transfer')] == [5, 5]
+    # What the clean evaluation could read may fail later.
+    loop, found = loops(tmp_path / 'later', num_videos=2)
+    videos = list(found[0].cells['clean'].videos)
+    loop.dataloader.dataset.unreadable = videos
+    for each in found * 2:
+        Transfer(loop, found, 'pgd', 2).run()
+        keys = {f'transfer/{other.weights}' for other in found}
+        assert set(each.missing) == {*keys, *(f'video {video}' for video in videos)}
+        assert {each.missing[key] for key in keys} == {'none of the videos could be read'}
 
 
 def test_a_checkpoint_that_was_overwritten_is_told(loops: Any, tmp_path: Path) -> None:

@@ -67,12 +67,14 @@ def test_charts_say_what_they_show() -> None:
     pair = two_models()
     for each in pair:
         put(each, 'curve', range(20), 'pgd', 4 / 255, videos=list(each.labels)[:30])
+        put(each, 'attack', range(9), 'flicker', EIGHT, options=dict(threat='linf, shared=h w'))
     found = sections(pair)
     ((_, caption),) = found['Corruptions'].figures
     assert 'on 60 videos' in caption and 'Severity 0 is no corruption: the clean videos' in caption
     ((_, caption),) = found['Attacks'].figures
     assert caption.startswith('Top-1 accuracy under pgd at ε = 4/255, 8/255, on 30 videos')
     assert '| **worst case** | 16.7 [7.3, 33.6] |' in found['Attacks'].markdown
+    assert '| **worst case (linf, shared=h w)** |' in found['Attacks'].markdown
     assert len(found['Confused classes'].figures) == 2
     assert '| left | right | TSM | clean | 7 of 20 | 35.0 |' in found['Confused classes'].markdown
     assert 'pgd, ε = 8/255' in found['Confused classes'].markdown

@@ -8,6 +8,7 @@ sample does not depend on its batch. As in training, perturbations are measured 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from ...core.options import build
@@ -39,7 +40,9 @@ __all__ = [
     'UniversalPerturbation',
     'attack_class',
     'build_attack',
+    'kept_name',
     'margins',
+    'part_names',
     'universal_perturbation',
 ]
 
@@ -84,6 +87,23 @@ def kept_name(kind: Callable[..., Any]) -> str:
     else its dotted path."""
     known = ATTACKS.get(kind.__name__) is kind
     return kind.__name__ if known else f'{kind.__module__}.{kind.__qualname__}'
+
+
+def part_names(options: Mapping[str, Any]) -> list[str]:
+    """The names of the parts of an ensemble.
+
+    Args:
+        options (Mapping[str, Any]): Its type and options; others among them do no harm.
+
+    Returns:
+        list[str]: The names in their order; none if it is no ensemble, or one whose class has not
+        been imported.
+    """
+    kind = attack_class(options.get('type'))
+    if kind is None or not issubclass(kind, StandardEnsemble):
+        return []
+    own = {field.name for field in fields(kind)}
+    return kind(**{name: options[name] for name in options if name in own}).part_names
 
 
 def _subclasses(kind: type[Attack]) -> Iterator[type[Attack]]:

@@ -54,6 +54,11 @@ class Attack(ABC):
     """Whether it works without gradients; None: some parts of it do."""
 
     @property
+    def least_classes(self) -> int:
+        """How many classes it needs."""
+        return 2
+
+    @property
     def cost(self) -> int:
         """What a sample that is never fooled costs, in forwards; a backward counts as two."""
         return 1

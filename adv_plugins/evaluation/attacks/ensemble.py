@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,13 +28,14 @@ class StandardEnsemble(Attack):
     They are those of AutoAttack's ``standard`` version (Croce & Hein, ICML 2020) in its order:
     :class:`APGD` on the cross-entropy, :class:`APGDTargeted`, :class:`DeepFoolTargeted` in the
     place of FAB, and :class:`Square`, which only ``norm='linf'`` has. Auto-PGD starts at the clean
-    input, not at random. So its numbers are not AutoAttack's.
+    input, not at random. So its numbers are not AutoAttack's. Of ``frames``, each part chooses its
+    own.
 
     If no attack fools the model, the input with the smallest margin is kept. The result for a
     sample depends on the rest of its batch only where ``seconds`` ends the search.
     :meth:`search` tells in two ``columns`` how far each sample got: ``fooled_by``, the number of
     the part that fooled it, and ``stopped_in``, that of the part in which its time ended; they
-    count from 1, and NaN is none.
+    count from 1, and NaN is none, as for a sample that was wrong from the start.
 
     Args:
         eps (float): Radius of the ball around each sample, in pixel units.
@@ -56,8 +57,6 @@ class StandardEnsemble(Attack):
     seconds: float | None = None
 
     black_box: ClassVar[bool | None] = None
-    SQUARE: ClassVar[int] = 4
-    """The number of the black box among the parts, as in the column ``fooled_by``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,6 +84,11 @@ class StandardEnsemble(Attack):
         return parts
 
     @property
+    def part_names(self) -> list[str]:
+        """Their names, as the columns count them."""
+        return [type(part).__name__ for part in self.parts]
+
+    @property
     def cost(self) -> int:
         """That of all of them."""
         return sum(part.cost for part in self.parts)
@@ -99,7 +103,7 @@ class StandardEnsemble(Attack):
     ) -> Tensor:
         """Attack a batch, see :class:`Attack`; what is left out for lack of time is told."""
         found = self.search(logits_fn, x, labels, space, seed)
-        told = out_of_time(part_names(vars(self)), found.columns['stopped_in'].tolist())
+        told = out_of_time(self.part_names, found.columns['stopped_in'].tolist())
         if told:
             warnings.warn(told, stacklevel=2)
         return found.best
@@ -120,29 +124,17 @@ class StandardEnsemble(Attack):
                 return
             try:
                 part._run(
-                    search.measuring(
+                    search.choosing().measuring(
                         lambda logits, labels, _, part=part: part._objective(logits, labels)
                     )
                 )
             except OutOfTime:
                 stopped_in[search.active()] = number
-            fooled_by[rows[search.fooled[rows]]] = number
+            # What was wrong from the start is clean, and no part fooled it.
+            moved = (search.best != search.clean).flatten(1).any(dim=1)
+            fooled_by[rows[(search.fooled & moved)[rows]]] = number
             if stopped_in.isfinite().any():
                 return
-
-
-def part_names(options: Mapping[str, Any]) -> list[str]:
-    """The names of the parts of an ensemble.
-
-    Args:
-        options (Mapping[str, Any]): Its options; others among them do no harm.
-
-    Returns:
-        list[str]: The names in their order.
-    """
-    own = {field.name for field in fields(StandardEnsemble)}
-    ensemble = StandardEnsemble(**{name: options[name] for name in options if name in own})
-    return [type(part).__name__ for part in ensemble.parts]
 
 
 def out_of_time(names: Sequence[str], stopped_in: Sequence[float]) -> str:

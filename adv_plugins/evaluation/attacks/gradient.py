@@ -71,6 +71,11 @@ class IterativeAttack(Attack):
         check_choice('loss', self.loss, tuple(LOSSES))
 
     @property
+    def least_classes(self) -> int:
+        """The difference of logits ratio compares three."""
+        return 3 if self.loss == 'dlr' else 2
+
+    @property
     def cost(self) -> int:
         """Of each run a forward and a backward a step, and a last forward."""
         return self.restarts * (3 * self.steps + 1)

@@ -88,6 +88,14 @@ class Search:
         view._measure = measure
         return view
 
+    def choosing(self) -> Search:
+        """The same search, whose choice of frames is its own: those that this one has chosen stay,
+        and it does not learn of others."""
+        view = copy.copy(self)
+        view._ball = copy.copy(self._ball)
+        view._ball.places = dict(self._ball.places)
+        return view
+
     def until(self, deadline: float) -> Search:
         """The same search, which raises :class:`OutOfTime` in place of a forward after a deadline,
         a time of ``time.monotonic()``."""

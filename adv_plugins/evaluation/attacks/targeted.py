@@ -106,6 +106,11 @@ class APGDTargeted(APGD):
         vars(self).update(targets=as_count('targets', self.targets))
 
     @property
+    def least_classes(self) -> int:
+        """With two, the ratio is the plain margin."""
+        return 2
+
+    @property
     def cost(self) -> int:
         """That of Auto-PGD for each class, and a forward for the choice of the classes."""
         return self.targets * super().cost + 1
@@ -127,8 +132,9 @@ class DeepFoolTargeted(Attack):
     class (Moosavi-Dezfooli et al., CVPR 2016), and back into the ball. So the model itself sets the
     step size, in any norm. It is no FAB (Croce & Hein, ICML 2020), whose place it takes in
     :class:`StandardEnsemble`: FAB looks for the smallest perturbation of any size, and its path may
-    leave the ball; here only the ball counts. At most ``targets * (steps + 1) + 1`` forwards and
-    ``targets * steps`` backwards.
+    leave the ball; here only the ball counts. An attack that does not stop at the boundary, as for
+    a transfer, goes on by steps of ``2.5 * eps / steps``. At most ``targets * (steps + 1) + 1``
+    forwards and ``targets * steps`` backwards.
 
     Args:
         eps (float): Radius of the ball around each sample, in pixel units.
@@ -163,16 +169,21 @@ class DeepFoolTargeted(Attack):
 
     def _approach(self, search: Search) -> None:
         rows = search.active()
-        delta = search.zeros(rows)
+        delta, size = search.zeros(rows), self.eps or 1.0
         for _ in range(self.steps):
             if len(rows) == 0:
                 return
             margin, gradient = search.evaluate_with_grad(rows, delta)
             rows, delta, margin, gradient = search.keep_active(rows, rows, delta, margin, gradient)
-            direction = search.step(rows, delta, gradient, 1.0)
+            # A step through the whole ball: in l1, how far it goes decides which entries it fills.
+            direction = search.step(rows, delta, gradient, size) / size
             # By how much a unit step raises the margin: the dual norm of the gradient.
             slope = (gradient * direction).flatten(1).sum(dim=1)
-            length = torch.where(slope > 0, -(1 + self.overshoot) * margin / slope, 0)
+            # Beyond the boundary, where an attack to the end goes on, steps are those of PGD.
+            ahead = torch.where(
+                margin < 0, -(1 + self.overshoot) * margin / slope, 2.5 * self.eps / self.steps
+            )
+            length = torch.where(slope > 0, ahead, 0)
             delta = search.restrict(rows, delta + expand_like(length, delta) * direction)
         if len(rows) > 0:
             search.evaluate(rows, delta)

@@ -119,6 +119,13 @@ def universal_perturbation(
     size = eps / 10 if step_size is None else as_length('step_size', step_size)
     whole = ThreatModel(eps=eps, norm=norm)
     threat = ThreatModel(eps=eps, norm=norm, shared=shared, frames=frames, region=region)
+    if step_size is not None and size == 0:
+        raise ValueError('step_size=0 leaves the perturbation at 0; leave it out for eps / 10')
+    if {'b', 0} & {*threat.shared}:
+        raise ValueError(
+            f'shared={shared!r}: a universal perturbation is the same for all samples anyway; '
+            'leave the batch out'
+        )
     delta, ball = None, None
     with torch.inference_mode(False), torch.enable_grad():
         for _ in range(epochs):
@@ -160,7 +167,9 @@ def universal_perturbation(
 class Universal(Attack):
     """Adds one perturbation to all samples, made by :func:`universal_perturbation`.
 
-    One forward; the model is not asked whether the perturbation fools it.
+    One forward; the model is not asked whether the perturbation fools it. Where it is, and what is
+    constant in it, was decided when it was made, so there is no ``shared``, ``frames`` or
+    ``region`` here.
 
     Args:
         eps (float): Radius of the ball that the perturbation was made for, in pixel units.
@@ -172,6 +181,12 @@ class Universal(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for option in ('shared', 'frames', 'region'):
+            if getattr(self, option) not in ((), None):
+                raise ValueError(
+                    f'{option}={getattr(self, option)} would make another perturbation out of that '
+                    f'of {self.file}; leave it out, and give it to universal_perturbation(...)'
+                )
         made = self.perturbation
         if self.norm != made.norm or not math.isclose(self.eps, made.eps, rel_tol=1e-6):
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -17,13 +18,16 @@ from adv_plugins.evaluation.attacks import (
     FGSM,
     PGD,
     APGDTargeted,
+    Attack,
     DeepFoolTargeted,
     Square,
     StandardEnsemble,
     UniformNoise,
+    kept_name,
     margins,
+    part_names,
 )
-from adv_plugins.evaluation.attacks.ensemble import out_of_time, part_names
+from adv_plugins.evaluation.attacks.ensemble import out_of_time
 
 OPTIONS: dict[str, Any] = dict(eps=0.03, steps=5, targets=2)
 
@@ -36,7 +40,7 @@ def test_the_parts_are_those_of_autoattack_in_its_order() -> None:
         DeepFoolTargeted(eps=EPS, steps=100, targets=9),
         Square(eps=EPS, queries=5000, channel_dim=1),
     ]
-    assert parts[StandardEnsemble.SQUARE - 1].black_box
+    assert [part.black_box for part in parts] == [False, False, False, True]
     in_l2 = StandardEnsemble(eps=EPS, norm='l2').parts
     assert [type(part) for part in in_l2] == [APGD, APGDTargeted, DeepFoolTargeted]
     assert {part.norm for part in in_l2} == {'l2'}
@@ -63,13 +67,15 @@ def test_each_part_gets_what_those_before_it_did_not_fool(trained: Any) -> None:
     for number, part in reversed(list(enumerate(ensemble.parts, start=1))):
         alone = part(logits_fn, x, labels, PIXELS, seeds)
         first[net(alone).argmax(1) != labels] = number
+    first[7] = math.nan
     # Random numbers go on from part to part, so Square's are others here than alone.
-    known = first < StandardEnsemble.SQUARE
+    known = first < 4
     assert torch.equal(found.columns['fooled_by'][known], first[known])
-    by_square = found.columns['fooled_by'] == StandardEnsemble.SQUARE
+    by_square = found.columns['fooled_by'] == 4
     assert by_square.any() and not by_square[known].any()
     assert torch.equal(found.fooled, net(found.best).argmax(1) != labels)
-    assert torch.equal(found.fooled, found.columns['fooled_by'].isfinite())
+    by_a_part = found.columns['fooled_by'].isfinite()
+    assert (found.fooled ^ by_a_part).nonzero().flatten().tolist() == [7]
     assert {1, 4} < set(found.columns['fooled_by'].nan_to_num(0).int().tolist()), 'one is missing'
     assert found.columns['stopped_in'].isnan().all()
     assert (changes(found.best, x, 'linf') <= 0.03 + 1e-9).all()
@@ -115,7 +121,7 @@ def test_time_ends_where_it_ends_and_is_told(
     found = ensemble.search(clock.timed(of(model)), x, labels, PIXELS)
     assert found.columns['stopped_in'].nan_to_num(0).tolist() == [part, part, part, 0]
     assert clock.now - 100 == min(42, math.floor(4 * seconds) + 1)
-    assert found.columns['fooled_by'].nan_to_num(0).tolist() == [0, 0, 0, 1]
+    assert found.columns['fooled_by'].isnan().all()
     # What was found in time stays.
     moved = margins(model(found.best), labels) < margins(model(x), labels)
     assert moved.tolist() == [seconds > 0.5] * 3 + [False]
@@ -137,7 +143,7 @@ def told(part: int) -> str:
 
 
 def test_samples_that_were_not_attacked_are_not_late() -> None:
-    names = part_names(dict(eps=EPS, norm='l2', seed=3))
+    names = part_names(dict(type='StandardEnsemble', eps=EPS, norm='l2', seed=3))
     assert out_of_time(names, [math.nan, math.nan]) == ''
     counts = 'of 3, left out or not run to the end were APGD for 0, APGDTargeted for 1, DeepFool'
     assert f'{counts}Targeted for 2; they' in out_of_time(names, [math.nan, 3, 2])
@@ -155,11 +161,45 @@ def test_inputs_without_frames_are_told_before_the_first_forward() -> None:
     assert (features(of(model), x, model(x).argmax(1)) != x).any()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Short(StandardEnsemble):
+    """An ensemble of the user's own."""
+
+    @property
+    def parts(self) -> list[Attack]:
+        return [APGD(steps=self.steps, **self.ball), Square(queries=self.queries, **self.ball)]
+
+
+def test_the_parts_of_a_subclass_are_its_own() -> None:
+    assert part_names(dict(type=kept_name(Short), eps=EPS, steps=2)) == ['APGD', 'Square']
+    assert part_names(dict(type='PGD', eps=EPS)) == part_names(dict(type='unknown.Kind')) == []
+
+
+def test_each_part_chooses_its_own_frames() -> None:
+    """The gradient leads to frame 0, whose score is a feint; frame 3 decides, without a slope."""
+    x, labels = 0.3 + 0.4 * torch.rand(3, 4, 3, 6, 6), torch.zeros(3, dtype=torch.long)
+
+    def logits_fn(points: Tensor, index: Tensor) -> Tensor:
+        moved = (points[:, 3] - x[index][:, 3]).abs().mean((1, 2, 3)) > 0.02
+        score = 0.001 * points[:, 0].mean((1, 2, 3)) + 10 * moved
+        return torch.stack((torch.ones_like(score), score), dim=1)
+
+    ensemble = StandardEnsemble(eps=0.05, steps=2, targets=1, queries=2, frames=1)
+    runs = [
+        ensemble.search(logits_fn, x, labels, PIXELS, torch.arange(3) + 3 * run)
+        for run in range(10)
+    ]
+    by = torch.cat([run.columns['fooled_by'] for run in runs])
+    assert (by == 4).sum() > 1 and (by[by.isfinite()] == 4).all()
+    for run in runs:
+        assert ((run.best - x).flatten(2).abs().amax(2) > 0).sum(1).amax() == 1
+
+
 @pytest.mark.parametrize(
     'attack',
     [FGSM(eps=EPS), PGD(eps=EPS, steps=3, restarts=2), APGD(eps=EPS, steps=3),
      UniformNoise(eps=EPS, restarts=3), Square(eps=EPS, queries=9),
-     StandardEnsemble(eps=EPS, steps=3, queries=9)],
+     DeepFoolTargeted(eps=EPS, steps=4), StandardEnsemble(eps=EPS, steps=3, queries=9)],
 )  # fmt: skip
 def test_without_a_stop_every_sample_is_attacked_to_the_end(attack: Any) -> None:
     """Two classes: the second one leads from the start, or after a short way."""

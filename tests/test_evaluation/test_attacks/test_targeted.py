@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from attack_cases import EPS, PIXELS, Planes, changes, of, smooth_net
+from attack_cases import EPS, PIXELS, Planes, changes, gain, of, smooth_net
 from test_apgd import literal_apgd
 from torch import Tensor
 
@@ -61,6 +61,19 @@ def test_the_best_of_the_targets_is_reached(kind: Any, classes: int, norm: str, 
         margin = margins(model(result), labels)
         assert (margin <= optima[:, :targets].amin(1) + 1e-9).all()
     torch.testing.assert_close(margin, optima.amin(1))
+
+
+def test_deepfool_fills_a_ball_of_l1_among_valid_pixels() -> None:
+    """Twenty pixels at their bounds take a whole step of that length."""
+    model, x = Planes(2), torch.rand(3, 3, 6, 6).double().round()
+    labels, slope = torch.zeros(3, dtype=torch.long), model.slope.flatten()
+    # Each pixel may go to its other bound alone.
+    gains = (slope * (1 - 2 * x.flatten(1))).clamp(min=0).sort(dim=1, descending=True).values
+    attack = DeepFoolTargeted(eps=20.0, norm='l1', steps=3)
+    result = attack(of(model), x, labels, PIXELS)
+    torch.testing.assert_close(gain(model, result, x), gains[:, :20].sum(1))
+    still = DeepFoolTargeted(eps=0.0, norm='l1', steps=3)(of(model), x, labels, PIXELS)
+    assert torch.equal(still, x)
 
 
 @pytest.mark.parametrize('loss', ['ce', 'dlr'])

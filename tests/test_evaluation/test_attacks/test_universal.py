@@ -181,6 +181,9 @@ def test_what_does_not_fit_is_told_before_the_model_runs(file: str, tmp_path: Pa
     for options in (dict(eps=4 / 255), dict(eps=EPS, norm='l2')):
         with pytest.raises(ValueError, match=f"was made for; write eps={EPS!r}, norm='linf'"):
             Universal(file=file, **options)
+    for option, value in (('shared', 'h w'), ('frames', 1), ('region', torch.ones(3, 4))):
+        with pytest.raises(ValueError, match=f'{option}=.* another perturbation .* leave it out'):
+            Universal(file=file, eps=EPS, **{option: value})
     other = tmp_path / 'other.pt'
     torch.save({'state_dict': {}}, other)
     (tmp_path / 'text.pt').write_text('text')
@@ -199,6 +202,8 @@ def test_what_does_not_fit_is_told_before_the_model_runs(file: str, tmp_path: Pa
         ([(2, 4)], dict(norm='l7'), "norm='l7' is unknown"),
         ([(2, 4)], dict(epochs=0), 'epochs=0 must be'),
         ([(2, 4)], dict(step_size=-1), 'step_size=-1 must be'),
+        ([(2, 4)], dict(step_size=0), 'step_size=0 leaves the perturbation at 0; leave it out'),
+        ([(2, 4)], dict(shared='b'), "shared='b': a universal .* leave the batch out"),
         ([(2, 4)], dict(eps=8), "eps=8 is 8 times .*eps='8/255'"),
     ],
 )
