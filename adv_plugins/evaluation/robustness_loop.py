@@ -154,10 +154,10 @@ class RobustnessTestLoop(TestLoop):
         )
         for planned in self.plan.attacks.values():
             objective = getattr(planned.attack, 'objective', None)
-            layer = getattr(objective, 'cam_layer', None) or getattr(objective, 'layer', None)
-            if layer:
-                # A layer that the config names, and that is misspelt, is told now.
-                find_module(self.deployed.model, layer, 'the layer of an attack')
+            for option in ('cam_layer', 'layer'):
+                if layer := getattr(objective, option, None):
+                    # A layer that the config names, and that is misspelt, is told now.
+                    find_module(self.deployed.model, layer, option)
         self.results: Robustness | None = None
 
     def run(self) -> dict[str, float]:
