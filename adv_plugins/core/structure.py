@@ -109,8 +109,8 @@ class Place:
                     f"norm='l21' is summed over the frames, axis {time}, which dims={threat.dims} "
                     'leaves out; leave out dims'
                 )
-        shared = (_axis(axis, axes, values, f'shared={axis!r}') for axis in threat.shared)
-        if 'b' in threat.shared and threat.norm != 'linf' and not _same_for_all(valid):
+        shared = tuple(_axis(axis, axes, values, f'shared={axis!r}') for axis in threat.shared)
+        if 0 in shared and threat.norm != 'linf' and not _same_for_all(valid):
             raise ValueError(
                 f"shared='b' is one perturbation for samples whose masks differ, but norm="
                 f"{threat.norm!r} would scale it for each of them; write norm='linf'"
@@ -125,7 +125,7 @@ class Place:
             if mask is not None:
                 allowed = mask if allowed is None else allowed & mask
         count = frames if isinstance(frames, int) else None
-        return cls(tuple(shared), time, allowed, count)
+        return cls(shared, time, allowed, count)
 
     def drop(self, values: Tensor) -> Tensor:
         """Set values to zero where nothing may be changed."""

@@ -299,7 +299,8 @@ def test_one_perturbation_needs_one_mask_where_it_is_scaled() -> None:
     valid = torch.tensor([[True, True, True], [True, True, False]])[..., None]
     clean, space = torch.zeros(2, 3, 4), InputSpace(valid=valid)
     for norm in ('l2', 'l1'):
-        attack = GradientAscent(ThreatModel(eps=1.0, norm=norm, shared='b'), 1.0, 1, False)
+        threat = ThreatModel(eps=1.0, norm=norm, shared='b' if norm == 'l2' else 0)
+        attack = GradientAscent(threat, 1.0, 1, False)
         with pytest.raises(ValueError, match="samples whose masks differ.* write norm='linf'"):
             attack.run({'': clean}, {'': space}, lambda v: {'': torch.ones(2, 3, 4)})
         one = InputSpace(valid=valid[:1].expand(2, 3, 1))
