@@ -19,7 +19,17 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS, init_default_scope
 from mmengine.runner import Runner
 
-from adv_plugins import AART, ART, TAF, AdvProp, CEAugmentation
+from adv_plugins import (
+    AART,
+    ART,
+    MART,
+    TAF,
+    TRADES,
+    AdvProp,
+    CEAugmentation,
+    FastTraining,
+    PGDTraining,
+)
 from adv_plugins.core.conversion import get_adversary, is_adversarial
 from adv_plugins.core.recipe import build_recipe
 from adv_plugins.datasets import LabelSpace
@@ -29,6 +39,14 @@ ROOT = Path(__file__).resolve().parents[1] / 'mm_configs'
 CONFIGS = sorted(file for file in ROOT.rglob('*.py') if '_base_' not in file.parts)
 EMBEDDED = [file for file in CONFIGS if 'ordered-digits' in file.name]
 SAMPLE = [file for file in CONFIGS if 'yt8m-sample' in file.name]
+ADVERSARIAL_TRAINING = {
+    'pgd_training': PGDTraining(steps=5, begin=18),
+    'fast_training': FastTraining(check_interval=12, begin=18),
+    'trades': TRADES(steps=5, begin=18, eps=dict(type='LinearEps', start=0, end=8 / 255, epochs=3)),
+    'mart': MART(steps=5, begin=18),
+}
+"""The folders of adversarial training proper, with the recipe of the configs there."""
+HOOKED = ('taf', *ADVERSARIAL_TRAINING)
 CLASSES = {'sthv1': 174, 'sthv2': 174, 'diving48': 48}
 TABLE1 = [file for file in CONFIGS if any(name in file.name for name in CLASSES)]
 # Every model with every method, and 16 frames: the other rows differ in what is read from the file.
@@ -50,7 +68,7 @@ FLIPS = {
 
 
 def test_there_are_configs():
-    assert len(CONFIGS) >= 84 and len(EMBEDDED) >= 11 and len(SAMPLE) == 3
+    assert len(CONFIGS) >= 88 and len(EMBEDDED) >= 15 and len(SAMPLE) == 3
 
 
 @pytest.mark.parametrize('file', CONFIGS, ids=lambda file: file.stem)
@@ -60,7 +78,7 @@ def test_config_loads_and_its_model_builds(file):
     init_default_scope('mmaction')
     model = MODELS.build(config.model)
     assert not is_adversarial(model), 'the model of a config is the untouched recognizer'
-    if file.parent.name == 'taf' or file.stem.startswith(('art', 'aart')):
+    if file.parent.name in HOOKED or file.stem.startswith(('art', 'aart')):
         assert config.custom_hooks
     if file.parent.name == 'aart' and 'yt8m' in file.name and file not in SAMPLE:
         labels = LabelSpace.from_config(config.train_dataloader.dataset.label_space)
@@ -137,11 +155,12 @@ def test_sample_trains_stops_and_tests(tmp_path):
     assert 0 < metrics['fgm/ratio_rgb'] < 1 and metrics['fgm/eps'] == 0.5
 
 
-# A config of TAF has the model of the clean one.
+# A config of TAF has the model of the clean one; of adversarial training TRADES has all parts.
 @pytest.mark.parametrize(
     'file',
     default_tier(
-        lambda file: file.parent.name == 'taf' or file.stem.startswith(('tsm', 'tsn')), EMBEDDED
+        lambda file: file.parent.name == 'taf' or file.stem.startswith(('tsm', 'tsn', 'trades')),
+        EMBEDDED,
     ),
     ids=lambda file: file.stem,
 )
@@ -158,9 +177,20 @@ def test_embedded_config_takes_a_training_step(file, tmp_path):
     runner.train()
     after = list(runner.model.parameters())[: len(before)]
     assert sum(not torch.equal(a, b) for a, b in zip(before, after, strict=False)) > 10
-    if file.parent.name == 'taf':
+    if file.parent.name in HOOKED:
         # A schedule that begins later has rehearsed its step all the same.
         assert get_adversary(runner.model).schedule.rehearsed
+
+
+@pytest.mark.parametrize('folder', ADVERSARIAL_TRAINING)
+def test_adversarial_training_follows_the_clean_epochs_of_the_baseline(folder):
+    (file,) = (ROOT / folder).glob('*.py')
+    config = Config.fromfile(file)
+    (hook,) = config.custom_hooks
+    assert build_recipe(hook.recipe) == ADVERSARIAL_TRAINING[folder]
+    assert config.clean_epochs == 18 < config.train_cfg.max_epochs
+    prefix, _, baseline = file.stem.partition('-')
+    assert folder.startswith(prefix) and (ROOT / f'baselines/{baseline}.py').exists()
 
 
 @pytest.mark.parametrize('file', TABLE1, ids=lambda file: file.stem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,13 +90,30 @@ def top1(net: nn.Module, clips: Clips) -> float:
 
 def under_pgd(net: nn.Module, clips: Clips, eps: float) -> float:
     """Top-1 accuracy in percent under ten steps of PGD."""
-    attack = build_attack('PGD', eps=eps, steps=10)
-    right = 0
-    for x, y in zip(clips.inputs().split(BATCH), clips.labels.split(BATCH), strict=True):
-        attacked = attack(lambda some, index: net(some), x, y, PIXELS)
+    attack = dict(type='PGD', eps=eps, steps=10)
+    return 100 * resisting(net, clips, torch.arange(len(clips)), attack).float().mean().item()
+
+
+def resisting(net: nn.Module, clips: Clips, chosen: Tensor, attack: Mapping[str, Any]) -> Tensor:
+    """Which of the chosen clips the net gets right under an attack.
+
+    Args:
+        net (nn.Module): A plain net in eval mode.
+        clips (Clips): The clips; the position of one is the seed of its random numbers.
+        chosen (Tensor): Positions of clips, (n,), at least one.
+        attack (Mapping): Name and options of the attack.
+
+    Returns:
+        Tensor: Boolean, (n,).
+    """
+    built, inputs = build_attack(attack), clips.inputs()
+    right = []
+    for rows in chosen.split(BATCH):
+        x, y = inputs[rows], clips.labels[rows]
+        attacked = built(lambda some, index: net(some), x, y, PIXELS, seed=rows)
         with torch.no_grad():
-            right += int((net(attacked).argmax(dim=1) == y).sum())
-    return 100 * right / len(clips)
+            right.append(net(attacked).argmax(dim=1) == y)
+    return torch.cat(right)
 
 
 def attention_under_attack(net: nn.Module, clips: Clips) -> dict[str, float]:
