@@ -745,13 +745,11 @@ USUAL = {
     'recipes': [
         'AdvProp, K=3',
         'AdvProp, clean_weight=0',
-        'AdvProp, adv_weight=0',
         'AdvProp, dual LayerNorm',
         'AdvProp, fraction',
         'AART, interval',
         'AART, recompute',
         'PGDTraining',
-        'FastTraining',
         'TAF, first block',
         'TAF, tokens, layer found',
         'TAF, begins later',

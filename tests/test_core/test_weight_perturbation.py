@@ -333,5 +333,6 @@ def rank_of_two(rank):
         assert torch.equal(*copies)
 
 
+@pytest.mark.exhaustive
 def test_two_processes_each_perturb_by_their_own_gradient_and_stay_alike():
     two_ranks(rank_of_two)

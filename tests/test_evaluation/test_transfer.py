@@ -167,6 +167,7 @@ def test_what_is_there_is_not_run_again_and_nothing_is_lost(
     assert sorted(len(cell.videos) for cell in again.earlier) == [6, 6]
 
 
+@pytest.mark.exhaustive
 def test_videos_that_cannot_be_read_are_left_out_once(
     loops: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ def test_an_interrupted_study_goes_on_to_the_same_numbers(tiny, monkeypatch, cap
     assert capsys.readouterr().out.splitlines()[-4:] == table.splitlines()[-4:]
 
 
+@pytest.mark.exhaustive
 def test_arms_train_another_net(tiny, monkeypatch):
     """Every recipe changes the net, and what is measured is the plain one."""
     found = []

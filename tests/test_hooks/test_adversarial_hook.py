@@ -96,7 +96,10 @@ def test_auxiliary_parameters_join_the_groups_of_the_clean_ones(train):
     [
         dict(type='TAFHook', steps=2, random_start=True),
         dict(type='AdvPropHook', steps=2, random_start=True),
-        dict(type='AdversarialHook', recipe=dict(type='FastTraining', check_interval=3)),
+        pytest.param(
+            dict(type='AdversarialHook', recipe=dict(type='FastTraining', check_interval=3)),
+            marks=pytest.mark.exhaustive,
+        ),
         dict(type='AdversarialHook', recipe=dict(type='TRADES', steps=1, weight_eps=0.01)),
     ],
     ids=lambda hook: hook.get('recipe', hook)['type'],

@@ -150,7 +150,9 @@ def test_forward_is_the_straightforward_sum(build, recipe):
         torch.testing.assert_close(value.grad, other.grad, msg=name)
 
 
-@pytest.mark.parametrize('build', [videomae, vit], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    'build', [pytest.param(videomae, marks=pytest.mark.exhaustive), vit], ids=lambda f: f.__name__
+)
 @pytest.mark.parametrize(
     'recipe', [PGDTraining(steps=2), TRADES(steps=2), MART(steps=2)], ids=lambda r: r.name
 )
