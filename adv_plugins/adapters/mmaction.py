@@ -197,16 +197,21 @@ class RecognizerAdapter(Adapter):
     def report(self, result: StepResult, recipe: Recipe) -> dict[str, Tensor]:
         one = result.clean is result.adversarial
         clean = {} if one else result.clean.losses
-        losses = {n: v * recipe.clean_weight if 'loss' in n else v for n, v in clean.items()}
+        losses = {
+            name: (value * recipe.clean_weight if 'loss' in name else value).detach()
+            for name, value in clean.items()
+        }
+        # The trainer sums all losses: the first one carries the gradient of the clean part, or,
+        # where that was taken at other weights, of all of them.
+        source = result.total if recipe.weight_eps else result.clean_loss
         adversarial = result.adversarial.losses.items()
         losses = self.beside(
             losses, {f'adv_{n}': recipe.weigh(v) if 'loss' in n else v for n, v in adversarial}
         )
         losses = self.beside(losses, result.penalties)
-        losses = {name: value.detach() for name, value in losses.items()}
-        # The trainer sums all losses: the first one carries the gradient of the sum.
-        first = next(name for name in losses if 'loss' in name)
-        losses[first] = with_gradient_of(losses[first], result.total)
+        if recipe.weight_eps or not one:
+            first = next(name for name in losses if 'loss' in name)
+            losses[first] = with_gradient_of(losses[first], source)
         return losses
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from adv_plugins import make_adversarial, remove_adversarial
 from adv_plugins.attention import capture_attention
-from adv_plugins.core import objectives
+from adv_plugins.cam import objective
 from adv_plugins.core.conversion import get_adversary
 
 from .entry import Entry, Losses, clean_part, total
@@ -237,7 +237,7 @@ def feature_map(entry: Entry, model: nn.Module, clips: Tensor) -> Tensor:
         seen.append(features.detach())
         raise MapSeen
 
-    with mock.patch.object(objectives, 'temporal_cam', watched):
+    with mock.patch.object(objective, 'temporal_cam', watched):
         try:
             model.perturb(entry.feed(clips), entry.target(LABELS))
         except MapSeen:

@@ -14,8 +14,8 @@ import torch
 from helpers import Conv3dNet, default_tier
 
 from adv_plugins import TAF, CEAugmentation
-from adv_plugins.core import attack
 from adv_plugins.core import step as core_step
+from adv_plugins.core import threat
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / 'examples/benchmarks'
 sys.path.insert(0, str(BENCHMARKS))
@@ -69,7 +69,7 @@ def _no_stream(*_):
     return contextlib.nullcontext()
 
 
-def _larger(delta, eps, norm, dims):
+def _larger(delta, *_, **__):
     return 2 * delta
 
 
@@ -77,7 +77,7 @@ def _larger(delta, eps, norm, dims):
     ('name', 'module', 'attribute', 'planted', 'seen'),
     [
         ('CE, K=1, float32 against float64', gpu_checks, 'build', _of_other_weight, 'losses'),
-        ('inputs and net in bfloat16', attack, 'project', _larger, 'size / ε, linf'),
+        ('inputs and net in bfloat16', threat, 'project', _larger, 'size / ε, linf'),
         (SOME[1], gpu_checks, 'load_adversarial_state_dict', _nothing, 'tensors that differ'),
         (SOME[2], gpu_checks.Run, 'perturbed', _contiguous, 'format lost'),
         (LAST, core_step, 'private_random', _no_stream, 'generators that differ'),
