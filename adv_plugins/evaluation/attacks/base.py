@@ -46,9 +46,10 @@ class Attack(ABC):
 
     eps: float
     norm: str = NORMS[0]
-    shared: Any = ()
-    frames: Any = None
-    region: Any = None
+    # Not Any: the API reference would look for its import in the files of the subclasses.
+    shared: object = ()
+    frames: object = None
+    region: object = None
 
     black_box: ClassVar[bool | None] = False
     """Whether it works without gradients; None: some parts of it do."""
