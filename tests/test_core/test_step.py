@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from helpers import Conv3dNet, ConvCounter, assert_same, looked_at, snapshot
+from helpers import Conv3dNet, ConvCounter, assert_same, default_tier, looked_at, snapshot
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -53,7 +53,9 @@ RECIPES = {
 }
 
 
-@pytest.fixture(params=RECIPES, ids=list(RECIPES))
+@pytest.fixture(
+    params=default_tier(lambda name: name not in ('FastTraining', 'MART', 'weights too'), RECIPES)
+)
 def recipe(request):
     return RECIPES[request.param]
 

@@ -120,7 +120,11 @@ class Planes(nn.Module):
         return torch.stack([-far, far], dim=1)
 
 
-@pytest.mark.parametrize('kind', [FGSM, PGD, APGD], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    'kind',
+    [FGSM, PGD, pytest.param(APGD, marks=pytest.mark.exhaustive)],
+    ids=lambda kind: kind.__name__,
+)
 @pytest.mark.parametrize('norm', NORMS)
 @pytest.mark.parametrize('structure', STRUCTURES.values(), ids=STRUCTURES)
 def test_an_evaluation_gains_the_same(structure: dict[str, Any], norm: str, kind: Any) -> None:

@@ -122,6 +122,7 @@ def test_every_model_is_shown_the_examples_of_every_model(loops: Any, tmp_path: 
     assert ranks[0, 0] != ranks[0, 1] and ranks[0, 1] != ranks[1, 1]
 
 
+@pytest.mark.exhaustive
 def test_what_is_there_is_not_run_again_and_nothing_is_lost(
     loops: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ def tiny(monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.exhaustive
 def test_an_interrupted_study_goes_on_to_the_same_numbers(tiny, monkeypatch, capsys):
     arms = ('--arms', 'clean', 'fast')
     whole = tiny('--seeds', 1, 2, *arms, name='whole.json')
