@@ -18,7 +18,7 @@ def test_steps_and_attacks_stay_on_their_device():
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     first, *others = ran.stdout.splitlines()
-    steps, evaluated = others[:8], others[8:]
+    steps, evaluated = others[:13], others[13:]
     assert first == 'aten.add.Tensor found tensors on second:0 and on the CPU'
     assert all(line.endswith('elsewhere: []') for line in steps), ran.stdout
     assert len(evaluated) == 7
